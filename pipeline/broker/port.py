@@ -1,0 +1,249 @@
+"""What every broker does for us, and the promises that the contract suite checks.
+
+Two adapters: ``sqlite.py`` (embedded) and ``rabbitmq.py``. Both route with the
+same ``Topology`` and carry the same headers, so retrying and dead-lettering are
+written once, here, as "publish, then acknowledge".
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+from pipeline.message import Envelope, Publication, failed
+from pipeline.topology import dead_letter
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime, timedelta
+    from types import TracebackType
+
+    from pipeline.topology import Topology
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Depth:
+    """How many messages wait."""
+
+    #: In the queue, waiting for a consumer.
+    ready: int
+    #: Delivered by this handle, neither acknowledged nor given back.
+    unacked: int
+    #: In the delay queues, which all work queues share.
+    delayed: int
+
+
+class Broker(ABC):
+    """A handle on a broker, to be used as an async context manager.
+
+    Entering returns at once, even while the broker is down: a background task
+    connects and reconnects. Every other call waits for the connection at most as
+    long as the handle's deadline, then raises ``BrokerUnavailable``.
+
+    All methods may be called concurrently by tasks of one event loop. All but
+    ``problem`` raise ``BrokerClosed`` before entering and after leaving.
+    """
+
+    @abstractmethod
+    async def __aenter__(self) -> Self:
+        """Start connecting in the background."""
+
+    @abstractmethod
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Give back what is unsettled and close. Idempotent."""
+
+    @property
+    @abstractmethod
+    def problem(self) -> str | None:
+        """Say in a sentence why publishing cannot work now; ``None``: it can."""
+
+    @abstractmethod
+    async def declare(self, topology: Topology) -> None:
+        """Make sure that everything in ``topology`` exists. Idempotent.
+
+        Has to be called once on every handle, before anything else: names are
+        looked up in the topology. The topology is declared again by itself where
+        the broker came back without it.
+
+        Raises:
+            TopologyMismatch: something exists with other arguments; nothing that
+                existed was changed.
+            BrokerUnavailable: no answer in time.
+        """
+
+    @abstractmethod
+    async def check(self, topology: Topology) -> Sequence[str]:
+        """Compare the broker with ``topology`` and change nothing.
+
+        Returns one sentence for every difference, each naming what was expected
+        and what is there.
+
+        Raises:
+            BrokerUnavailable: no answer in time.
+        """
+
+    @abstractmethod
+    async def publish(self, *publications: Publication) -> None:
+        """Publish, and return only when every message is stored on disk.
+
+        Messages of one call are stored in their order. If the call raises, any
+        of them may have been stored, except as said below. Cancelling the call
+        leaves the outcome unknown as well.
+
+        Raises:
+            Unroutable: no queue is bound for one of them; that one is not stored.
+            PublishRefused: a queue is full; that message is not stored.
+            BrokerUnavailable: no answer in time; the outcome is unknown.
+        """
+
+    @abstractmethod
+    def consume(self, queue: str, *, prefetch: int) -> Consumer:
+        """Make a consumer; it starts when its context is entered."""
+
+    @abstractmethod
+    async def depth(self, queue: str) -> Depth:
+        """Count what waits in ``queue``.
+
+        Raises:
+            BrokerUnavailable: no answer in time, or the queue does not exist.
+        """
+
+
+class Consumer(ABC):
+    """Deliveries of one queue, to be used as an async context manager.
+
+    At most ``prefetch`` deliveries are un-acked at any time. A consumer survives
+    a lost connection: it subscribes again by itself, and what was un-acked is
+    delivered again. Leaving the context gives back what is un-acked.
+    """
+
+    @abstractmethod
+    async def __aenter__(self) -> Self:
+        """Subscribe, or start trying to."""
+
+    @abstractmethod
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Stop consuming and give back every delivery that is not settled."""
+
+    @property
+    @abstractmethod
+    def is_active(self) -> bool:
+        """Whether the broker counts this as a consumer now."""
+
+    @abstractmethod
+    async def receive(self, limit: int = 1) -> Sequence[Delivery]:
+        """Wait for a delivery and return up to ``limit`` of those that are here.
+
+        Returns an empty sequence only after ``stop``. Cancelling loses nothing.
+        """
+
+    @abstractmethod
+    async def stop(self) -> None:
+        """Take no new deliveries; those not yet received are given back.
+
+        Deliveries that were received can still be settled. ``receive`` returns
+        an empty sequence from now on. Idempotent.
+        """
+
+    @abstractmethod
+    async def ack(
+        self,
+        deliveries: Sequence[Delivery],
+        publications: Sequence[Publication] = (),
+    ) -> None:
+        """Publish, wait until that is stored, then acknowledge ``deliveries``.
+
+        All of them must come from this consumer. If publishing fails, nothing is
+        acknowledged and the deliveries can still be settled in another way.
+
+        Raises:
+            AlreadySettled: one of them is settled; nothing was done.
+            DeliveryLost: the broker took one of them back in the meantime; the
+                others are acknowledged.
+            Unroutable, PublishRefused, BrokerUnavailable: as for ``publish``.
+        """
+
+    @abstractmethod
+    async def release(self, delivery: Delivery) -> None:
+        """Give ``delivery`` back unchanged; ``Delivery.release`` calls this."""
+
+
+class Delivery:
+    """One message handed to us, to be settled exactly once.
+
+    ``retry`` and ``dead_letter`` publish a copy that says what went wrong and
+    then acknowledge the original, so a crash in between duplicates the message
+    and never loses it.
+    """
+
+    __slots__ = ("_consumer", "_topology", "envelope", "queue", "redelivered", "tag")
+
+    def __init__(
+        self,
+        *,
+        envelope: Envelope,
+        queue: str,
+        redelivered: bool,
+        tag: object,
+        consumer: Consumer,
+        topology: Topology,
+    ) -> None:
+        #: The message.
+        self.envelope = envelope
+        #: The queue it came from, without the prefix.
+        self.queue = queue
+        #: Whether it may have been delivered before.
+        self.redelivered = redelivered
+        #: The adapter's own name for it.
+        self.tag = tag
+        self._consumer = consumer
+        self._topology = topology
+
+    async def ack(self, *publications: Publication) -> None:
+        """Publish, wait until that is stored, then acknowledge.
+
+        Raises:
+            As ``Consumer.ack``.
+        """
+        await self._consumer.ack((self,), publications)
+
+    async def retry(
+        self, wait: timedelta, error: BaseException, *, at: datetime
+    ) -> None:
+        """Put it back into its queue after ``wait``, one attempt on.
+
+        The wait is rounded up to a delay queue of the topology.
+
+        Raises:
+            As ``Consumer.ack``.
+        """
+        noted = failed(self.envelope, queue=self.queue, error=error, at=at)
+        await self.ack(self._topology.retry(self.queue, noted, wait))
+
+    async def dead_letter(self, error: BaseException, *, at: datetime) -> None:
+        """Put it into the dead-letter queue of its queue.
+
+        Raises:
+            As ``Consumer.ack``.
+        """
+        noted = failed(self.envelope, queue=self.queue, error=error, at=at)
+        await self.ack(dead_letter(self.queue, noted))
+
+    async def release(self) -> None:
+        """Give it back unchanged; it will be delivered again, as redelivered.
+
+        Raises:
+            AlreadySettled: it is settled.
+        """
+        await self._consumer.release(self)

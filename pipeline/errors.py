@@ -1,0 +1,145 @@
+"""The one tree of errors, read this first.
+
+PipelineError
+├── ConfigurationError        a setting or a configuration file is wrong
+├── BrokerError
+│   ├── BrokerUnavailable     not reachable, or no answer in time: outcome unknown
+│   ├── Unroutable            no queue is bound for the routing key
+│   ├── PublishRefused        the broker refused the message: a queue is full
+│   ├── TopologyMismatch      a queue or exchange exists with other arguments
+│   ├── AlreadySettled        a delivery was settled a second time
+│   ├── DeliveryLost          settled too late: the broker took the delivery back
+│   └── BrokerClosed          used before open or after close
+├── LedgerError
+│   ├── LedgerUnavailable     the database is not reachable, locked or full
+│   └── LedgerMismatch        the schema is newer than this program
+├── CallbackError
+│   └── Unreadable            the body is no JSON object, or no task id is in it
+├── AssetError
+│   ├── LinkExpired           the link is gone for good: 403, 404, 410, 441
+│   ├── AssetRefused          too large, wrong type, forbidden address
+│   └── FetchFailed           anything that may work next time
+├── NotificationFailed        a subscriber did not answer 2xx in time
+└── Settlement                raised by handlers to say how to settle
+    ├── Retry                 again later
+    └── Reject                never again: to the dead-letter queue
+
+Third-party exceptions stop at the adapter that knows the library: everything above
+it sees only these, with the foreign one as ``__cause__``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from datetime import timedelta
+
+
+class PipelineError(Exception):
+    """Base of every error this package raises on purpose."""
+
+
+class ConfigurationError(PipelineError):
+    """A setting is wrong; the message names every wrong key at once."""
+
+
+class BrokerError(PipelineError):
+    """Base of everything that goes wrong between us and the broker."""
+
+
+class BrokerUnavailable(BrokerError):
+    """The broker did not answer in time, so the outcome is unknown.
+
+    A publish that ends so may have been stored: publish again with the same
+    message id and let the consumer drop the second copy.
+    """
+
+
+class Unroutable(BrokerError):
+    """No queue is bound for the routing key, so nothing was stored."""
+
+
+class PublishRefused(BrokerError):
+    """The broker answered no: a queue has reached its length limit."""
+
+
+class TopologyMismatch(BrokerError):
+    """A queue or exchange exists already, with other arguments than ours."""
+
+
+class AlreadySettled(BrokerError):
+    """A delivery can be settled only once; this is an error in the program."""
+
+
+class DeliveryLost(BrokerError):
+    """The delivery was settled too late: it belongs to another consumer now.
+
+    Harmless. What was published with it may be published again by the consumer
+    that gets the redelivery, with the same message ids.
+    """
+
+
+class BrokerClosed(BrokerError):
+    """The broker handle was used before it was opened or after it was closed."""
+
+
+class LedgerError(PipelineError):
+    """Base of everything that goes wrong between us and the ledger."""
+
+
+class LedgerUnavailable(LedgerError):
+    """The ledger's database is not reachable, locked for too long or full."""
+
+
+class LedgerMismatch(LedgerError):
+    """The ledger's schema was written by a newer version of this program."""
+
+
+class CallbackError(PipelineError):
+    """Base of what can be wrong with a callback's body."""
+
+
+class Unreadable(CallbackError):
+    """The body is no JSON object, or no task id can be found in it."""
+
+
+class AssetError(PipelineError):
+    """Base of what can go wrong while a file is fetched or stored."""
+
+
+class LinkExpired(AssetError):
+    """The link answers that the file is gone; only a fresh link can help."""
+
+
+class AssetRefused(AssetError):
+    """The file breaks a rule (size, type, address); fetching again is useless."""
+
+
+class FetchFailed(AssetError):
+    """The file could not be fetched this time; it may work the next time."""
+
+
+class NotificationFailed(PipelineError):
+    """A subscriber did not answer with 2xx in time."""
+
+
+class Settlement(PipelineError):
+    """Base of what a handler raises to say how its delivery is settled."""
+
+
+class Retry(Settlement):
+    """Ask for the delivery to be retried.
+
+    Args:
+        reason: what went wrong, for the dead letter and the log.
+        after: how long to wait at least; ``None`` leaves it to the retry policy.
+    """
+
+    def __init__(self, reason: str, *, after: timedelta | None = None) -> None:
+        super().__init__(reason)
+        self.after = after
+
+
+class Reject(Settlement):
+    """Send the delivery to the dead-letter queue now; a retry would be useless."""
