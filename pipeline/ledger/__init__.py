@@ -1,0 +1,1 @@
+"""The ledger port and its adapters; ``open_ledger`` chooses by URL scheme."""

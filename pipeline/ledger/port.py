@@ -1,0 +1,279 @@
+"""What every ledger does for us: remember what was seen, fetched and delivered.
+
+One adapter now (``sqlite.py``), PostgreSQL next; one contract suite for both. All
+methods that take several items are one transaction, so that a batch of callbacks
+costs one commit. Every write is idempotent: the same call by the same owner has
+the same answer, because a worker may crash between the write and the settlement.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+    from types import TracebackType
+
+    from pipeline.message import MessageId
+    from pipeline.task import AssetKey, EventId, Stage, TaskId, TaskUpdate, Track
+
+
+class Verdict(StrEnum):
+    """What the ledger thinks of an update."""
+
+    #: Seen for the first time; the task moves on or stays.
+    NEW = "new"
+    #: Seen for the first time, but the task is past this stage already.
+    LATE = "late"
+    #: The same occurrence was recorded for another message.
+    DUPLICATE = "duplicate"
+
+
+class AssetState(StrEnum):
+    """What became of a file."""
+
+    PENDING = "pending"
+    STORED = "stored"
+    #: The link is dead and no fresh one is known.
+    EXPIRED = "expired"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """An update to be recorded, and who wants to do it."""
+
+    update: TaskUpdate
+    event_id: EventId
+    #: The envelope's message id: the same over redeliveries.
+    owner: MessageId
+    #: How it came: ``callback`` or ``poll``.
+    origin: str
+    received_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageReady:
+    """Every file of a stage is settled: stored or expired."""
+
+    task_id: TaskId
+    operation: str
+    stage: Stage
+    assets: tuple[Asset, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recorded:
+    """The answer to a claim."""
+
+    verdict: Verdict
+    #: The task's stage now.
+    stage: Stage
+    #: Files that this owner has to request; empty when others did already.
+    requested: tuple[Asset, ...] = ()
+    #: Set if all files of the update's stage are settled already.
+    ready: StageReady | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asset:
+    """One file of a track and what became of it."""
+
+    key: AssetKey
+    operation: str
+    #: The newest link we were told.
+    url: str
+    state: AssetState
+    #: Set once stored: 64 hexadecimal digits, bytes, media type, address in the store.
+    sha256: str | None = None
+    size_bytes: int | None = None
+    content_type: str | None = None
+    location: str | None = None
+    #: Why it expired.
+    reason: str | None = None
+    settled_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredAsset:
+    """What the asset store says about a file it has taken."""
+
+    sha256: str
+    size_bytes: int
+    content_type: str
+    #: Address inside the store, such as ``sha256/ab/abcd….mp3``.
+    location: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One try of a download or a notification, successful or not."""
+
+    #: The queue whose worker tried.
+    queue: str
+    message_id: MessageId
+    task_id: TaskId
+    #: The file (``track/kind``) or the event type that was tried.
+    subject: str
+    number: int
+    #: ``ok`` or the error's type.
+    outcome: str
+    detail: str
+    duration_seconds: float
+    finished_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notification:
+    """What became of one event for one subscription."""
+
+    subscription: str
+    event_id: EventId
+    event_type: str
+    task_id: TaskId
+    attempts: int
+    delivered_at: datetime | None
+    #: HTTP status of the last answer; ``None``: there was no answer.
+    status: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeenUpdate:
+    """One recorded update of a task, for its timeline."""
+
+    event_id: EventId
+    stage: Stage
+    verdict: Verdict
+    origin: str
+    received_at: datetime
+    #: How many further messages said the same.
+    duplicates: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskRecord:
+    """A task as it stands."""
+
+    task_id: TaskId
+    operation: str
+    stage: Stage
+    message: str
+    code: int | None
+    tracks: tuple[Track, ...]
+    first_seen_at: datetime
+    last_seen_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Totals:
+    """Sums over everything, for the demo, the console and ``doctor``."""
+
+    tasks: int
+    updates: int
+    duplicates: int
+    assets_pending: int
+    assets_stored: int
+    assets_expired: int
+    notifications_delivered: int
+
+
+class Ledger(ABC):
+    """A handle on a ledger, to be used as an async context manager.
+
+    Entering applies the migrations that are missing. Every method may raise
+    ``LedgerUnavailable``; workers then wait and try again.
+    """
+
+    @abstractmethod
+    async def __aenter__(self) -> Self:
+        """Open, and apply missing migrations.
+
+        Raises:
+            LedgerUnavailable: the database cannot be opened.
+            LedgerMismatch: its schema is newer than this program.
+        """
+
+    @abstractmethod
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close. Idempotent."""
+
+    @abstractmethod
+    async def record(self, claims: Sequence[Claim]) -> Sequence[Recorded]:
+        """Claim and record updates, in order, in one transaction.
+
+        A claim whose event id is known for another owner is a duplicate: it is
+        counted, its links replace those of files that are still pending, and an
+        expired file whose link differs is requested anew by this owner. The same
+        owner gets the same answer again.
+        """
+
+    @abstractmethod
+    async def find_asset(self, key: AssetKey) -> Asset | None:
+        """Give the file as it stands, with its newest link."""
+
+    @abstractmethod
+    async def settle_asset(
+        self,
+        key: AssetKey,
+        result: StoredAsset | str,
+        *,
+        at: datetime,
+    ) -> Sequence[StageReady]:
+        """Note that a file is stored, or expired with a reason (``str``).
+
+        Returns the stages whose files are all settled now and to which this one
+        belongs; calling again returns them again. A stored file stays stored: an
+        expiry noted later changes nothing.
+        """
+
+    @abstractmethod
+    async def add_attempts(self, attempts: Sequence[Attempt]) -> None:
+        """Remember tries; the same message and number is remembered once."""
+
+    @abstractmethod
+    async def find_notification(
+        self, subscription: str, event: EventId
+    ) -> Notification | None:
+        """Give what became of an event for a subscription."""
+
+    @abstractmethod
+    async def note_notification(self, notification: Notification) -> None:
+        """Remember a try. What was delivered stays delivered."""
+
+    @abstractmethod
+    async def find_task(self, task_id: TaskId) -> TaskRecord | None:
+        """Give a task as it stands."""
+
+    @abstractmethod
+    async def list_tasks(
+        self, *, stage: Stage | None = None, limit: int = 100
+    ) -> Sequence[TaskRecord]:
+        """List tasks, the last seen first."""
+
+    @abstractmethod
+    async def list_updates(self, task_id: TaskId) -> Sequence[SeenUpdate]:
+        """List what was recorded of a task, in order of arrival."""
+
+    @abstractmethod
+    async def list_assets(self, task_id: TaskId) -> Sequence[Asset]:
+        """List the files of a task."""
+
+    @abstractmethod
+    async def list_attempts(self, task_id: TaskId) -> Sequence[Attempt]:
+        """List tries for a task, the oldest first."""
+
+    @abstractmethod
+    async def list_notifications(self, task_id: TaskId) -> Sequence[Notification]:
+        """List what became of a task's events for each subscription."""
+
+    @abstractmethod
+    async def totals(self) -> Totals:
+        """Sum up everything."""

@@ -1,0 +1,72 @@
+"""Structured logs: one line of key = value for each thing that happened.
+
+The event is a constant in the past tense; everything else is a key. No payloads,
+secrets, query strings or signatures. Events are listed in ``docs/operations.md``.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import TYPE_CHECKING, Literal, TextIO
+
+import orjson
+import structlog
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger, Processor
+
+LogFormat = Literal["auto", "json", "text"]
+
+
+def get_logger(component: str) -> FilteringBoundLogger:
+    """Give the logger of a component; it is configured on first use."""
+    logger: FilteringBoundLogger = structlog.get_logger(component=component)
+    return logger
+
+
+def configure_logs(
+    *, level: str = "INFO", form: LogFormat = "auto", stream: TextIO | None = None
+) -> None:
+    """Send logs to ``stream`` (standard output), as JSON or as coloured text.
+
+    ``auto`` writes text on a terminal and JSON elsewhere. Loggers of libraries
+    are sent the same way, from WARNING up.
+    """
+    stream = sys.stdout if stream is None else stream
+    as_text = form == "text" or (form == "auto" and stream.isatty())
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+    ]
+    renderer: Processor
+    if as_text:
+        renderer = structlog.dev.ConsoleRenderer(colors=stream.isatty())
+    else:
+        renderer = structlog.processors.JSONRenderer(serializer=_to_json)
+    number = logging.getLevelNamesMapping()[level]
+    structlog.configure(
+        processors=[*shared, renderer],
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+        logger_factory=structlog.WriteLoggerFactory(stream),
+        cache_logger_on_first_use=False,
+    )
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                renderer,
+            ],
+            foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(max(number, logging.WARNING))
+
+
+def _to_json(event: object, **_: object) -> str:
+    return orjson.dumps(event, default=str).decode()

@@ -1,0 +1,63 @@
+"""Every metric of the package; ``docs/operations.md`` explains them to operators.
+
+Labels are bounded: operations, queues, outcomes and causes, never task ids.
+"""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge, Histogram
+
+CALLBACKS = Counter(
+    "pipeline_callbacks_total",
+    "Callbacks answered by the ingress, by HTTP status and operation.",
+    ("operation", "status"),
+)
+CALLBACK_SECONDS = Histogram(
+    "pipeline_callback_seconds",
+    "From the first byte of a callback to its answer.",
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+)
+REFUSALS = Counter(
+    "pipeline_refusals_total",
+    "Callbacks refused by the ingress, by cause.",
+    ("cause",),
+)
+DELIVERIES = Counter(
+    "pipeline_deliveries_total",
+    "Deliveries settled by a worker, by queue and outcome.",
+    ("queue", "outcome"),
+)
+DELIVERY_SECONDS = Histogram(
+    "pipeline_delivery_seconds",
+    "From receiving a delivery to settling it.",
+    ("queue",),
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300),
+)
+WORKER_PAUSED = Counter(
+    "pipeline_worker_pauses_total",
+    "Times a worker waited because the ledger or the broker was unavailable.",
+    ("queue",),
+)
+UPDATES = Counter(
+    "pipeline_updates_total",
+    "Callbacks read by dedupe, by stage and verdict (new, late, duplicate).",
+    ("stage", "verdict"),
+)
+ASSETS = Counter(
+    "pipeline_assets_total",
+    "Files settled by download, by kind and outcome (stored, expired).",
+    ("kind", "outcome"),
+)
+ASSET_BYTES = Counter("pipeline_asset_bytes_total", "Bytes of files stored.")
+NOTIFICATIONS = Counter(
+    "pipeline_notifications_total",
+    "Requests to subscribers, by subscription and outcome.",
+    ("subscription", "outcome"),
+)
+BROKER_CONNECTED = Gauge(
+    "pipeline_broker_connected",
+    "1 while this process is connected to the broker.",
+)
+BROKER_RECONNECTS = Counter(
+    "pipeline_broker_reconnects_total", "Connections to the broker that were lost."
+)
