@@ -6,7 +6,6 @@ pipeline has is named there. Reasons for the arguments: ``docs/operations.md``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 from pipeline.message import Envelope, Publication, next_attempt, replayed
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from collections.abc import Iterable
 
 #: Raised whenever the arguments of a queue change; it is part of queue names.

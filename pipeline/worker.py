@@ -26,9 +26,9 @@ from pipeline.errors import (
 from pipeline.logs import get_logger
 from pipeline.message import Envelope, Publication
 from pipeline.metrics import DELIVERIES, DELIVERY_SECONDS, WORKER_PAUSED
-from pipeline.retry import RetryPolicy
 
 if TYPE_CHECKING:
+    from pipeline.retry import RetryPolicy
     from pipeline.broker.port import Broker, Consumer, Delivery
 
 log = get_logger("worker")
@@ -208,7 +208,7 @@ class Worker:
                 return await self._handler(envelopes)
         except UNAVAILABLE:
             raise
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  the one place that catches all
             if len(envelopes) > 1:
                 return [(await self._handle([e]))[0] for e in envelopes]
             if isinstance(error, TimeoutError) and limit.expired():
