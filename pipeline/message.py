@@ -34,6 +34,20 @@ ERROR_TEXT: Final = "error-text"
 FIRST_FAILED_AT: Final = "first-failed-at"
 LAST_FAILED_AT: Final = "last-failed-at"
 
+# Headers that say what a body is about, so that messages can be filtered without
+# reading it. Not reserved: whoever publishes sets those that apply.
+#: The provider's task id.
+TASK_ID: Final = "task-id"
+#: Of a callback: as the ingress saw it at a glance; dedupe has the last word.
+STAGE: Final = "stage"
+OPERATION: Final = "operation"
+#: Of an event: its CloudEvents type, which is also its routing key.
+EVENT_TYPE: Final = "event-type"
+#: Of a callback: ``callback`` or ``poll``.
+ORIGIN: Final = "origin"
+#: Of a callback: when it came in, in milliseconds since 1970.
+RECEIVED_AT: Final = "received-at"
+
 RESERVED_HEADERS: Final = frozenset(
     {
         MESSAGE_ID,
