@@ -1,0 +1,248 @@
+"""The RabbitMQ adapter: quorum queues, confirms, mandatory routing.
+
+Two connections, because an alarm on the broker blocks those that publish: one
+publishes, the other consumes. ``docs/operations.md`` has the reasons for every
+argument; ``rabbitmq_publisher.py`` is the hot path.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Self
+
+from pipeline.broker.port import Broker, Depth
+from pipeline.broker.rabbitmq_connection import Link, bounded
+from pipeline.broker.rabbitmq_consumer import RabbitConsumer
+from pipeline.broker.rabbitmq_publisher import (
+    FastPublisher,
+    PlainPublisher,
+    Publisher,
+    Route,
+    fits,
+)
+from pipeline.broker.rabbitmq_topology import declare, differences
+from pipeline.errors import BrokerClosed, BrokerUnavailable, TopologyMismatch
+from pipeline.logs import get_logger
+from pipeline.metrics import BROKER_CONNECTED
+from pipeline.topology import QueueKind
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import timedelta
+    from types import TracebackType
+
+    import aio_pika
+
+    from pipeline.message import Publication
+    from pipeline.topology import Topology
+
+log = get_logger("broker")
+
+
+class RabbitBroker(Broker):
+    """A handle on a RabbitMQ server or cluster (3.10 to 4.x).
+
+    Args:
+        url: ``amqp://user:password@host:port/vhost`` or ``amqps://…``.
+        deadline: the longest that any call waits for the broker.
+        name: shown in the management console.
+        fast: publish over the fast path where the library's inside is known.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        deadline: timedelta,
+        name: str = "pipeline",
+        heartbeat_seconds: int = 15,
+        fast: bool = True,
+    ) -> None:
+        self._deadline_seconds = deadline.total_seconds()
+        self._fast = fast
+        self._topology: Topology | None = None
+        self._routes: dict[str, Route] = {}
+        self._publisher: Publisher | None = None
+        self._publishing = Link(
+            url,
+            name=f"{name} publish",
+            heartbeat_seconds=heartbeat_seconds,
+            on_up=self._on_publishing_up,
+            on_down=self._on_publishing_down,
+        )
+        self._consuming = Link(
+            url,
+            name=f"{name} consume",
+            heartbeat_seconds=heartbeat_seconds,
+            on_up=_nothing_to_do,
+            on_down=_nothing_to_do_down,
+        )
+        self._consumers: set[RabbitConsumer] = set()
+        self._reopening = asyncio.Lock()
+        self._is_open = False
+
+    async def __aenter__(self) -> Self:
+        self._is_open = True
+        self._publishing.open()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if not self._is_open:
+            return
+        self._is_open = False
+        for consumer in tuple(self._consumers):
+            await consumer.__aexit__(None, None, None)
+        await self._consuming.close()
+        await self._publishing.close()
+
+    @property
+    def problem(self) -> str | None:
+        if not self._is_open:
+            return "the broker handle is closed"
+        if self._topology is None:
+            return self._publishing.problem or "the topology is not declared yet"
+        if self._publisher is None or not self._publisher.is_open:
+            return self._publishing.problem or "the channel for publishing is closed"
+        return None
+
+    async def declare(self, topology: Topology) -> None:
+        self._require_open()
+        connection = await self._publishing.connection(self._deadline_seconds)
+        async with bounded(self._declare_seconds, "declaring the topology"):
+            await declare(connection, topology)
+        self._topology = topology
+        self._routes = {
+            e.name: Route(topology.exchange_name(e.name), mandatory=e.mandatory)
+            for e in topology.exchanges
+        }
+
+    async def check(self, topology: Topology) -> Sequence[str]:
+        self._require_open()
+        connection = await self._publishing.connection(self._deadline_seconds)
+        async with bounded(self._declare_seconds, "comparing the topology"):
+            return await differences(connection, topology)
+
+    async def publish(self, *publications: Publication) -> None:
+        self._require_declared()
+        publisher = self._publisher
+        if publisher is None or not publisher.is_open:
+            publisher = await self._wait_for_publisher()
+        routes = self._routes
+        await publisher.publish(
+            [(routes[item.exchange], item) for item in publications],
+            deadline_seconds=self._deadline_seconds,
+        )
+
+    def consume(self, queue: str, *, prefetch: int) -> RabbitConsumer:
+        topology = self._require_declared()
+        consumer = RabbitConsumer(
+            queue=queue,
+            prefetch=prefetch,
+            topology=topology,
+            connect=self._connect_to_consume,
+            redeclare=self._redeclare,
+            publish=self.publish,
+            deadline_seconds=self._deadline_seconds,
+            on_closed=self._consumers.discard,
+        )
+        self._consumers.add(consumer)
+        return consumer
+
+    async def depth(self, queue: str) -> Depth:
+        topology = self._require_declared()
+        connection = await self._publishing.connection(self._deadline_seconds)
+        delays = [q.name for q in topology.queues if q.kind is QueueKind.DELAY]
+        async with (
+            bounded(self._deadline_seconds, f"counting queue {queue}"),
+            connection.channel(publisher_confirms=False) as channel,
+        ):
+            raw = await channel.get_underlay_channel()
+            counts = []
+            for name in (queue, *delays):
+                answer = await raw.queue_declare(
+                    topology.queue_name(name), passive=True
+                )
+                counts.append(answer.message_count or 0)
+        ready, *delayed = counts
+        unacked = sum(c.unacked for c in self._consumers if c.queue == queue)
+        return Depth(ready=ready, unacked=unacked, delayed=sum(delayed))
+
+    @property
+    def _declare_seconds(self) -> float:
+        """Fifty quorum queues made at once take a small machine some seconds."""
+        return max(30.0, self._deadline_seconds)
+
+    def _require_open(self) -> None:
+        if not self._is_open:
+            message = "the broker handle is not open: use it in `async with`"
+            raise BrokerClosed(message)
+
+    def _require_declared(self) -> Topology:
+        self._require_open()
+        if self._topology is None:
+            message = "declare the topology first: names are looked up in it"
+            raise BrokerClosed(message)
+        return self._topology
+
+    async def _connect_to_consume(self) -> aio_pika.abc.AbstractConnection:
+        return await self._consuming.connection(self._deadline_seconds)
+
+    async def _redeclare(self) -> None:
+        """Bring back what was deleted on the broker while we were at work."""
+        if self._topology is not None:
+            await self.declare(self._topology)
+
+    async def _on_publishing_up(
+        self, connection: aio_pika.abc.AbstractConnection
+    ) -> None:
+        if self._topology is not None:
+            try:
+                async with bounded(self._declare_seconds, "declaring the topology"):
+                    await declare(connection, self._topology)
+            except TopologyMismatch as error:
+                log.error("topology_mismatch", error=str(error))  # noqa: TRY400
+        async with bounded(self._deadline_seconds, "opening a channel to publish"):
+            self._publisher = await self._open_publisher(connection)
+        BROKER_CONNECTED.set(1)
+
+    async def _on_publishing_down(self) -> None:
+        BROKER_CONNECTED.set(0)
+        publisher, self._publisher = self._publisher, None
+        if publisher is not None:
+            async with bounded(self._deadline_seconds, "closing a channel"):
+                await publisher.close()
+
+    async def _open_publisher(
+        self, connection: aio_pika.abc.AbstractConnection
+    ) -> Publisher:
+        channel = connection.channel(publisher_confirms=True, on_return_raises=True)
+        await channel.initialize()
+        raw = await channel.get_underlay_channel()
+        if self._fast and fits(raw):
+            return FastPublisher(raw)  # type: ignore[arg-type]
+        log.warning("fast_publish_unavailable", wanted=self._fast)
+        return PlainPublisher(channel)
+
+    async def _wait_for_publisher(self) -> Publisher:
+        """Wait for the connection; open a new channel if only that was lost."""
+        connection = await self._publishing.connection(self._deadline_seconds)
+        async with bounded(self._deadline_seconds, "opening a channel to publish"):
+            async with self._reopening:
+                publisher = self._publisher
+                if publisher is None or not publisher.is_open:
+                    publisher = await self._open_publisher(connection)
+                    self._publisher = publisher
+        return publisher
+
+
+async def _nothing_to_do(_: aio_pika.abc.AbstractConnection) -> None:
+    """A consuming connection needs no set-up: each consumer has its channel."""
+
+
+async def _nothing_to_do_down() -> None:
+    """Each consumer notices by itself that its channel has closed."""

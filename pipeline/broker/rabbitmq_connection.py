@@ -1,0 +1,199 @@
+"""One connection to RabbitMQ that comes back by itself.
+
+aio-pika's robust connection hides what we have to know (is it there, and how long
+do I wait), so this is the plain one in a loop. Everything foreign that can go
+wrong is translated here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Final
+
+import aio_pika
+import aiormq
+from yarl import URL
+
+from pipeline.errors import BrokerUnavailable
+from pipeline.logs import get_logger
+from pipeline.metrics import BROKER_RECONNECTS
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+log = get_logger("broker")
+
+FIRST_PAUSE_SECONDS: Final = 0.2
+LONGEST_PAUSE_SECONDS: Final = 10.0
+CONNECT_TIMEOUT_SECONDS: Final = 10.0
+CLOSE_TIMEOUT_SECONDS: Final = 5.0
+
+#: All that aio-pika and aiormq raise for a broker that is not there or not well.
+FOREIGN_ERRORS: Final = (
+    aiormq.exceptions.AMQPError,
+    OSError,
+    RuntimeError,
+    EOFError,
+)
+
+
+@asynccontextmanager
+async def bounded(seconds: float, what: str) -> AsyncIterator[None]:
+    """Give a block a deadline, and our errors instead of foreign ones.
+
+    Raises:
+        BrokerUnavailable: time ran out or the connection broke. Also where aiormq
+            throws ``CancelledError`` into a task that nobody has cancelled, as it
+            does when it finds its connection stuck.
+    """
+    task = asyncio.current_task()
+    cancellations = task.cancelling() if task else 0
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError as error:
+        message = f"{what}: expected an answer within {seconds:g} s, got none"
+        raise BrokerUnavailable(message) from error
+    except FOREIGN_ERRORS as error:
+        raise BrokerUnavailable(f"{what}: {error!r}") from error
+    except asyncio.CancelledError as error:
+        if task is not None and task.cancelling() > cancellations:
+            raise
+        raise BrokerUnavailable(f"{what}: the connection broke") from error
+
+
+class Link:
+    """Keeps one connection open until it is closed.
+
+    Args:
+        url: ``amqp://`` or ``amqps://``; a heartbeat in its query wins.
+        name: shown in the management console of the broker.
+        on_up: awaited with each fresh connection before anybody gets it. If it
+            raises, the connection is given up and tried again.
+        on_down: called when the connection is lost or given up.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        name: str,
+        heartbeat_seconds: int = 15,
+        on_up: Callable[[aio_pika.abc.AbstractConnection], Awaitable[None]],
+        on_down: Callable[[], Awaitable[None]],
+    ) -> None:
+        parsed = URL(url)
+        if "heartbeat" not in parsed.query:
+            parsed = parsed.update_query(heartbeat=heartbeat_seconds)
+        self._url = parsed.update_query(name=name)
+        self._on_up = on_up
+        self._on_down = on_down
+        self._connection: aio_pika.abc.AbstractConnection | None = None
+        self._up = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self.problem: str | None = f"not connected to {self.address} yet"
+
+    @property
+    def address(self) -> str:
+        """Host and port, without the password."""
+        return f"{self._url.host}:{self._url.port}"
+
+    def open(self) -> None:
+        """Start connecting. Idempotent."""
+        if self._task is None:
+            self._task = asyncio.create_task(self._run(), name=f"link {self.address}")
+
+    async def close(self) -> None:
+        """Stop connecting and close what is open."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
+
+    async def connection(
+        self, deadline_seconds: float
+    ) -> aio_pika.abc.AbstractConnection:
+        """Wait for the connection.
+
+        Raises:
+            BrokerUnavailable: there is none within ``deadline_seconds``.
+        """
+        self.open()
+        if self._connection is None:
+            try:
+                async with asyncio.timeout(deadline_seconds):
+                    await self._up.wait()
+            except TimeoutError as error:
+                raise BrokerUnavailable(self.problem or "not connected") from error
+        if self._connection is None:
+            raise BrokerUnavailable(self.problem or "not connected")
+        return self._connection
+
+    async def _run(self) -> None:
+        pause = FIRST_PAUSE_SECONDS
+        while True:
+            try:
+                connection = await self._connect()
+                pause = FIRST_PAUSE_SECONDS
+                try:
+                    reason = await self._until_closed(connection)
+                finally:
+                    await self._lower(connection)
+                BROKER_RECONNECTS.inc()
+                self.problem = f"connection to {self.address} lost: {reason!r}"
+            except BrokerUnavailable as error:
+                self.problem = str(error)
+            log.warning("broker_connection_lost", problem=self.problem)
+            # Not security: jitter keeps many workers from coming back at once.
+            await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311
+            pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
+
+    async def _connect(self) -> aio_pika.abc.AbstractConnection:
+        async with bounded(CONNECT_TIMEOUT_SECONDS, f"connecting to {self.address}"):
+            connection = await aio_pika.connect(
+                self._url, timeout=CONNECT_TIMEOUT_SECONDS
+            )
+        try:
+            await self._on_up(connection)
+        except BaseException:
+            await _close_quietly(connection)
+            raise
+        return connection
+
+    async def _until_closed(
+        self, connection: aio_pika.abc.AbstractConnection
+    ) -> BaseException | None:
+        """Offer the connection until it closes; return why it did."""
+        closed: asyncio.Future[BaseException | None] = (
+            asyncio.get_running_loop().create_future()
+        )
+
+        def note(_: object, reason: BaseException | None) -> None:
+            if not closed.done():
+                closed.set_result(reason)
+
+        connection.close_callbacks.add(note)
+        if connection.is_closed:
+            return None
+        self._connection = connection
+        self.problem = None
+        self._up.set()
+        log.info("broker_connected", address=self.address)
+        return await closed
+
+    async def _lower(self, connection: aio_pika.abc.AbstractConnection) -> None:
+        self._up.clear()
+        self._connection = None
+        await self._on_down()
+        await _close_quietly(connection)
+
+
+async def _close_quietly(connection: aio_pika.abc.AbstractConnection) -> None:
+    """Close in bounded time; a connection that cannot be closed is dropped."""
+    try:
+        async with bounded(CLOSE_TIMEOUT_SECONDS, "closing the connection"):
+            await connection.close()
+    except BrokerUnavailable as error:
+        log.debug("broker_close_failed", error=str(error))

@@ -1,0 +1,389 @@
+"""Consuming from RabbitMQ: subscribe, hand out, acknowledge many with one frame."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final, Self
+
+import aiormq
+from aiormq.abc import ChannelFrame
+from pamqp import commands
+
+from pipeline.broker.port import Consumer, Delivery
+from pipeline.broker.rabbitmq_connection import FOREIGN_ERRORS, bounded
+from pipeline.errors import (
+    AlreadySettled,
+    BrokerClosed,
+    BrokerUnavailable,
+    DeliveryLost,
+)
+from pipeline.logs import get_logger
+from pipeline.message import Envelope, Failure, decode_headers
+from pipeline.topology import DELIVERY_LIMIT
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from types import TracebackType
+
+    import aio_pika
+    from aiormq.abc import DeliveredMessage
+
+    from pipeline.message import Publication
+    from pipeline.topology import Topology
+
+log = get_logger("broker")
+
+RESUBSCRIBE_PAUSE_SECONDS: Final = 0.5
+#: RabbitMQ's own header on what it has dead-lettered by itself.
+DEATHS: Final = "x-death"
+
+
+class RabbitConsumer(Consumer):
+    """One consumer on a channel of its own, subscribed again after every loss.
+
+    A delivery belongs to the channel it came over. When that channel is gone the
+    broker has taken its deliveries back, and settling one raises
+    ``DeliveryLost``.
+    """
+
+    def __init__(
+        self,
+        *,
+        queue: str,
+        prefetch: int,
+        topology: Topology,
+        connect: Callable[[], Awaitable[aio_pika.abc.AbstractConnection]],
+        redeclare: Callable[[], Awaitable[None]],
+        publish: Callable[..., Awaitable[None]],
+        deadline_seconds: float,
+        on_closed: Callable[[RabbitConsumer], None],
+    ) -> None:
+        self.queue = queue
+        self._prefetch = prefetch
+        self._topology = topology
+        self._connect = connect
+        self._redeclare = redeclare
+        self._publish = publish
+        self._deadline_seconds = deadline_seconds
+        self._on_closed = on_closed
+        self._channel: aiormq.abc.AbstractChannel | None = None
+        self._consumer_tag = ""
+        self._epoch = 0
+        self._arrived: deque[Delivery] = deque()
+        #: Everything un-acked of this epoch: delivery tag -> settled by us?
+        self._unacked: dict[int, bool] = {}
+        self._something = asyncio.Event()
+        self._stopped = False
+        self._subscriber: asyncio.Task[None] | None = None
+        self._flush_is_due = False
+
+    @property
+    def is_active(self) -> bool:
+        return self._channel is not None and not self._channel.is_closed
+
+    @property
+    def unacked(self) -> int:
+        """How many deliveries are neither settled nor given back."""
+        return sum(not settled for settled in self._unacked.values())
+
+    async def __aenter__(self) -> Self:
+        self._subscriber = asyncio.create_task(
+            self._stay_subscribed(), name=f"consume {self.queue}"
+        )
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stopped = True
+        self._something.set()
+        if self._subscriber is not None:
+            self._subscriber.cancel()
+            await asyncio.gather(self._subscriber, return_exceptions=True)
+            self._subscriber = None
+        channel, self._channel = self._channel, None
+        if channel is not None and not channel.is_closed:
+            # Closing the channel gives everything back, in its order.
+            try:
+                async with bounded(self._deadline_seconds, "closing a consumer"):
+                    await self._flush(channel)
+                    await channel.close()
+            except BrokerUnavailable as problem:
+                log.debug("consumer_close_failed", error=str(problem))
+        self._forget()
+        self._on_closed(self)
+
+    async def receive(self, limit: int = 1) -> Sequence[Delivery]:
+        while not self._arrived:
+            if self._stopped:
+                return ()
+            self._something.clear()
+            await self._something.wait()
+        arrived = self._arrived
+        return [arrived.popleft() for _ in range(min(limit, len(arrived)))]
+
+    async def stop(self) -> None:
+        if self._stopped:
+            return
+        self._stopped = True
+        self._something.set()
+        channel = self._channel
+        if channel is None or channel.is_closed:
+            self._arrived.clear()
+            return
+        try:
+            async with bounded(self._deadline_seconds, "cancelling a consumer"):
+                await channel.basic_cancel(self._consumer_tag)
+                # What was on its way has arrived before the answer did.
+                while self._arrived:
+                    await self._give_back(channel, self._arrived.popleft())
+        except BrokerUnavailable as problem:
+            # The channel is gone, and with it everything un-acked.
+            self._arrived.clear()
+            log.debug("consumer_cancel_failed", error=str(problem))
+
+    async def ack(
+        self,
+        deliveries: Sequence[Delivery],
+        publications: Sequence[Publication] = (),
+    ) -> None:
+        for delivery in deliveries:
+            self._require_unsettled(delivery)
+        if publications:
+            await self._publish(*publications)
+        lost = 0
+        for delivery in deliveries:
+            epoch, tag = delivery.tag  # type: ignore[misc, has-type]
+            if epoch == self._epoch and tag in self._unacked:
+                self._unacked[tag] = True
+            else:
+                lost += 1
+            delivery.tag = None
+        self._flush_soon()
+        if lost:
+            message = f"{lost} of {len(deliveries)} deliveries went back to the broker"
+            raise DeliveryLost(message)
+
+    async def release(self, delivery: Delivery) -> None:
+        self._require_unsettled(delivery)
+        epoch, _ = delivery.tag  # type: ignore[misc, has-type]
+        channel = self._channel
+        if epoch != self._epoch or channel is None or channel.is_closed:
+            delivery.tag = None  # its channel is gone: it is given back already
+            return
+        async with bounded(self._deadline_seconds, "giving a delivery back"):
+            await self._give_back(channel, delivery)
+
+    def _require_unsettled(self, delivery: Delivery) -> None:
+        if delivery.tag is None:
+            message = (
+                f"message {delivery.envelope.message_id} of queue {delivery.queue}"
+                " is settled already"
+            )
+            raise AlreadySettled(message)
+        if self._subscriber is None:
+            message = f"the consumer of queue {self.queue} is closed"
+            raise BrokerClosed(message)
+
+    async def _give_back(
+        self, channel: aiormq.abc.AbstractChannel, delivery: Delivery
+    ) -> None:
+        _, tag = delivery.tag  # type: ignore[misc, has-type]
+        delivery.tag = None
+        self._unacked.pop(tag, None)
+        await channel.basic_nack(tag, requeue=True, wait=False)
+
+    # -- acknowledging ----------------------------------------------------------
+
+    def _flush_soon(self) -> None:
+        """Send the acknowledgements of this turn of the loop together."""
+        if not self._flush_is_due:
+            self._flush_is_due = True
+            asyncio.get_running_loop().call_soon(self._flush_now)
+
+    def _flush_now(self) -> None:
+        self._flush_is_due = False
+        channel = self._channel
+        if channel is None or channel.is_closed:
+            return
+        payload = self._acknowledgements(channel)
+        if not payload:
+            return
+        frame = ChannelFrame(payload=payload, should_close=False)
+        try:
+            channel.write_queue.put_nowait(frame)
+        except asyncio.QueueFull:
+            self._put_back(payload)
+
+    def _put_back(self, payload: bytes) -> None:
+        """The writer is busy: let a task wait for it."""
+        channel = self._channel
+        if channel is None:
+            return
+        frame = ChannelFrame(payload=payload, should_close=False)
+        channel.create_task(channel.write_queue.put(frame))
+
+    async def _flush(self, channel: aiormq.abc.AbstractChannel) -> None:
+        payload = self._acknowledgements(channel)
+        if payload:
+            frame = ChannelFrame(payload=payload, should_close=False)
+            await channel.write_queue.put(frame)
+
+    def _acknowledgements(self, channel: aiormq.abc.AbstractChannel) -> bytes:
+        """Make the fewest frames that acknowledge everything settled."""
+        highest = 0
+        for tag, settled in self._unacked.items():
+            if not settled:
+                break
+            highest = tag
+        frames = []
+        if highest:
+            frames.append(commands.Basic.Ack(highest, multiple=True))
+        frames += [
+            commands.Basic.Ack(tag)
+            for tag, settled in self._unacked.items()
+            if settled and tag > highest
+        ]
+        self._unacked = {t: False for t, settled in self._unacked.items() if not settled}
+        if not frames:
+            return b""
+        return ChannelFrame.marshall(channel.number, frames).payload
+
+    # -- staying subscribed -----------------------------------------------------
+
+    async def _stay_subscribed(self) -> None:
+        while not self._stopped:
+            try:
+                await self._subscribe()
+            except BrokerUnavailable as error:
+                log.debug("subscribe_failed", queue=self.queue, error=str(error))
+            finally:
+                self._forget()
+            await asyncio.sleep(RESUBSCRIBE_PAUSE_SECONDS)
+
+    async def _subscribe(self) -> None:
+        """Consume until the channel closes or the broker cancels us."""
+        name = self._topology.queue_name(self.queue)
+        lost = asyncio.Event()
+        async with bounded(self._deadline_seconds, f"consuming from {name}"):
+            connection = await self._connect()
+            channel = await self._open_channel(connection, lost)
+            self._consumer_tag = f"pipeline.{self.queue}.{id(self):x}.{self._epoch}"
+            epoch = self._epoch
+
+            async def deliver(message: DeliveredMessage) -> None:
+                self._deliver(message, epoch)
+
+            await channel.basic_qos(prefetch_count=self._prefetch)
+            try:
+                await channel.basic_consume(
+                    name, deliver, consumer_tag=self._consumer_tag
+                )
+            except aiormq.exceptions.ChannelNotFoundEntity:
+                await self._redeclare()
+                raise
+        self._channel = channel
+        try:
+            await lost.wait()
+        finally:
+            if not self._stopped:
+                self._channel = None
+        if not channel.is_closed:
+            async with bounded(self._deadline_seconds, "closing a lost consumer"):
+                await channel.close()
+
+    @staticmethod
+    async def _open_channel(
+        connection: aio_pika.abc.AbstractConnection, lost: asyncio.Event
+    ) -> aiormq.abc.AbstractChannel:
+        wrapped = connection.channel(publisher_confirms=False)
+        await wrapped.initialize()
+        channel = await wrapped.get_underlay_channel()
+
+        def note(_: object) -> None:
+            lost.set()
+
+        channel.closing.add_done_callback(note)
+        channel.on_consumer_cancel_callbacks.add(note)
+        return channel
+
+    def _forget(self) -> None:
+        """Drop everything of this epoch: the broker delivers it again."""
+        self._epoch += 1
+        self._arrived.clear()
+        self._unacked.clear()
+
+    def _deliver(self, message: DeliveredMessage, epoch: int) -> None:
+        if epoch != self._epoch:
+            return
+        frame = message.delivery
+        tag: int = frame.delivery_tag  # type: ignore[union-attr, assignment]
+        self._unacked[tag] = False
+        self._arrived.append(
+            Delivery(
+                envelope=decode(message, self._topology),
+                queue=self.queue,
+                redelivered=bool(frame.redelivered),  # type: ignore[union-attr]
+                tag=(epoch, tag),
+                consumer=self,
+                topology=self._topology,
+            )
+        )
+        self._something.set()
+
+
+def decode(message: DeliveredMessage, topology: Topology) -> Envelope:
+    """Read an envelope; what the broker dead-lettered by itself is a failure too."""
+    properties = message.header.properties
+    headers: Mapping[str, Any] = properties.headers or {}
+    envelope = decode_headers(
+        headers,
+        body=message.body,
+        wire_key=message.routing_key or "",
+        content_type=properties.content_type,
+        fallback_id=properties.message_id,
+    )
+    if DEATHS in headers and (failure := _crash_loop(headers, topology)) is not None:
+        return Envelope(
+            body=envelope.body,
+            routing_key=envelope.routing_key,
+            message_id=envelope.message_id,
+            content_type=envelope.content_type,
+            headers=envelope.headers,
+            published_at=envelope.published_at,
+            attempt=envelope.attempt,
+            replays=envelope.replays,
+            failure=failure,
+        )
+    return envelope
+
+
+def _crash_loop(headers: Mapping[str, Any], topology: Topology) -> Failure | None:
+    """Read RabbitMQ's own note that a message reached the delivery limit."""
+    deaths = headers[DEATHS]
+    for death in deaths if isinstance(deaths, list) else ():
+        if isinstance(death, dict) and death.get("reason") == "delivery_limit":
+            at = death.get("time")
+            known = isinstance(at, datetime)
+            when = at.replace(tzinfo=UTC) if known else datetime.now(UTC)
+            queue = str(death.get("queue", ""))
+            return Failure(
+                queue=queue.removeprefix(topology.queue_name("")),
+                error_type="DeliveryLimitExceeded",
+                error_text=(
+                    f"delivered {DELIVERY_LIMIT} times and never settled: the worker"
+                    " dies or is cut off while it handles this message"
+                ),
+                first_failed_at=when,
+                last_failed_at=when,
+            )
+    return None
+
+
+#: What the broker's methods may raise besides our own errors; kept beside them.
+__all__ = ["FOREIGN_ERRORS", "RabbitConsumer", "decode"]

@@ -1,0 +1,165 @@
+"""Our topology in RabbitMQ's arguments, declared and compared.
+
+Every argument is frozen for the life of a topology version: RabbitMQ refuses to
+change one on an existing queue. Reasons for each: ``docs/operations.md``.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Final, assert_never
+
+import aiormq
+
+from pipeline.errors import TopologyMismatch
+from pipeline.topology import (
+    DEAD,
+    DELIVERY_LIMIT,
+    WORK,
+    Queue,
+    QueueKind,
+    Topology,
+)
+
+if TYPE_CHECKING:
+    import aio_pika
+
+#: The first version whose quorum queues know a limit of -1, which means none.
+UNLIMITED_SINCE: Final = (4, 0)
+
+Arguments = dict[str, Any]
+
+
+def queue_arguments(
+    topology: Topology, queue: Queue, version: tuple[int, ...]
+) -> Arguments:
+    """Give the arguments of a queue on a broker of that version."""
+    arguments: Arguments = {"x-queue-type": "quorum", "x-overflow": "reject-publish"}
+    match queue.kind:
+        case QueueKind.WORK:
+            arguments |= {
+                "x-delivery-limit": DELIVERY_LIMIT,
+                "x-dead-letter-strategy": "at-least-once",
+                "x-dead-letter-exchange": topology.exchange_name(DEAD),
+                "x-dead-letter-routing-key": queue.name,
+            }
+        case QueueKind.DELAY:
+            delay = queue.delay or timedelta(0)
+            # No routing key here: the message keeps its own, the work queue's name.
+            arguments |= {
+                "x-message-ttl": round(delay.total_seconds() * 1000),
+                "x-dead-letter-strategy": "at-least-once",
+                "x-dead-letter-exchange": topology.exchange_name(WORK),
+            }
+        case QueueKind.DEAD | QueueKind.UNROUTED:
+            # Browsing counts as a delivery, so there must be no limit: up to
+            # 3.13 there is none unless asked for, from 4.0 there is one of 20.
+            if version >= UNLIMITED_SINCE:
+                arguments["x-delivery-limit"] = -1
+        case _:
+            assert_never(queue.kind)
+    return arguments
+
+
+def server_version(connection: aio_pika.abc.AbstractConnection) -> tuple[int, ...]:
+    """Read the broker's version, such as ``(4, 0, 5)``."""
+    transport = connection.transport
+    properties = transport.connection.server_properties if transport else {}
+    raw = properties.get("version", b"")
+    text = raw.decode() if isinstance(raw, bytes) else str(raw)
+    return tuple(int(part) for part in text.split(".")[:3] if part.isdigit())
+
+
+async def declare(
+    connection: aio_pika.abc.AbstractConnection, topology: Topology
+) -> None:
+    """Declare everything over a channel of its own.
+
+    Raises:
+        TopologyMismatch: something exists with other arguments.
+    """
+    version = server_version(connection)
+    async with connection.channel(publisher_confirms=False) as channel:
+        raw = await channel.get_underlay_channel()
+        try:
+            for exchange in topology.exchanges:
+                await raw.exchange_declare(
+                    topology.exchange_name(exchange.name),
+                    exchange_type=exchange.kind.value,
+                    durable=True,
+                    arguments=_exchange_arguments(topology, exchange.alternate),
+                )
+            for queue in topology.queues:
+                await raw.queue_declare(
+                    topology.queue_name(queue.name),
+                    durable=True,
+                    arguments=queue_arguments(topology, queue, version),
+                )
+            for binding in topology.bindings:
+                await raw.queue_bind(
+                    topology.queue_name(binding.queue),
+                    topology.exchange_name(binding.exchange),
+                    binding.key,
+                )
+        except aiormq.exceptions.ChannelPreconditionFailed as error:
+            message = (
+                f"the broker has a part of the topology with other arguments: {error}."
+                " Choose another broker.prefix, or delete that part when it is empty"
+            )
+            raise TopologyMismatch(message) from error
+
+
+async def differences(
+    connection: aio_pika.abc.AbstractConnection, topology: Topology
+) -> list[str]:
+    """Name what is missing or has other arguments, and change nothing.
+
+    Bindings cannot be read over AMQP 0-9-1; ``declare`` makes the missing ones.
+    """
+    version = server_version(connection)
+    found: list[str] = []
+    for exchange in topology.exchanges:
+        name = topology.exchange_name(exchange.name)
+        options: Arguments = {
+            "exchange_type": exchange.kind.value,
+            "durable": True,
+            "arguments": _exchange_arguments(topology, exchange.alternate),
+        }
+        found += await _compare(connection, "exchange", name, options)
+    for queue in topology.queues:
+        name = topology.queue_name(queue.name)
+        options = {
+            "durable": True,
+            "arguments": queue_arguments(topology, queue, version),
+        }
+        found += await _compare(connection, "queue", name, options)
+    return found
+
+
+async def _compare(
+    connection: aio_pika.abc.AbstractConnection,
+    what: str,
+    name: str,
+    options: Arguments,
+) -> list[str]:
+    """Ask passively first, so that nothing is made; a refusal closes the channel."""
+    channel = connection.channel(publisher_confirms=False)
+    await channel.initialize()
+    raw = await channel.get_underlay_channel()
+    declare_it = raw.queue_declare if what == "queue" else raw.exchange_declare
+    try:
+        await declare_it(name, passive=True)
+        await declare_it(name, **options)
+    except aiormq.exceptions.ChannelNotFoundEntity:
+        return [f"{what} {name}: expected to exist, is missing"]
+    except aiormq.exceptions.ChannelPreconditionFailed as error:
+        return [f"{what} {name}: {error}"]
+    else:
+        await channel.close()
+        return []
+
+
+def _exchange_arguments(topology: Topology, alternate: str | None) -> Arguments:
+    if alternate is None:
+        return {}
+    return {"alternate-exchange": topology.exchange_name(alternate)}
