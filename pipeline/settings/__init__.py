@@ -1,0 +1,46 @@
+"""All settings: what there is, where it is read from, how it is shown.
+
+``load_settings`` reads defaults < TOML file < environment < flags and reports all
+mistakes at once; ``Settings`` is what the rest of the package sees.
+"""
+
+from pipeline.settings.keys import leaf_keys, variable
+from pipeline.settings.layers import Mistake
+from pipeline.settings.load import Loaded, load_settings, try_settings
+from pipeline.settings.model import (
+    BrokerSettings,
+    DedupeSettings,
+    DownloadSettings,
+    IngressSettings,
+    LogSettings,
+    MetricsSettings,
+    NotifySettings,
+    Settings,
+    SignatureSettings,
+    WorkerSettings,
+)
+from pipeline.settings.show import Shown, show_settings
+from pipeline.settings.values import format_duration, mask_password
+
+__all__ = [
+    "BrokerSettings",
+    "DedupeSettings",
+    "DownloadSettings",
+    "IngressSettings",
+    "Loaded",
+    "LogSettings",
+    "MetricsSettings",
+    "Mistake",
+    "NotifySettings",
+    "Settings",
+    "Shown",
+    "SignatureSettings",
+    "WorkerSettings",
+    "format_duration",
+    "leaf_keys",
+    "load_settings",
+    "mask_password",
+    "show_settings",
+    "try_settings",
+    "variable",
+]

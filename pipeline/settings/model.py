@@ -1,0 +1,216 @@
+"""Every setting, its unit, its default and its limits.
+
+What a value means stands here and nowhere else; how values are found in files and
+variables is in ``load.py``. Durations are written ``500ms``, ``8s``, ``2m``, ``6h``
+or as a number of seconds, sizes as ``1MiB`` or a number of bytes. Relative paths
+start at the working directory.
+"""
+
+from __future__ import annotations
+
+# pydantic reads these annotations when the classes are made
+from datetime import timedelta
+from pathlib import Path  # noqa: TC003
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from pipeline.logs import LogFormat  # noqa: TC001
+from pipeline.retry import DEFAULT_WAITS, RetryPolicy
+from pipeline.settings.values import (
+    AssetsUrl,
+    BrokerUrl,
+    Delays,
+    Duration,
+    Hidden,
+    LedgerUrl,
+    Port,
+    Timeout,
+    Waits,
+    between,
+    parse_list,
+)
+from pipeline.topology import DEFAULT_DELAYS
+
+if TYPE_CHECKING:
+    from pydantic_settings import PydanticBaseSettingsSource
+
+_KIB = 1024
+_MIB = 1024 * _KIB
+
+#: Consumers that hold a delivery for 30 minutes are cut off by RabbitMQ.
+_LONGEST_DEADLINE = timedelta(minutes=25)
+
+Deadline = Annotated[Duration, between(timedelta(milliseconds=1), _LONGEST_DEADLINE)]
+Count = Annotated[int, Field(ge=1, le=10_000)]
+Token = Annotated[SecretStr, Field(min_length=16)]
+Key = Annotated[SecretStr, Field(min_length=1)]
+Size = Annotated[ByteSize, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """One table of the configuration file; unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+class BrokerSettings(Section):
+    """The message broker, whichever the URL names."""
+
+    #: Put before every name on the broker; one broker can hold several pipelines.
+    prefix: str = Field("pipeline", pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")
+    #: The longest that any call may take before it counts as failed.
+    deadline: Timeout = timedelta(seconds=5)
+    #: How often an idle connection is proved alive. RabbitMQ only.
+    heartbeat: Annotated[Duration, between(timedelta(seconds=1))] = timedelta(
+        seconds=15
+    )
+    #: The delay queues; a retry waits in the shortest that is long enough.
+    delays: Delays = DEFAULT_DELAYS
+
+
+class SignatureSettings(Section):
+    """The provider's signature of a callback (its id and time, not its body)."""
+
+    #: Keys of which one must fit; empty: signatures are not checked.
+    keys: Annotated[tuple[Key, ...], BeforeValidator(parse_list), Hidden()] = ()
+    #: How far the signed time may lie from ours.
+    tolerance: Timeout = timedelta(minutes=5)
+
+
+class IngressSettings(Section):
+    """The HTTP service that the provider calls."""
+
+    #: Address to listen on.
+    host: str = Field("127.0.0.1", min_length=1)
+    #: Port to listen on; 0 takes a free one.
+    port: Port = 8080
+    #: Larger bodies are answered 413.
+    max_body_bytes: Size = ByteSize(_MIB)
+    #: The longest that a client may take to send its body.
+    body_timeout: Timeout = timedelta(seconds=8)
+    #: The longest to wait for the broker's confirm; then the answer is 503.
+    publish_timeout: Timeout = timedelta(seconds=2)
+    #: Secrets of which one must end the address, of 16 characters or more; empty:
+    #: everybody may post.
+    tokens: Annotated[tuple[Token, ...], BeforeValidator(parse_list), Hidden()] = ()
+    #: The provider's signature.
+    signature: SignatureSettings = SignatureSettings()
+
+
+class WorkerSettings(Section):
+    """What all workers have in common."""
+
+    #: How many calls of the handler run at the same time.
+    concurrency: Count = 8
+    #: The longest that one call may take; more counts as a failed attempt.
+    deadline: Deadline = timedelta(seconds=30)
+    #: The waits between attempts; one attempt more than waits, then dead-lettered.
+    waits: Waits = DEFAULT_WAITS
+
+    @property
+    def policy(self) -> RetryPolicy:
+        """The waits as a retry policy."""
+        return RetryPolicy(waits=self.waits)
+
+
+class DedupeSettings(WorkerSettings):
+    """The worker that reads callbacks and drops repeats."""
+
+    #: Batches in progress at the same time.
+    concurrency: Count = 2
+    #: The most callbacks in one transaction of the ledger.
+    batch_size: Count = 100
+
+
+class DownloadSettings(WorkerSettings):
+    """The worker that fetches files."""
+
+    #: Files fetched at the same time by one process.
+    concurrency: Count = 8
+    #: The longest for one file with everything around it.
+    deadline: Deadline = timedelta(minutes=6)
+    #: The longest for the transfer of one file.
+    timeout: Timeout = timedelta(minutes=5)
+    #: The longest to wait for a connection.
+    connect_timeout: Timeout = timedelta(seconds=10)
+    #: The longest silence in the middle of a transfer.
+    read_timeout: Timeout = timedelta(seconds=30)
+    #: Larger files are refused.
+    max_bytes: Size = ByteSize(200 * _MIB)
+    #: Fetch from loopback and private addresses too; only for a provider simulated
+    #: on this machine.
+    allow_private_addresses: bool = False
+
+
+class NotifySettings(WorkerSettings):
+    """The worker that tells subscribers."""
+
+    #: Requests at the same time to one subscriber.
+    concurrency: Count = 4
+    #: The longest to wait for a subscriber's answer.
+    timeout: Timeout = timedelta(seconds=15)
+
+
+class LogSettings(Section):
+    """Logs, written to standard output."""
+
+    #: Lines below this level are left out.
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    #: ``auto`` is text on a terminal and JSON elsewhere.
+    format: LogFormat = "auto"
+
+
+class MetricsSettings(Section):
+    """Metrics and health of worker processes; the ingress serves its own."""
+
+    #: Address to listen on.
+    host: str = Field("127.0.0.1", min_length=1)
+    #: Port of ``/metrics``, ``/healthz`` and ``/readyz``; none: not served.
+    port: Port | None = None
+
+
+class Settings(BaseSettings):
+    """All settings. Made by ``load_settings``; tests may make one with keywords.
+
+    Making one with keywords reads no file and no environment variable.
+    """
+
+    model_config = SettingsConfigDict(
+        extra="forbid", frozen=True, hide_input_in_errors=True
+    )
+
+    #: Where messages are kept: ``sqlite:///path`` or ``amqp(s)://user:password@host``.
+    broker_url: BrokerUrl = "sqlite:///data/broker.db"
+    #: Where is noted what was seen, fetched and delivered: ``sqlite:///path``.
+    ledger_url: LedgerUrl = "sqlite:///data/ledger.db"
+    #: Where files are kept: a folder.
+    assets_url: AssetsUrl = "data/assets"
+    #: The TOML file that lists subscriptions; none: there are no subscribers.
+    subscriptions_file: Path | None = None
+    #: How long work in progress may go on after a request to stop.
+    drain: Annotated[Duration, between(timedelta(0), timedelta(seconds=25))] = (
+        timedelta(seconds=20)
+    )
+
+    broker: BrokerSettings = BrokerSettings()
+    ingress: IngressSettings = IngressSettings()
+    dedupe: DedupeSettings = DedupeSettings()
+    download: DownloadSettings = DownloadSettings()
+    notify: NotifySettings = NotifySettings()
+    log: LogSettings = LogSettings()
+    metrics: MetricsSettings = MetricsSettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Take keywords only; ``load.py`` puts files and variables in their place."""
+        del settings_cls, env_settings, dotenv_settings, file_secret_settings
+        return (init_settings,)
