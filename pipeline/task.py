@@ -8,10 +8,9 @@ after any number of updates does not depend on the order they came in.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final, NewType
-from urllib.parse import urlsplit
 
 import orjson
 
@@ -105,54 +104,160 @@ class AssetKey:
     kind: str
 
 
+class AssetState(StrEnum):
+    """What became of a file."""
+
+    PENDING = "pending"
+    STORED = "stored"
+    #: The link is dead and no fresh one is known.
+    EXPIRED = "expired"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredAsset:
+    """What the asset store says about a file it has taken."""
+
+    sha256: str
+    size_bytes: int
+    content_type: str
+    #: Address inside the store, such as ``sha256/ab/abcd….mp3``.
+    location: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asset:
+    """One file of a track and what became of it."""
+
+    key: AssetKey
+    operation: str
+    #: The newest link we were told.
+    url: str
+    state: AssetState
+    #: Set once stored: 64 hexadecimal digits, bytes, media type, address in the store.
+    sha256: str | None = None
+    size_bytes: int | None = None
+    content_type: str | None = None
+    location: str | None = None
+    #: Why it expired.
+    reason: str | None = None
+    settled_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageReady:
+    """Every file of a stage is settled: stored or expired."""
+
+    task_id: TaskId
+    operation: str
+    stage: Stage
+    #: Sorted by track and kind; at least one.
+    assets: tuple[Asset, ...]
+
+
 def event_id(update: TaskUpdate) -> EventId:
     """Name the occurrence: equal for repeats, also with freshly signed links.
 
-    A hash of task, operation, stage and a digest of the contents in which links
-    have lost their query strings. 32 hexadecimal digits.
+    A hash of task, operation, stage and contents, in which links have lost their
+    query strings. Left out are ``message``, which is free text, and ``created_at``,
+    which callback and details endpoint write differently: the same news heard from
+    both is one occurrence. 32 hexadecimal digits.
     """
-    content = asdict(update)
-    for track in content["tracks"]:
-        track["links"] = {k: bare_link(v) for k, v in track["links"].items()}
-        track["stream_url"] = bare_link(track["stream_url"])
-    canonical = orjson.dumps(content, option=orjson.OPT_SORT_KEYS)
-    return EventId(hashlib.sha256(canonical).hexdigest()[:32])
+    return _digest(
+        (
+            update.task_id,
+            update.operation,
+            update.stage,
+            update.code if update.stage is Stage.FAILED else None,
+            update.unknown_reason,
+            sorted(map(_essence, update.tracks)),
+        )
+    )
+
+
+def _essence(track: Track) -> tuple[object, ...]:
+    """Give what makes a track's news; unique by its first element in an update."""
+    links = track.links
+    return (
+        track.track_id,
+        track.title,
+        track.tags,
+        track.prompt,
+        track.model_name,
+        track.duration_seconds,
+        bare_link(track.stream_url),
+        [(kind, bare_link(links[kind])) for kind in sorted(links)],
+    )
 
 
 def derived_id(*parts: str) -> EventId:
     """Name an occurrence that follows from others; the same parts, the same id."""
-    canonical = orjson.dumps(parts)
-    return EventId(hashlib.sha256(canonical).hexdigest()[:32])
+    return _digest(parts)
+
+
+def _digest(content: tuple[object, ...]) -> EventId:
+    return EventId(hashlib.sha256(orjson.dumps(content)).hexdigest()[:32])
 
 
 def bare_link(url: str) -> str:
     """Leave out the query and the fragment, which change when a link is renewed."""
-    if "?" not in url and "#" not in url:
-        return url
-    try:
-        return urlsplit(url)._replace(query="", fragment="").geturl()
-    except ValueError:
-        return url.split("?", 1)[0]
+    return url.partition("#")[0].partition("?")[0]
 
 
-def merge_tracks(
-    known: Iterable[Track], *, known_rank: int, update: TaskUpdate
-) -> tuple[Track, ...]:
-    """Merge an update's tracks into those already known, by track id.
+def leads(update: TaskUpdate, other: TaskUpdate) -> bool:
+    """Tell whether a task's stage, code and message are those of ``update``.
+
+    The higher stage leads. In the same stage the order is arbitrary but fixed, so
+    that it does not matter which came first.
+    """
+    return _lead(update) > _lead(other)
+
+
+def _lead(update: TaskUpdate) -> tuple[int, int, str, str]:
+    code = -1 if update.code is None else update.code
+    return update.stage.rank, code, update.message, update.operation
+
+
+def merge_tracks(told: Iterable[tuple[Stage, Iterable[Track]]]) -> tuple[Track, ...]:
+    """Merge what was told of a task's tracks, by track id; the order is irrelevant.
 
     A value that is there replaces an empty one, never the other way round. Where
-    both are there, the one of the higher stage stays.
+    several are there, the one of the highest stage stays, and among those of one
+    stage the greatest, because any other choice would depend on the order.
     """
-    merged = {track.track_id: track for track in known}
-    newer_wins = update.stage.rank >= known_rank
-    for track in update.tracks:
-        old = merged.get(track.track_id)
-        if old is None:
-            merged[track.track_id] = track
-        else:
-            first, second = (track, old) if newer_wins else (old, track)
-            merged[track.track_id] = _filled(first, second)
-    return tuple(merged[key] for key in sorted(merged))
+    by_stage: dict[str, dict[Stage, Track]] = {}
+    for stage, tracks in told:
+        for track in tracks:
+            known = by_stage.setdefault(track.track_id, {})
+            old = known.get(stage)
+            known[stage] = track if old is None else join_tracks(old, track)
+    return tuple(_by_rank(by_stage[track_id]) for track_id in sorted(by_stage))
+
+
+def _by_rank(known: Mapping[Stage, Track]) -> Track:
+    ranked = sorted(known, key=lambda stage: stage.rank, reverse=True)
+    merged = known[ranked[0]]
+    for stage in ranked[1:]:
+        merged = _filled(merged, known[stage])
+    return merged
+
+
+def join_tracks(one: Track, other: Track) -> Track:
+    """Merge two accounts of a track in the same stage: the greater value stays."""
+    links = dict(one.links)
+    for kind, link in other.links.items():
+        links[kind] = max(links.get(kind, ""), link)
+    times = [t for t in (one.created_at, other.created_at) if t is not None]
+    return replace(
+        one,
+        title=max(one.title, other.title),
+        tags=max(one.tags, other.tags),
+        prompt=max(one.prompt, other.prompt),
+        model_name=max(one.model_name, other.model_name),
+        stream_url=max(one.stream_url, other.stream_url),
+        duration_seconds=max(one.duration_seconds, other.duration_seconds),
+        created_at=max(times, default=None),
+        links=links,
+    )
 
 
 def _filled(first: Track, second: Track) -> Track:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Self
 
+from pipeline.task import Asset, AssetState, StageReady, StoredAsset
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
@@ -20,6 +22,22 @@ if TYPE_CHECKING:
 
     from pipeline.message import MessageId
     from pipeline.task import AssetKey, EventId, Stage, TaskId, TaskUpdate, Track
+
+__all__ = [
+    "Asset",
+    "AssetState",
+    "Attempt",
+    "Claim",
+    "Ledger",
+    "Notification",
+    "Recorded",
+    "SeenUpdate",
+    "StageReady",
+    "StoredAsset",
+    "TaskRecord",
+    "Totals",
+    "Verdict",
+]
 
 
 class Verdict(StrEnum):
@@ -33,15 +51,6 @@ class Verdict(StrEnum):
     DUPLICATE = "duplicate"
 
 
-class AssetState(StrEnum):
-    """What became of a file."""
-
-    PENDING = "pending"
-    STORED = "stored"
-    #: The link is dead and no fresh one is known.
-    EXPIRED = "expired"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
     """An update to be recorded, and who wants to do it."""
@@ -53,16 +62,9 @@ class Claim:
     #: How it came: ``callback`` or ``poll``.
     origin: str
     received_at: datetime
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StageReady:
-    """Every file of a stage is settled: stored or expired."""
-
-    task_id: TaskId
-    operation: str
-    stage: Stage
-    assets: tuple[Asset, ...]
+    #: The raw body, kept with the first claim of an event: it may hold more than
+    #: we can read today.
+    body: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,36 +81,6 @@ class Recorded:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asset:
-    """One file of a track and what became of it."""
-
-    key: AssetKey
-    operation: str
-    #: The newest link we were told.
-    url: str
-    state: AssetState
-    #: Set once stored: 64 hexadecimal digits, bytes, media type, address in the store.
-    sha256: str | None = None
-    size_bytes: int | None = None
-    content_type: str | None = None
-    location: str | None = None
-    #: Why it expired.
-    reason: str | None = None
-    settled_at: datetime | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoredAsset:
-    """What the asset store says about a file it has taken."""
-
-    sha256: str
-    size_bytes: int
-    content_type: str
-    #: Address inside the store, such as ``sha256/ab/abcd….mp3``.
-    location: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
     """One try of a download or a notification, successful or not."""
 
@@ -118,12 +90,15 @@ class Attempt:
     task_id: TaskId
     #: The file (``track/kind``) or the event type that was tried.
     subject: str
+    #: The attempt, counted from 1; starts again with each replay.
     number: int
     #: ``ok`` or the error's type.
     outcome: str
     detail: str
     duration_seconds: float
     finished_at: datetime
+    #: How often the message had been replayed.
+    replays: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,9 +185,13 @@ class Ledger(ABC):
         """Claim and record updates, in order, in one transaction.
 
         A claim whose event id is known for another owner is a duplicate: it is
-        counted, its links replace those of files that are still pending, and an
-        expired file whose link differs is requested anew by this owner. The same
-        owner gets the same answer again.
+        counted, once for each owner. Links of ``first`` and ``complete``, also of
+        duplicates, become files: a new one is requested by this owner, a pending
+        one takes the link that was received last, an expired one whose link
+        differs is requested anew by this owner, a stored one stays.
+
+        The same owner gets the same answer again. What a task looks like in the
+        end does not depend on the order of claims.
         """
 
     @abstractmethod
@@ -231,12 +210,14 @@ class Ledger(ABC):
 
         Returns the stages whose files are all settled now and to which this one
         belongs; calling again returns them again. A stored file stays stored: an
-        expiry noted later changes nothing.
+        expiry noted later changes nothing. When the last files of a stage are
+        settled concurrently, at least one of the calls returns the stage. A file
+        that is not known changes nothing and returns nothing.
         """
 
     @abstractmethod
     async def add_attempts(self, attempts: Sequence[Attempt]) -> None:
-        """Remember tries; the same message and number is remembered once."""
+        """Remember tries; the same queue, message, replay and number is kept once."""
 
     @abstractmethod
     async def find_notification(
@@ -261,6 +242,10 @@ class Ledger(ABC):
     @abstractmethod
     async def list_updates(self, task_id: TaskId) -> Sequence[SeenUpdate]:
         """List what was recorded of a task, in order of arrival."""
+
+    @abstractmethod
+    async def find_body(self, event: EventId) -> bytes | None:
+        """Give the raw body that was kept for an event."""
 
     @abstractmethod
     async def list_assets(self, task_id: TaskId) -> Sequence[Asset]:

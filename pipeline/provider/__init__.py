@@ -1,0 +1,1 @@
+"""What we know of the provider: the shapes of its callbacks and answers."""
