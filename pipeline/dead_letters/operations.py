@@ -1,0 +1,185 @@
+"""Look through dead letters, replay them, discard them."""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from pipeline.dead_letters.letter import DeadLetter, Selection
+from pipeline.dead_letters.walk import BATCH, Pace, Walk
+from pipeline.topology import dead_letter_queue
+from pipeline.topology import replay as to_own_queue
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Sequence
+
+    from pipeline.broker.port import Broker, Delivery
+
+
+@dataclass(slots=True, kw_only=True)
+class Progress:
+    """How far a replay or a removal is; the same object is reported every time."""
+
+    #: Dead letters there were at the start.
+    total: int = 0
+    #: Looked at so far.
+    seen: int = 0
+    #: Replayed or discarded so far, or what would have been.
+    matched: int = 0
+    #: The same by queue.
+    by_queue: dict[str, int] = field(default_factory=dict)
+
+
+class OnProgress(Protocol):
+    """Hears how far it is."""
+
+    def __call__(self, progress: Progress, /) -> None:
+        """Take note; must return at once."""
+
+
+async def browse(
+    broker: Broker, queues: Sequence[str], selection: Selection
+) -> AsyncGenerator[DeadLetter, None]:
+    """Yield the dead letters of work ``queues``, the oldest of each first.
+
+    They are given back when the generator is closed; use ``aclosing``.
+
+    Raises:
+        BrokerUnavailable: the broker does not answer.
+    """
+    for queue in queues:
+        async with Walk(broker, queue) as walk:
+            while deliveries := await walk.receive(BATCH):
+                for delivery in deliveries:
+                    letter = DeadLetter(queue=queue, envelope=delivery.envelope)
+                    if selection.matches(letter):
+                        yield letter
+
+
+async def find(
+    broker: Broker, queues: Sequence[str], message_id: str
+) -> DeadLetter | None:
+    """Find a dead letter by its message id.
+
+    Raises:
+        BrokerUnavailable: the broker does not answer.
+    """
+    found = browse(broker, queues, Selection(message_id=message_id))
+    async with aclosing(found) as letters:
+        async for letter in letters:
+            return letter
+    return None
+
+
+async def replay(
+    broker: Broker,
+    queues: Sequence[str],
+    selection: Selection,
+    *,
+    limit: int | None = None,
+    rate: float | None = None,
+    dry_run: bool = False,
+    on_progress: OnProgress | None = None,
+) -> Progress:
+    """Send dead letters back to the queue each of them failed in, and to no other.
+
+    Each starts again at attempt 1 and counts the replay. The copy is stored before
+    the dead letter is acknowledged, so dying in between duplicates and never loses;
+    the message id stays the same. What fails again meanwhile is not replayed twice.
+
+    Args:
+        broker: where.
+        queues: names of work queues.
+        selection: which.
+        limit: at most so many.
+        rate: at most so many each second, over any second.
+        dry_run: count and change nothing.
+        on_progress: called after every batch.
+
+    Raises:
+        BrokerUnavailable, PublishRefused, Unroutable: as ``Broker.publish``.
+    """
+    job = _Job(broker, selection, limit=limit, dry_run=dry_run, report=on_progress)
+    return await job.run(queues, replaying=True, pace=Pace(rate))
+
+
+async def discard(
+    broker: Broker,
+    queues: Sequence[str],
+    selection: Selection,
+    *,
+    limit: int | None = None,
+    dry_run: bool = False,
+    on_progress: OnProgress | None = None,
+) -> Progress:
+    """Remove dead letters for ever. Arguments and errors: as ``replay``."""
+    job = _Job(broker, selection, limit=limit, dry_run=dry_run, report=on_progress)
+    return await job.run(queues, replaying=False, pace=Pace(None))
+
+
+class _Job:
+    """Settles every dead letter of a selection."""
+
+    def __init__(
+        self,
+        broker: Broker,
+        selection: Selection,
+        *,
+        limit: int | None,
+        dry_run: bool,
+        report: OnProgress | None,
+    ) -> None:
+        self._broker = broker
+        self._selection = selection
+        self._limit = limit
+        self._dry_run = dry_run
+        self._report = report
+        self._progress = Progress()
+
+    async def run(
+        self, queues: Sequence[str], *, replaying: bool, pace: Pace
+    ) -> Progress:
+        progress = self._progress
+        for queue in queues:
+            depth = await self._broker.depth(dead_letter_queue(queue))
+            progress.total += depth.ready
+        for queue in queues:
+            async with Walk(self._broker, queue) as walk:
+                while not self._is_enough:
+                    deliveries = await walk.receive(pace.batch)
+                    if not deliveries:
+                        break
+                    chosen = self._choose(queue, deliveries)
+                    if chosen and not self._dry_run:
+                        copies = [to_own_queue(queue, d.envelope) for d in chosen]
+                        await walk.ack(chosen, copies if replaying else ())
+                    self._note(queue, len(deliveries), len(chosen))
+                    if not self._dry_run:
+                        await pace.keep(len(chosen))
+        return progress
+
+    @property
+    def _is_enough(self) -> bool:
+        return self._limit is not None and self._progress.matched >= self._limit
+
+    def _choose(self, queue: str, deliveries: Sequence[Delivery]) -> list[Delivery]:
+        chosen = [
+            delivery
+            for delivery in deliveries
+            if self._selection.matches(
+                DeadLetter(queue=queue, envelope=delivery.envelope)
+            )
+        ]
+        if self._limit is None:
+            return chosen
+        return chosen[: self._limit - self._progress.matched]
+
+    def _note(self, queue: str, seen: int, matched: int) -> None:
+        progress = self._progress
+        progress.seen += seen
+        progress.matched += matched
+        if matched:
+            progress.by_queue[queue] = progress.by_queue.get(queue, 0) + matched
+        if self._report is not None:
+            self._report(progress)

@@ -1,0 +1,142 @@
+"""One pass over a dead-letter queue, and how fast it may go.
+
+Looking means holding: what is not settled stays un-acked until the end, so that
+nothing is seen twice, and is then given back. A consumer whose prefetch is used up
+gets no more, so a walk goes on with a fresh one and keeps the earlier ones open.
+Nothing of a message is kept once it has been handed on: memory does not grow with
+the queue.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import AsyncExitStack, suppress
+from typing import TYPE_CHECKING, Final, Self
+
+from pipeline.errors import BrokerUnavailable, DeliveryLost
+from pipeline.topology import dead_letter_queue
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import TracebackType
+
+    from pipeline.broker.port import Broker, Consumer, Delivery
+    from pipeline.message import Publication
+
+#: Un-acked at one consumer; with bodies of some KiB this bounds our memory.
+PAGE: Final = 500
+#: Published and acknowledged in one go.
+BATCH: Final = 200
+#: A walk ends early when nothing came for so long from a broker that is there.
+IDLE_SECONDS: Final = 2.0
+#: The longest to wait for a broker that is away.
+PATIENCE_SECONDS: Final = 15.0
+#: Further behind than this, a paced replay starts its schedule anew.
+LARGEST_LAG_SECONDS: Final = 0.5
+
+
+class Walk:
+    """One pass over the dead letters that a queue holds now, each seen once."""
+
+    def __init__(self, broker: Broker, queue: str) -> None:
+        self._broker = broker
+        self._name = dead_letter_queue(queue)
+        self._consumers = AsyncExitStack()
+        self._consumer: Consumer | None = None
+        self._left = 0
+        #: Received from the present consumer and not acknowledged.
+        self._held = 0
+        #: Acknowledged at the present consumer.
+        self._acked = 0
+
+    async def __aenter__(self) -> Self:
+        self._left = (await self._broker.depth(self._name)).ready
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self._consumers.__aexit__(kind, error, trace)
+
+    async def receive(self, limit: int) -> Sequence[Delivery]:
+        """Give up to ``limit`` dead letters not seen yet; none: that was all."""
+        if self._left <= 0:
+            return ()
+        consumer = await self._usable_consumer()
+        deliveries = await self._arrivals(consumer, min(limit, self._left))
+        self._left -= len(deliveries)
+        self._held += len(deliveries)
+        return deliveries
+
+    async def ack(
+        self, deliveries: Sequence[Delivery], publications: Sequence[Publication]
+    ) -> None:
+        """Publish, then acknowledge. What was lost meanwhile stays a dead letter."""
+        if self._consumer is None:
+            return
+        with suppress(DeliveryLost):
+            await self._consumer.ack(deliveries, publications)
+        self._held -= len(deliveries)
+        self._acked += len(deliveries)
+
+    async def _usable_consumer(self) -> Consumer:
+        """Give the present consumer, or a fresh one if too much of it is held.
+
+        Near the end of its prefetch a consumer hands out ever smaller batches. Where
+        some are acknowledged and some are held it is left early: it gives back what
+        has arrived and was not received, and the next one gets that.
+        """
+        if self._consumer is not None:
+            if self._held < (PAGE * 3 // 4 if self._acked else PAGE):
+                return self._consumer
+            await self._consumer.stop()
+        fresh = self._broker.consume(self._name, prefetch=PAGE)
+        self._consumer = await self._consumers.enter_async_context(fresh)
+        self._held = self._acked = 0
+        return self._consumer
+
+    async def _arrivals(self, consumer: Consumer, limit: int) -> Sequence[Delivery]:
+        started = time.monotonic()
+        while True:
+            try:
+                async with asyncio.timeout(IDLE_SECONDS):
+                    return await consumer.receive(limit)
+            except TimeoutError:
+                if consumer.is_active:
+                    return ()  # somebody else took the rest
+            if time.monotonic() - started > PATIENCE_SECONDS:
+                message = (
+                    f"expected the dead letters of queue {self._name} within"
+                    f" {PATIENCE_SECONDS:g} s, got no connection:"
+                    f" {self._broker.problem or 'no consumer'}"
+                )
+                raise BrokerUnavailable(message)
+
+
+class Pace:
+    """Spreads work evenly over time."""
+
+    def __init__(self, rate: float | None) -> None:
+        self._rate = rate
+        self._started = time.monotonic()
+        self._done = 0
+
+    @property
+    def batch(self) -> int:
+        """How many at once, so that a tenth of a second sees no burst."""
+        return BATCH if self._rate is None else max(1, min(BATCH, int(self._rate / 10)))
+
+    async def keep(self, count: int) -> None:
+        """Wait until ``count`` more are due; time lost is not caught up on."""
+        if self._rate is None:
+            return
+        self._done += count
+        ahead = self._started + self._done / self._rate - time.monotonic()
+        if ahead > 0:
+            await asyncio.sleep(ahead)
+        elif ahead < -LARGEST_LAG_SECONDS:
+            self._started -= ahead
