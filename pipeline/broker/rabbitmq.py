@@ -21,7 +21,7 @@ from pipeline.broker.rabbitmq_publisher import (
     fits,
 )
 from pipeline.broker.rabbitmq_topology import declare, differences
-from pipeline.errors import BrokerClosed, BrokerUnavailable, TopologyMismatch
+from pipeline.errors import BrokerClosed, TopologyMismatch
 from pipeline.logs import get_logger
 from pipeline.metrics import BROKER_CONNECTED
 from pipeline.topology import QueueKind
@@ -231,12 +231,12 @@ class RabbitBroker(Broker):
     async def _wait_for_publisher(self) -> Publisher:
         """Wait for the connection; open a new channel if only that was lost."""
         connection = await self._publishing.connection(self._deadline_seconds)
-        async with bounded(self._deadline_seconds, "opening a channel to publish"):
-            async with self._reopening:
-                publisher = self._publisher
-                if publisher is None or not publisher.is_open:
-                    publisher = await self._open_publisher(connection)
-                    self._publisher = publisher
+        what = "opening a channel to publish"
+        async with bounded(self._deadline_seconds, what), self._reopening:
+            publisher = self._publisher
+            if publisher is None or not publisher.is_open:
+                publisher = await self._open_publisher(connection)
+                self._publisher = publisher
         return publisher
 
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from dataclasses import replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self, cast
 
 import aiormq
 from aiormq.abc import ChannelFrame
 from pamqp import commands
 
 from pipeline.broker.port import Consumer, Delivery
-from pipeline.broker.rabbitmq_connection import FOREIGN_ERRORS, bounded
+from pipeline.broker.rabbitmq_connection import bounded
 from pipeline.errors import (
     AlreadySettled,
     BrokerClosed,
@@ -68,7 +69,7 @@ class RabbitConsumer(Consumer):
         self._publish = publish
         self._deadline_seconds = deadline_seconds
         self._on_closed = on_closed
-        self._channel: aiormq.abc.AbstractChannel | None = None
+        self._channel: aiormq.Channel | None = None
         self._consumer_tag = ""
         self._epoch = 0
         self._arrived: deque[Delivery] = deque()
@@ -158,7 +159,7 @@ class RabbitConsumer(Consumer):
             await self._publish(*publications)
         lost = 0
         for delivery in deliveries:
-            epoch, tag = delivery.tag  # type: ignore[misc, has-type]
+            epoch, tag = _tag_of(delivery)
             if epoch == self._epoch and tag in self._unacked:
                 self._unacked[tag] = True
             else:
@@ -171,7 +172,7 @@ class RabbitConsumer(Consumer):
 
     async def release(self, delivery: Delivery) -> None:
         self._require_unsettled(delivery)
-        epoch, _ = delivery.tag  # type: ignore[misc, has-type]
+        epoch, _ = _tag_of(delivery)
         channel = self._channel
         if epoch != self._epoch or channel is None or channel.is_closed:
             delivery.tag = None  # its channel is gone: it is given back already
@@ -190,10 +191,8 @@ class RabbitConsumer(Consumer):
             message = f"the consumer of queue {self.queue} is closed"
             raise BrokerClosed(message)
 
-    async def _give_back(
-        self, channel: aiormq.abc.AbstractChannel, delivery: Delivery
-    ) -> None:
-        _, tag = delivery.tag  # type: ignore[misc, has-type]
+    async def _give_back(self, channel: aiormq.Channel, delivery: Delivery) -> None:
+        _, tag = _tag_of(delivery)
         delivery.tag = None
         self._unacked.pop(tag, None)
         await channel.basic_nack(tag, requeue=True, wait=False)
@@ -218,23 +217,16 @@ class RabbitConsumer(Consumer):
         try:
             channel.write_queue.put_nowait(frame)
         except asyncio.QueueFull:
-            self._put_back(payload)
+            # The writer is busy: a task of the channel waits for it.
+            channel.create_task(channel.write_queue.put(frame))
 
-    def _put_back(self, payload: bytes) -> None:
-        """The writer is busy: let a task wait for it."""
-        channel = self._channel
-        if channel is None:
-            return
-        frame = ChannelFrame(payload=payload, should_close=False)
-        channel.create_task(channel.write_queue.put(frame))
-
-    async def _flush(self, channel: aiormq.abc.AbstractChannel) -> None:
+    async def _flush(self, channel: aiormq.Channel) -> None:
         payload = self._acknowledgements(channel)
         if payload:
             frame = ChannelFrame(payload=payload, should_close=False)
             await channel.write_queue.put(frame)
 
-    def _acknowledgements(self, channel: aiormq.abc.AbstractChannel) -> bytes:
+    def _acknowledgements(self, channel: aiormq.Channel) -> bytes:
         """Make the fewest frames that acknowledge everything settled."""
         highest = 0
         for tag, settled in self._unacked.items():
@@ -249,7 +241,9 @@ class RabbitConsumer(Consumer):
             for tag, settled in self._unacked.items()
             if settled and tag > highest
         ]
-        self._unacked = {t: False for t, settled in self._unacked.items() if not settled}
+        self._unacked = {
+            tag: False for tag, settled in self._unacked.items() if not settled
+        }
         if not frames:
             return b""
         return ChannelFrame.marshall(channel.number, frames).payload
@@ -300,10 +294,10 @@ class RabbitConsumer(Consumer):
     @staticmethod
     async def _open_channel(
         connection: aio_pika.abc.AbstractConnection, lost: asyncio.Event
-    ) -> aiormq.abc.AbstractChannel:
+    ) -> aiormq.Channel:
         wrapped = connection.channel(publisher_confirms=False)
         await wrapped.initialize()
-        channel = await wrapped.get_underlay_channel()
+        channel = cast("aiormq.Channel", await wrapped.get_underlay_channel())
 
         def note(_: object) -> None:
             lost.set()
@@ -337,6 +331,11 @@ class RabbitConsumer(Consumer):
         self._something.set()
 
 
+def _tag_of(delivery: Delivery) -> tuple[int, int]:
+    """Give the epoch and the delivery tag within it."""
+    return cast("tuple[int, int]", delivery.tag)
+
+
 def decode(message: DeliveredMessage, topology: Topology) -> Envelope:
     """Read an envelope; what the broker dead-lettered by itself is a failure too."""
     properties = message.header.properties
@@ -349,17 +348,7 @@ def decode(message: DeliveredMessage, topology: Topology) -> Envelope:
         fallback_id=properties.message_id,
     )
     if DEATHS in headers and (failure := _crash_loop(headers, topology)) is not None:
-        return Envelope(
-            body=envelope.body,
-            routing_key=envelope.routing_key,
-            message_id=envelope.message_id,
-            content_type=envelope.content_type,
-            headers=envelope.headers,
-            published_at=envelope.published_at,
-            attempt=envelope.attempt,
-            replays=envelope.replays,
-            failure=failure,
-        )
+        return replace(envelope, failure=failure)
     return envelope
 
 
@@ -369,8 +358,9 @@ def _crash_loop(headers: Mapping[str, Any], topology: Topology) -> Failure | Non
     for death in deaths if isinstance(deaths, list) else ():
         if isinstance(death, dict) and death.get("reason") == "delivery_limit":
             at = death.get("time")
-            known = isinstance(at, datetime)
-            when = at.replace(tzinfo=UTC) if known else datetime.now(UTC)
+            when = datetime.now(UTC)
+            if isinstance(at, datetime):
+                when = at.replace(tzinfo=UTC)
             queue = str(death.get("queue", ""))
             return Failure(
                 queue=queue.removeprefix(topology.queue_name("")),
@@ -383,7 +373,3 @@ def _crash_loop(headers: Mapping[str, Any], topology: Topology) -> Failure | Non
                 last_failed_at=when,
             )
     return None
-
-
-#: What the broker's methods may raise besides our own errors; kept beside them.
-__all__ = ["FOREIGN_ERRORS", "RabbitConsumer", "decode"]

@@ -11,6 +11,7 @@ body frames are joined from ready parts (``docs/decisions/0003``). Layout: AMQP
 from __future__ import annotations
 
 import struct
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ _FRAME = struct.Struct(">BHI")
 _CONTENT = struct.Struct(">HHQH")
 _METHOD = struct.Struct(">HHH")
 _LONG = struct.Struct(">I")
+_STRING = struct.Struct(">cI")
 _LONG_LONG = struct.Struct(">cq")
 
 
@@ -54,10 +56,11 @@ def table(headers: Mapping[str, HeaderValue]) -> bytes:
     """
     parts = []
     for name, value in headers.items():
-        parts.append(short_string(name))
+        parts.append(_header_name(name))
         if isinstance(value, str):
             raw = value.encode("utf-8", "replace")
-            parts.append(b"S" + _LONG.pack(len(raw)) + raw)
+            parts.append(_STRING.pack(b"S", len(raw)))
+            parts.append(raw)
         elif isinstance(value, bool):
             parts.append(b"t\x01" if value else b"t\x00")
         else:
@@ -68,6 +71,12 @@ def table(headers: Mapping[str, HeaderValue]) -> bytes:
                 raise ValueError(message) from error
     content = b"".join(parts)
     return _LONG.pack(len(content)) + content
+
+
+@lru_cache(maxsize=256)
+def _header_name(name: str) -> bytes:
+    """Encode a header's name once; there are about twenty of them."""
+    return short_string(name)
 
 
 def publish_method(
@@ -102,8 +111,10 @@ def content_frames(
     """Make the header frame and the body frames of one message.
 
     Args:
+        channel: number of the channel.
         tail: from ``header_tail``.
         message_id: the AMQP property; ASCII, at most 255 characters.
+        body: may be empty.
         frame_max: the largest frame the connection agreed on, in bytes.
     """
     raw_id = message_id.encode()

@@ -1,0 +1,1 @@
+"""The HTTP side: where the provider's callbacks come in."""

@@ -1,0 +1,43 @@
+"""Errors as RFC 9457 problem documents, one shape for every refusal."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Final
+
+import orjson
+from aiohttp import web
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+MEDIA_TYPE: Final = "application/problem+json"
+
+
+def problem(
+    status: int,
+    detail: str,
+    *,
+    code: str,
+    headers: Mapping[str, str] | None = None,
+) -> web.Response:
+    """Answer with a problem document.
+
+    Args:
+        status: HTTP status of the answer.
+        detail: what was expected, what came and what to do; no secrets.
+        code: short constant name of the cause, for programs.
+        headers: further headers of the answer.
+    """
+    document = {
+        "type": "about:blank",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+        "code": code,
+    }
+    return web.Response(
+        status=status,
+        body=orjson.dumps(document),
+        headers={"Content-Type": MEDIA_TYPE, **(headers or {})},
+    )

@@ -1,0 +1,228 @@
+"""Receive one callback: authenticate, look at it, publish it, answer 200.
+
+The least that can be done before the answer, because the provider waits 15
+seconds and counts every other answer as a failure. What the body means is found
+out behind the queue; here it only has to name a task.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final
+
+from aiohttp import ClientPayloadError, web
+
+from pipeline.errors import BrokerError, PublishRefused, Unreadable, Unroutable
+from pipeline.ingress.problems import problem
+from pipeline.logs import get_logger
+from pipeline.message import (
+    OPERATION,
+    ORIGIN,
+    STAGE,
+    TASK_ID,
+    Envelope,
+    Publication,
+    new_message_id,
+)
+from pipeline.metrics import CALLBACK_SECONDS, CALLBACKS, REFUSALS
+from pipeline.provider.callback import OPERATIONS, Peek, peek
+from pipeline.provider.signature import (
+    SIGNATURE_HEADER,
+    TIMESTAMP_HEADER,
+    Refusal,
+    refuse_signature,
+    token_matches,
+)
+from pipeline.topology import CALLBACKS as CALLBACKS_EXCHANGE
+
+if TYPE_CHECKING:
+    from prometheus_client import Counter
+
+    from pipeline.broker.port import Broker
+    from pipeline.settings import IngressSettings
+
+log = get_logger("ingress")
+
+#: What a caller who got 503 should wait; the provider has its own schedule.
+RETRY_AFTER_SECONDS: Final = "5"
+#: The query parameter for the secret, where it is not in the path.
+TOKEN_PARAMETER: Final = "token"  # noqa: S105  the parameter's name
+CALLBACK_ORIGIN: Final = "callback"
+
+
+class _Refused(Exception):
+    """Carries the answer to a callback that is not accepted."""
+
+    def __init__(self, response: web.Response) -> None:
+        super().__init__(response.status)
+        self.response = response
+
+
+class CallbackView:
+    """Handles ``POST /callbacks/{operation}`` and ``/callbacks/{operation}/{token}``.
+
+    Answers exactly 200, with an empty body, once the broker has confirmed the
+    callback; anything else is a problem document and nothing was accepted, except
+    that a 503 leaves the outcome open: the caller's next try is then a duplicate.
+    """
+
+    def __init__(self, broker: Broker, settings: IngressSettings) -> None:
+        self._broker = broker
+        self._tokens = tuple(t.get_secret_value().encode() for t in settings.tokens)
+        signature = settings.signature
+        self._keys = tuple(k.get_secret_value().encode() for k in signature.keys)
+        self._tolerance = signature.tolerance
+        self._body_timeout_seconds = settings.body_timeout.total_seconds()
+        self._max_body_bytes = int(settings.max_body_bytes)
+        # Label lookups cost more than counting: done once for the usual answer.
+        self._accepted: dict[str, Counter] = {
+            operation: CALLBACKS.labels(operation, "200") for operation in OPERATIONS
+        }
+
+    async def post(self, request: web.Request) -> web.StreamResponse:
+        """Receive one callback."""
+        started = time.perf_counter()
+        operation = request.match_info["operation"]
+        try:
+            if operation not in OPERATIONS:
+                raise _Refused(unknown_operation(operation))  # noqa: TRY301
+            self._check_token(request)
+            body, seen = await self._read(request, operation)
+            self._check_signature(request, seen)
+            await self._publish(operation, body, seen)
+        except _Refused as refused:
+            return self._refuse(request, operation, refused.response)
+        self._accepted[operation].inc()
+        CALLBACK_SECONDS.observe(time.perf_counter() - started)
+        return web.Response(status=200)
+
+    async def _read(self, request: web.Request, operation: str) -> tuple[bytes, Peek]:
+        content_type = request.headers.get("Content-Type")
+        if content_type is not None and not _is_json(content_type):
+            detail = f"expected application/json, got {content_type[:100]}"
+            raise _Refused(problem(415, detail, code="unsupported_media_type"))
+        try:
+            body = await self._read_body(request)
+            return body, peek(body, operation)
+        except web.HTTPRequestEntityTooLarge:
+            detail = f"expected a body of at most {self._max_body_bytes} bytes"
+            response = problem(413, detail, code="body_too_large")
+        except TimeoutError:
+            detail = f"expected the whole body within {self._body_timeout_seconds:g} s"
+            response = problem(408, detail, code="body_too_slow")
+            # Half a body is still on the connection: it is of no more use.
+            response.force_close()
+        except Unreadable as error:
+            response = problem(400, str(error), code="unreadable")
+        except (web.RequestPayloadError, ClientPayloadError, ValueError):
+            detail = "the body broke off or could not be decompressed"
+            response = problem(400, detail, code="broken_body")
+        raise _Refused(response)
+
+    async def _read_body(self, request: web.Request) -> bytes:
+        """Read the body once, within its deadline.
+
+        A small body has usually arrived with the headers; then there is nothing
+        to wait for, and no timer is set.
+        """
+        if request.content.is_eof():
+            return await request.read()
+        async with asyncio.timeout(self._body_timeout_seconds):
+            return await request.read()
+
+    async def _publish(self, operation: str, body: bytes, seen: Peek) -> None:
+        stage = seen.stage.value
+        envelope = Envelope(
+            body=body,
+            routing_key=f"callback.{operation}.{stage}",
+            message_id=new_message_id(),
+            headers={
+                TASK_ID: seen.task_id,
+                OPERATION: operation,
+                STAGE: stage,
+                ORIGIN: CALLBACK_ORIGIN,
+            },
+            published_at=datetime.now(UTC),
+        )
+        publication = Publication(exchange=CALLBACKS_EXCHANGE, envelope=envelope)
+        try:
+            await self._broker.publish(publication)
+        except (Unroutable, PublishRefused) as error:
+            log.error(  # noqa: TRY400  the error's text says all there is
+                "callback_not_stored", task_id=seen.task_id, error=str(error)
+            )
+            raise _unavailable("the broker refused to store the callback") from error
+        except BrokerError as error:
+            log.warning("callback_not_stored", task_id=seen.task_id, error=str(error))
+            raise _unavailable("the broker did not confirm it in time") from error
+
+    def _check_token(self, request: web.Request) -> None:
+        if not self._tokens:
+            return
+        token = request.match_info.get("token")
+        if token is None:
+            token = request.query.get(TOKEN_PARAMETER, "")
+        if not token_matches(token, self._tokens):
+            raise self._unauthorised(Refusal.TOKEN)
+
+    def _check_signature(self, request: web.Request, seen: Peek) -> None:
+        if not self._keys:
+            return
+        refusal = refuse_signature(
+            keys=self._keys,
+            task_ids=seen.task_ids,
+            timestamp=request.headers.get(TIMESTAMP_HEADER),
+            signature=request.headers.get(SIGNATURE_HEADER),
+            now=time.time(),
+            tolerance=self._tolerance,
+        )
+        if refusal is not None:
+            raise self._unauthorised(refusal)
+
+    @staticmethod
+    def _unauthorised(refusal: Refusal) -> _Refused:
+        """Say no, without saying which part of the proof was wrong."""
+        REFUSALS.labels(refusal.value).inc()
+        detail = "expected the secret token in the address or a valid signature"
+        return _Refused(problem(401, detail, code="unauthorised"))
+
+    @staticmethod
+    def _refuse(
+        request: web.Request, operation: str, response: web.Response
+    ) -> web.Response:
+        known = operation if operation in OPERATIONS else "other"
+        CALLBACKS.labels(known, str(response.status)).inc()
+        log.info(
+            "callback_refused",
+            operation=known,
+            status=response.status,
+            remote=request.remote,
+        )
+        return response
+
+
+def unknown_operation(operation: str) -> web.Response:
+    """Answer 404 and name the operations there are."""
+    known = ", ".join(sorted(OPERATIONS))
+    detail = f"expected one of the operations {known}; got {operation[:60]!r}"
+    return problem(404, detail, code="unknown_operation")
+
+
+def _unavailable(detail: str) -> _Refused:
+    return _Refused(
+        problem(
+            503,
+            f"{detail}; send it again",
+            code="not_stored",
+            headers={"Retry-After": RETRY_AFTER_SECONDS},
+        )
+    )
+
+
+def _is_json(content_type: str) -> bool:
+    essence = content_type.partition(";")[0].strip().lower()
+    return essence == "application/json" or (
+        essence.startswith("application/") and essence.endswith("+json")
+    )
