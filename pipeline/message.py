@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, NewType, TypeAlias
 
 if TYPE_CHECKING:
@@ -65,6 +65,8 @@ RESERVED_HEADERS: Final = frozenset(
 
 #: Longer error texts are cut, so that headers stay within one AMQP frame.
 ERROR_TEXT_LIMIT: Final = 1000
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,12 +138,14 @@ def failed(
 ) -> Envelope:
     """Note a failure on ``envelope``; the attempt count is left alone."""
     earlier = envelope.failure
+    text = (str(error) or repr(error))[:ERROR_TEXT_LIMIT]
     return replace(
         envelope,
         failure=Failure(
             queue=queue,
             error_type=type(error).__name__,
-            error_text=(str(error) or repr(error))[:ERROR_TEXT_LIMIT],
+            # A lone surrogate could not be sent, and the dead letter would be stuck.
+            error_text=text.encode(errors="replace").decode(),
             first_failed_at=at if earlier is None else earlier.first_failed_at,
             last_failed_at=at,
         ),
@@ -217,7 +221,7 @@ def decode_headers(
 
 def to_milliseconds(at: datetime) -> int:
     """Give milliseconds since 1970 for an aware time."""
-    return int(at.timestamp() * 1000)
+    return (at - _EPOCH) // timedelta(milliseconds=1)
 
 
 def from_milliseconds(value: int) -> datetime:
@@ -227,8 +231,8 @@ def from_milliseconds(value: int) -> datetime:
         ValueError: the value lies outside the years 1 to 9999.
     """
     try:
-        return datetime.fromtimestamp(value / 1000, UTC)
-    except (OverflowError, OSError) as error:
+        return _EPOCH + timedelta(milliseconds=value)
+    except OverflowError as error:
         message = f"expected milliseconds since 1970, got {value}"
         raise ValueError(message) from error
 

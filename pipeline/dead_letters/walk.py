@@ -51,6 +51,7 @@ class Walk:
         self._acked = 0
 
     async def __aenter__(self) -> Self:
+        """Count what is there; what comes later is not part of this walk."""
         self._left = (await self._broker.depth(self._name)).ready
         return self
 
@@ -60,6 +61,7 @@ class Walk:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        """Give everything back that was not acknowledged."""
         await self._consumers.__aexit__(kind, error, trace)
 
     async def receive(self, limit: int) -> Sequence[Delivery]:
