@@ -1,0 +1,263 @@
+"""Make the messages that carry events, ready to be published.
+
+Built without the models, because dedupe makes one for every callback; the unit
+tests hold every one of them against its model. Headers repeat what a consumer may
+want to filter by, so that nobody has to parse a body for that.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import orjson
+
+from pipeline.events.catalogue import (
+    ASSET_EXPIRED,
+    ASSET_REQUESTED,
+    ASSET_STORED,
+    ASSETS_READY,
+    CONTENT_TYPE,
+    TASK_TYPES,
+)
+from pipeline.message import (
+    EVENT_TYPE,
+    OPERATION,
+    STAGE,
+    TASK_ID,
+    Envelope,
+    MessageId,
+    Publication,
+)
+from pipeline.task import AssetState, bare_link, derived_id
+from pipeline.topology import DOWNLOAD, EVENTS, hand_to
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from pipeline.message import HeaderValue, JSONValue
+    from pipeline.task import Asset, EventId, StageReady, TaskUpdate
+
+_OPTIONS: Final = orjson.OPT_UTC_Z
+#: Of a settled file, what ``task.assets_ready`` says beside track, kind and state.
+_SETTLED_FIELDS: Final = ("sha256", "size_bytes", "content_type", "location", "reason")
+
+
+def task_event(
+    update: TaskUpdate,
+    event: EventId,
+    *,
+    late: bool,
+    origin: str,
+    received_at: datetime,
+    source: str,
+    at: datetime,
+) -> Publication:
+    """Say what the provider said, as ``task.<stage>``.
+
+    Args:
+        update: what it said.
+        event: the update's event id, which becomes the id of the event.
+        late: whether the task was past this stage already.
+        origin: ``callback`` or ``poll``.
+        received_at: the time of the event.
+        source: the CloudEvents source.
+        at: the time of publishing.
+    """
+    stage = update.stage
+    kind = TASK_TYPES[stage]
+    body = _event(
+        event,
+        kind,
+        subject=update.task_id,
+        time=received_at,
+        source=source,
+        data={
+            "task_id": update.task_id,
+            "operation": update.operation,
+            "stage": stage,
+            "late": late,
+            "code": update.code,
+            "message": update.message,
+            "unknown_reason": update.unknown_reason,
+            "origin": origin,
+            "tracks": update.tracks,
+        },
+    )
+    headers: dict[str, HeaderValue] = {
+        EVENT_TYPE: kind,
+        TASK_ID: update.task_id,
+        OPERATION: update.operation,
+        STAGE: stage.value,
+    }
+    return Publication(
+        exchange=EVENTS, envelope=_envelope(event, kind, body, headers, at)
+    )
+
+
+def asset_requested(
+    asset: Asset, *, owner: MessageId, source: str, at: datetime
+) -> Publication:
+    """Ask the download worker for a file; the same owner asks with the same id."""
+    event = _asset_id(asset, ASSET_REQUESTED, owner)
+    data = {**_named(asset), "url": asset.url}
+    return hand_to(
+        DOWNLOAD,
+        _asset_envelope(asset, event, ASSET_REQUESTED, data, source=source, at=at),
+    )
+
+
+def asset_settled(asset: Asset, *, source: str, at: datetime) -> Publication:
+    """Say that a file is stored or has expired.
+
+    Raises:
+        ValueError: it is still pending.
+    """
+    if asset.state is AssetState.STORED:
+        kind = ASSET_STORED
+        event = _asset_id(asset, kind, asset.sha256 or "")
+        data = {
+            **_named(asset),
+            "sha256": asset.sha256,
+            "size_bytes": asset.size_bytes,
+            "content_type": asset.content_type,
+            "location": asset.location,
+        }
+    elif asset.state is AssetState.EXPIRED:
+        kind = ASSET_EXPIRED
+        # Not the time: whoever hears of it twice shall see that it is one thing.
+        event = _asset_id(asset, kind, bare_link(asset.url))
+        data = {**_named(asset), "reason": asset.reason or ""}
+    else:
+        message = f"expected a file that is stored or expired, got {asset.key} pending"
+        raise ValueError(message)
+    envelope = _asset_envelope(asset, event, kind, data, source=source, at=at)
+    return Publication(exchange=EVENTS, envelope=envelope)
+
+
+def assets_ready(ready: StageReady, *, source: str, at: datetime) -> Publication:
+    """Say that every file of a stage is settled.
+
+    The id depends on what became of each file: two workers that settle the last
+    two files at once say the same, and a file that is recovered later is news.
+    """
+    assets = [
+        {
+            "track_id": asset.key.track_id,
+            "kind": asset.key.kind,
+            "state": asset.state,
+            **{name: getattr(asset, name) for name in _SETTLED_FIELDS},
+        }
+        for asset in ready.assets
+    ]
+    fates = (
+        part
+        for asset in ready.assets
+        for part in (
+            asset.key.track_id,
+            asset.key.kind,
+            asset.sha256 or str(asset.state),
+        )
+    )
+    event = derived_id(ASSETS_READY, ready.task_id, ready.stage, *fates)
+    body = _event(
+        event,
+        ASSETS_READY,
+        subject=ready.task_id,
+        time=max((a.settled_at for a in ready.assets if a.settled_at), default=at),
+        source=source,
+        data={
+            "task_id": ready.task_id,
+            "operation": ready.operation,
+            "stage": ready.stage,
+            "assets": assets,
+        },
+    )
+    headers: dict[str, HeaderValue] = {
+        EVENT_TYPE: ASSETS_READY,
+        TASK_ID: ready.task_id,
+        OPERATION: ready.operation,
+        STAGE: ready.stage.value,
+    }
+    return Publication(
+        exchange=EVENTS, envelope=_envelope(event, ASSETS_READY, body, headers, at)
+    )
+
+
+def _asset_id(asset: Asset, kind: str, what: str) -> EventId:
+    key = asset.key
+    return derived_id(kind, key.task_id, key.track_id, key.kind, what)
+
+
+def _named(asset: Asset) -> dict[str, JSONValue]:
+    return {
+        "task_id": asset.key.task_id,
+        "track_id": asset.key.track_id,
+        "kind": asset.key.kind,
+        "operation": asset.operation,
+    }
+
+
+def _asset_envelope(
+    asset: Asset,
+    event: EventId,
+    kind: str,
+    data: dict[str, JSONValue],
+    *,
+    source: str,
+    at: datetime,
+) -> Envelope:
+    body = _event(
+        event,
+        kind,
+        subject=asset.key.task_id,
+        time=asset.settled_at or at,
+        source=source,
+        data=data,
+    )
+    headers: dict[str, HeaderValue] = {
+        EVENT_TYPE: kind,
+        TASK_ID: asset.key.task_id,
+        OPERATION: asset.operation,
+    }
+    return _envelope(event, kind, body, headers, at)
+
+
+def _event(
+    event: EventId,
+    kind: str,
+    *,
+    subject: str,
+    time: datetime,
+    source: str,
+    data: dict[str, JSONValue],
+) -> bytes:
+    return orjson.dumps(
+        {
+            "specversion": "1.0",
+            "id": event,
+            "source": source,
+            "type": kind,
+            "subject": subject,
+            "time": time,
+            "datacontenttype": "application/json",
+            "data": data,
+        },
+        option=_OPTIONS,
+    )
+
+
+def _envelope(
+    event: EventId,
+    kind: str,
+    body: bytes,
+    headers: dict[str, HeaderValue],
+    at: datetime,
+) -> Envelope:
+    return Envelope(
+        body=body,
+        routing_key=kind,
+        message_id=MessageId(event),
+        content_type=CONTENT_TYPE,
+        headers=headers,
+        published_at=at,
+    )
