@@ -85,13 +85,16 @@ def read_file(path: Path) -> Layer:
 
 
 def read_environment(environ: Mapping[str, str], keys: Collection[str]) -> Layer:
-    """Read every ``PIPELINE_`` variable; unknown ones are noted."""
+    """Read every ``PIPELINE_`` variable; unknown ones are noted.
+
+    An empty variable counts as not given, because a compose file cannot leave one
+    out.
+    """
     layer = Layer()
     known = {variable(key): key for key in keys}
     for name in sorted(environ):
-        if name == CONFIG_VARIABLE or name.startswith(TEST_PREFIX):
-            continue
-        if not name.startswith(PREFIX):
+        is_ours = name.startswith(PREFIX) and not name.startswith(TEST_PREFIX)
+        if not is_ours or name == CONFIG_VARIABLE or not environ[name]:
             continue
         base = name.removesuffix(FROM_FILE)
         if name in known:
@@ -106,22 +109,21 @@ def read_environment(environ: Mapping[str, str], keys: Collection[str]) -> Layer
     return layer
 
 
-def read_flags(flags: Mapping[str, object]) -> Layer:
+def read_flags(flags: Mapping[str, object], keys: Collection[str]) -> Layer:
     """Take values given on the command line by dotted key; ``None``: not given."""
     layer = Layer()
     for key, value in flags.items():
-        if value is not None:
-            try:
-                layer.put(key, value, "flag")
-            except (AttributeError, TypeError):
-                text = "expected a key of a table, got one of a value"
-                layer.mistakes.append(Mistake(key=key, origin="flag", text=text))
+        if key not in keys:
+            text = f"unknown key{did_you_mean(key, keys)}"
+            layer.mistakes.append(Mistake(key=key, origin="flag", text=text))
+        elif value is not None:
+            layer.put(key, value, "flag")
     return layer
 
 
 def _read_secret(layer: Layer, key: str, name: str, environ: Mapping[str, str]) -> None:
     """Read a value from the file that a ``…_FILE`` variable names."""
-    if name.removesuffix(FROM_FILE) in environ:
+    if environ.get(name.removesuffix(FROM_FILE)):
         text = f"expected one of {name.removesuffix(FROM_FILE)} and {name}, got both"
         layer.mistakes.append(Mistake(key=key, origin=name, text=text))
         return

@@ -39,6 +39,16 @@ if TYPE_CHECKING:
 DEFAULT: Final = "default"
 #: Longer values are cut in messages.
 _SHOWN_LENGTH: Final = 60
+#: Our words for what pydantic says in its own.
+_EXPECTED: Final = {
+    "byte_size": "a size such as 1048576, 512KiB or 1MiB",
+    "model_type": "a table",
+    "string_pattern_mismatch": "text of the form {pattern}",
+    "string_too_short": "a length of at least {min_length}",
+    "too_long": "at most {max_length} items",
+    "too_short": "a length of at least {min_length}",
+    "tuple_type": "a list",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,9 +104,10 @@ def try_settings(
     """Do as ``load_settings``, but return the mistakes; never raises."""
     environ = os.environ if environ is None else environ
     path = _choose_file(file, environ)
+    keys = tuple(leaf_keys())
     layers = [
-        read_flags(flags or {}),
-        read_environment(environ, tuple(leaf_keys())),
+        read_flags(flags or {}, keys),
+        read_environment(environ, keys),
         Layer() if path is None else read_file(path),
     ]
     mistakes = [mistake for layer in layers for mistake in layer.mistakes]
@@ -175,23 +186,9 @@ def _mistake(
 
 def _expected(details: ErrorDetails) -> str:
     """Say what would have been right."""
-    context = details.get("ctx", {})
-    match details["type"]:
-        case "model_type" | "model_attributes_type":
-            return "a table"
-        case "too_short" | "string_too_short":
-            return f"a length of at least {context['min_length']}"
-        case "too_long":
-            return f"at most {context['max_length']} items"
-        case "byte_size":
-            return "a size such as 1048576, 512KiB or 1MiB"
-        case "tuple_type":
-            return "a list"
-        case "string_pattern_mismatch":
-            return f"text of the form {context['pattern']}"
-        case _:
-            text = details["msg"].split(", unable", 1)[0]
-            return text.removeprefix("Input should be ").removeprefix("Value error, ")
+    if (words := _EXPECTED.get(details["type"])) is not None:
+        return words.format(**details.get("ctx", {}))
+    return details["msg"].split(", unable", 1)[0].removeprefix("Input should be ")
 
 
 def _shown(info: FieldInfo | None, value: object) -> str:

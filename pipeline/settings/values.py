@@ -79,7 +79,9 @@ def format_duration(value: timedelta) -> str:
 
 
 def parse_list(value: object) -> object:
-    """Read a list from text: JSON if it starts with ``[``, else comma-separated.
+    """Read a list from text: JSON if it starts with ``[``, else one value a line.
+
+    Commas separate values as well.
 
     Raises:
         PydanticCustomError: it starts like JSON and is none.
@@ -91,7 +93,7 @@ def parse_list(value: object) -> object:
             return orjson.loads(value)
         except orjson.JSONDecodeError as error:
             _refuse("a JSON list, or values separated by commas", error)
-    return [item.strip() for item in value.split(",") if item.strip()]
+    return [item.strip() for item in re.split("[,\n]", value) if item.strip()]
 
 
 def mask_password(url: str) -> str:
