@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from pydantic import BaseModel, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
+from pydantic import ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+)
 
 from pipeline.errors import ConfigurationError
 from pipeline.settings.keys import (
@@ -131,20 +135,6 @@ def _choose_file(file: Path | None, environ: Mapping[str, str]) -> Path | None:
     return DEFAULT_FILE if DEFAULT_FILE.is_file() else None
 
 
-class _LayerSource(PydanticBaseSettingsSource):
-    """Hands a layer that was read before to pydantic-settings, which merges."""
-
-    def __init__(self, settings_class: type[BaseSettings], layer: Layer) -> None:
-        super().__init__(settings_class)
-        self._values = layer.values
-
-    def get_field_value(self, field: FieldInfo, field_name: str) -> Any:
-        return self._values.get(field_name), field_name, isinstance(field, BaseModel)
-
-    def __call__(self) -> dict[str, Any]:
-        return self._values
-
-
 def _validate(layers: Sequence[Layer]) -> Settings:
     """Merge the layers, the first one first in rank, and validate.
 
@@ -157,9 +147,11 @@ def _validate(layers: Sequence[Layer]) -> Settings:
         def settings_customise_sources(
             cls, settings_cls: type[BaseSettings], *_: object, **__: object
         ) -> tuple[PydanticBaseSettingsSource, ...]:
-            return tuple(_LayerSource(settings_cls, layer) for layer in layers)
+            return tuple(
+                InitSettingsSource(settings_cls, layer.values) for layer in layers
+            )
 
-    return Layered()
+    return Settings(**dict(Layered()))
 
 
 def _mistake(

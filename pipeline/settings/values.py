@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|)", re.ASCII)
 _UNIT_SECONDS: Final = {"ms": 0.001, "": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _LONGEST_SECONDS: Final = 365 * 86400
-_PASSWORD: Final = re.compile(r"(?<=://)([^/?#]*):[^/?#]*@")
+_PASSWORD: Final = re.compile(r"(?<=://)([^:/?#@]*):.*@", re.DOTALL)
 
 BROKER_SCHEMES: Final = ("sqlite", "amqp", "amqps")
 LEDGER_SCHEMES: Final = ("sqlite",)
@@ -75,7 +75,9 @@ def format_duration(value: timedelta) -> str:
     for unit in ("h", "m", "s"):
         if seconds and seconds % _UNIT_SECONDS[unit] == 0:
             return f"{seconds / _UNIT_SECONDS[unit]:.0f}{unit}"
-    return f"{seconds * 1000:g}ms" if seconds else "0s"
+    if not seconds:
+        return "0s"
+    return f"{value / timedelta(milliseconds=1):.3f}".rstrip("0").rstrip(".") + "ms"
 
 
 def parse_list(value: object) -> object:
