@@ -1,0 +1,217 @@
+"""Many callbacks at once: ten thousand in random order, with repeats.
+
+The simulated provider keeps the provider's times; this keeps none. It sends as
+fast as the receiver answers, and knows what should have come of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Final
+
+import aiohttp
+
+from pipeline.simulator.chance import seeded
+from pipeline.simulator.payloads import encode
+from pipeline.simulator.plan import SemanticId
+from pipeline.task import Stage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_STAGES: Final = (Stage.TEXT, Stage.FIRST, Stage.COMPLETE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadOptions:
+    """What to send.
+
+    Raises:
+        ValueError: there are too few tasks for so many different callbacks.
+    """
+
+    #: How many callbacks, repeats included.
+    callbacks: int = 10_000
+    #: Repeats among them: a share between 0 and 0.9.
+    duplicate_rate: float = 0.2
+    #: How many tasks they belong to; ``None``: as few as possible, three each.
+    tasks: int | None = None
+    seed: int = 1
+    #: Audio links of the tracks, in turn; empty: tracks without any link.
+    links: tuple[str, ...] = ()
+    #: Connections, each with one request at a time.
+    connections: int = 32
+    #: How long one request may take.
+    timeout_seconds: float = 15.0
+    #: How often a callback that was not accepted is sent in all.
+    attempts: int = 3
+
+    def __post_init__(self) -> None:
+        """Check that the figures fit together.
+
+        Raises:
+            ValueError: they do not.
+        """
+        if not 0 <= self.duplicate_rate <= 0.9:  # noqa: PLR2004 - as in a scenario
+            message = f"duplicate_rate: expected 0 to 0.9, got {self.duplicate_rate}"
+            raise ValueError(message)
+        if self.tasks is not None and self.tasks * len(_STAGES) < self.distinct:
+            message = (
+                f"tasks: expected at least {-(-self.distinct // len(_STAGES))} for "
+                f"{self.distinct} different callbacks, got {self.tasks}"
+            )
+            raise ValueError(message)
+
+    @property
+    def distinct(self) -> int:
+        """How many of the callbacks differ from each other."""
+        repeats = round(self.callbacks * self.duplicate_rate)
+        return self.callbacks - min(repeats, max(0, self.callbacks - 1))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadCallback:
+    """One callback to be sent."""
+
+    task_id: str
+    stage: Stage
+    semantic_id: SemanticId
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadResult:
+    """What came of it."""
+
+    #: HTTP requests, repeated attempts included.
+    sent: int
+    #: Callbacks that were answered with 200.
+    accepted: int
+    #: Callbacks that never were.
+    refused: int
+    #: What the accepted ones say, each once: one event each is expected.
+    events: frozenset[SemanticId]
+    #: The tasks of the accepted ones.
+    task_ids: frozenset[str]
+    #: In real seconds, from the first request to the last answer.
+    elapsed_seconds: float
+
+    @property
+    def duplicates_accepted(self) -> int:
+        """How many accepted callbacks said what another one had said."""
+        return self.accepted - len(self.events)
+
+
+def plan_load(options: LoadOptions) -> list[LoadCallback]:
+    """Write every callback, in the order in which they are to be sent.
+
+    The same options give the same bodies. Repeats have other query strings in
+    their links, and may come before what they repeat.
+    """
+    chance = seeded("load", options.seed)
+    distinct = options.distinct
+    count = options.tasks or -(-distinct // len(_STAGES))
+    # Every task gets its first callback before any gets a second one.
+    events = [(number % count, number // count) for number in range(distinct)]
+    repeats = options.callbacks - distinct
+    events += chance.choices(events, k=repeats) if events else []
+    chance.shuffle(events)
+    ids = [f"{chance.getrandbits(128):032x}" for _ in range(count)]
+    turns = [chance.sample(_STAGES, len(_STAGES)) for _ in range(count)]
+    return [
+        _write(options, ids[task], turns[task][turn], task, sent)
+        for sent, (task, turn) in enumerate(events)
+    ]
+
+
+async def run_load(
+    callback_url: str,
+    options: LoadOptions | None = None,
+    *,
+    on_answer: Callable[[bool], None] | None = None,
+) -> LoadResult:
+    """Send everything over ``options.connections`` connections, as fast as it goes.
+
+    Callbacks that were not accepted are sent again at the end, after all others.
+    ``on_answer`` is called after every request with whether it was accepted.
+    Cancelling stops at once.
+    """
+    options = options or LoadOptions()
+    callbacks = await asyncio.to_thread(plan_load, options)
+    waiting = deque((callback, 1) for callback in callbacks)
+    accepted: list[LoadCallback] = []
+    sent = 0
+
+    async def send_all(session: aiohttp.ClientSession) -> None:
+        nonlocal sent
+        while waiting:
+            callback, attempt = waiting.popleft()
+            is_accepted = await _post(session, callback_url, callback.body)
+            sent += 1
+            if is_accepted:
+                accepted.append(callback)
+            elif attempt < options.attempts:
+                waiting.append((callback, attempt + 1))
+            if on_answer is not None:
+                on_answer(is_accepted)
+
+    started = time.monotonic()
+    async with _session(options) as session, asyncio.TaskGroup() as group:
+        for _ in range(options.connections):
+            group.create_task(send_all(session))
+    return LoadResult(
+        sent=sent,
+        accepted=len(accepted),
+        refused=len(callbacks) - len(accepted),
+        events=frozenset(callback.semantic_id for callback in accepted),
+        task_ids=frozenset(callback.task_id for callback in accepted),
+        elapsed_seconds=time.monotonic() - started,
+    )
+
+
+def _write(
+    options: LoadOptions, task_id: str, stage: Stage, task: int, sent: int
+) -> LoadCallback:
+    track: dict[str, Any] = {"id": f"{task_id}-1", "title": f"Song {task}"}
+    if options.links and stage is not Stage.TEXT:
+        link = options.links[task % len(options.links)]
+        mark = "&" if "?" in link else "?"
+        track["audio_url"] = f"{link}{mark}n={sent}"
+    body = {
+        "code": 200,
+        "msg": "success",
+        "data": {
+            "callbackType": str(stage),
+            "task_id": task_id,
+            "data": [] if stage is Stage.TEXT else [track],
+        },
+    }
+    return LoadCallback(
+        task_id=task_id,
+        stage=stage,
+        semantic_id=SemanticId(f"{task_id}.{stage}"),
+        body=encode(body),
+    )
+
+
+def _session(options: LoadOptions) -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=options.connections),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        headers={"Content-Type": "application/json"},
+        timeout=aiohttp.ClientTimeout(total=options.timeout_seconds),
+    )
+
+
+async def _post(session: aiohttp.ClientSession, address: str, body: bytes) -> bool:
+    try:
+        async with session.post(address, data=body, allow_redirects=False) as response:
+            await response.read()
+            return response.status == HTTPStatus.OK
+    except (aiohttp.ClientError, OSError):
+        # A timeout is an OSError too: the outcome is unknown, so it is sent again.
+        return False

@@ -1,0 +1,187 @@
+"""Deliver callbacks as the provider does: 15 seconds, three retries, then never."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Final, Self
+
+import aiohttp
+
+from pipeline.simulator.journal import Outcome, SentCallback
+from pipeline.simulator.payloads import callback_body, encode, semantic_id
+from pipeline.simulator.signing import callback_headers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
+    from types import TracebackType
+
+    from pipeline.simulator.clock import SimulatedClock
+    from pipeline.simulator.journal import Journal
+    from pipeline.simulator.payloads import Link
+    from pipeline.simulator.plan import CallbackPlan, SemanticId, TaskPlan
+
+#: Given by the older of the provider's pages; the newer ones give only the number.
+RETRY_WAITS: Final = (
+    timedelta(minutes=1),
+    timedelta(minutes=5),
+    timedelta(minutes=15),
+)
+#: Answers are read so far, so that the connection can be used again.
+_ANSWER_BYTES: Final = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PostingRules:
+    """How callbacks are delivered. Spans are on the simulated clock."""
+
+    #: How long the receiver may take to answer.
+    timeout: timedelta = timedelta(seconds=15)
+    #: Waits before each retry.
+    retry_waits: tuple[timedelta, ...] = RETRY_WAITS
+    #: In real seconds: however fast the clock, a receiver gets this long.
+    least_timeout_seconds: float = 5.0
+    #: Requests at the same time.
+    concurrency: int = 16
+    #: Signs callbacks if given, as set on the provider's settings page.
+    webhook_key: str | None = None
+
+
+class Poster:
+    """Sends callbacks, retries them and notes what came of it.
+
+    To be used as an async context manager. Callers own the tasks in which
+    ``deliver`` runs; cancelling one abandons its callback without an outcome.
+    """
+
+    def __init__(
+        self,
+        *,
+        rules: PostingRules,
+        clock: SimulatedClock,
+        journal: Journal,
+        link: Link,
+        on_sent: Callable[[SentCallback], None] | None = None,
+    ) -> None:
+        self._rules = rules
+        self._clock = clock
+        self._journal = journal
+        self._link = link
+        self._on_sent = on_sent
+        self._turns = asyncio.Semaphore(rules.concurrency)
+        self._bodies: dict[SemanticId, bytes] = {}
+        self._given_up: set[str] = set()
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        """Open the connections' pool."""
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=self._rules.concurrency),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers={"User-Agent": "simulated-provider"},
+            timeout=aiohttp.ClientTimeout(total=None),
+        )
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close the connections."""
+        if self._session is not None:
+            await self._session.close()
+
+    def has_given_up(self, task_id: str) -> bool:
+        """Whether a callback of the task has failed for good."""
+        return task_id in self._given_up
+
+    async def deliver(
+        self, task: TaskPlan, callback: CallbackPlan, *, address: str, due_at: datetime
+    ) -> Outcome:
+        """Deliver one callback when it is due; returns once it has an outcome."""
+        await self._clock.sleep_until(due_at)
+        outcome = await self._attempt_all(task, callback, address)
+        if outcome is Outcome.GAVE_UP:
+            self._given_up.add(task.task_id)
+        self._journal.note_outcome(task, callback, outcome)
+        return outcome
+
+    async def _attempt_all(
+        self, task: TaskPlan, callback: CallbackPlan, address: str
+    ) -> Outcome:
+        body: bytes | None = None
+        for attempt, wait in enumerate((timedelta(0), *self._rules.retry_waits), 1):
+            if wait:
+                await self._clock.sleep(wait)
+            async with self._turns:
+                if self.has_given_up(task.task_id):
+                    return Outcome.GAVE_UP if attempt > 1 else Outcome.SUPPRESSED
+                body = body or self._body(task, callback)
+                sent = await self._post(task, callback, address, body, attempt)
+            self._journal.note_sent(sent)
+            if self._on_sent is not None:
+                self._on_sent(sent)
+            if sent.is_accepted:
+                return Outcome.ACCEPTED
+        return Outcome.GAVE_UP
+
+    def _body(self, task: TaskPlan, callback: CallbackPlan) -> bytes:
+        """Write the body; a repeat without fresh links is the same byte for byte."""
+        named = semantic_id(task, callback)
+        if callback.fresh_links or named not in self._bodies:
+            self._bodies[named] = encode(callback_body(task, callback, self._link))
+        return self._bodies[named]
+
+    async def _post(
+        self,
+        task: TaskPlan,
+        callback: CallbackPlan,
+        address: str,
+        body: bytes,
+        attempt: int,
+    ) -> SentCallback:
+        status, error = await self._request(address, task.task_id, body)
+        return SentCallback(
+            task_id=task.task_id,
+            operation=task.operation,
+            stage=callback.stage,
+            semantic_id=semantic_id(task, callback),
+            repeat=callback.repeat,
+            attempt=attempt,
+            status=status,
+            error=error,
+            body=body,
+            at=self._clock.now(),
+        )
+
+    async def _request(
+        self, address: str, task_id: str, body: bytes
+    ) -> tuple[int | None, str]:
+        if self._session is None:
+            message = "the poster is not open: use it as an async context manager"
+            raise RuntimeError(message)
+        headers = {"Content-Type": "application/json"}
+        if self._rules.webhook_key is not None:
+            headers |= callback_headers(
+                task_id, key=self._rules.webhook_key, timestamp=int(time.time())
+            )
+        seconds = self._clock.real_seconds(self._rules.timeout)
+        seconds = max(seconds, self._rules.least_timeout_seconds)
+        try:
+            async with (
+                asyncio.timeout(seconds),
+                self._session.post(
+                    address, data=body, headers=headers, allow_redirects=False
+                ) as response,
+            ):
+                await response.content.read(_ANSWER_BYTES)
+                return response.status, ""
+        except TimeoutError:
+            return None, f"no answer within {seconds:g} s"
+        except (aiohttp.ClientError, OSError) as error:
+            return None, f"{type(error).__name__}: {error}"

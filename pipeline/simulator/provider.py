@@ -1,0 +1,288 @@
+"""The provider, simulated: its API, its files and its callbacks, on loopback.
+
+Usable in anybody's tests: it needs a callback address and knows nothing of what
+stands behind it. ``examples/simulate_in_your_tests.py`` shows how.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from itertools import count
+from typing import TYPE_CHECKING, Final, Self
+
+from aiohttp import web
+
+from pipeline.simulator.chance import seeded
+from pipeline.simulator.clock import SimulatedClock
+from pipeline.simulator.endpoints import Endpoints
+from pipeline.simulator.files import FileServer, FileShelf
+from pipeline.simulator.journal import Journal
+from pipeline.simulator.options import PLAIN, ScenarioOptions
+from pipeline.simulator.payloads import record_info
+from pipeline.simulator.poster import Poster, PostingRules
+from pipeline.simulator.scenario import plan_scenario
+from pipeline.simulator.server import serve
+from pipeline.simulator.signing import LinkSigner
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Iterator, Sequence
+    from types import TracebackType
+
+    from pipeline.simulator.files import Content
+    from pipeline.simulator.journal import Outcome, Report, SentCallback
+    from pipeline.simulator.payloads import Body
+    from pipeline.simulator.plan import TaskPlan
+    from pipeline.simulator.scenario import Scenario
+    from pipeline.simulator.submission import Door
+    from pipeline.task import Stage
+
+#: Files are kept for 14 days.
+LINK_LIFETIME: Final = timedelta(days=14)
+#: Submitted tasks are planned so many at a time, so that rates can be met exactly.
+_BLOCK: Final = 20
+_LONG_AGO: Final = timedelta(days=-1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProviderOptions:
+    """How a simulated provider behaves."""
+
+    host: str = "127.0.0.1"
+    #: 0 takes any free port.
+    port: int = 0
+    #: Base address in links, if receivers reach the server under another name.
+    public_url: str | None = None
+    #: Decides on links' signatures and on what happens to submitted tasks.
+    seed: int = 1
+    #: Simulated seconds per real second.
+    time_scale: float = 60.0
+    #: Which of the provider's doors to imitate where they differ.
+    door: Door = "S"
+    #: Asked for as a bearer token; ``None`` lets everybody in.
+    api_key: str | None = "simulated-key"
+    #: Submissions over HTTP until the account is empty.
+    credits: int = 10_000
+    #: How long signed links work, on the simulated clock.
+    link_lifetime: timedelta = LINK_LIFETIME
+    #: What happens to tasks that are submitted one by one.
+    behaviour: ScenarioOptions = PLAIN
+    posting: PostingRules = field(default_factory=PostingRules)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Running:
+    """A task that was submitted."""
+
+    plan: TaskPlan
+    #: The moment from which the plan's times count.
+    origin_at: datetime
+
+    def stage(self, now: datetime) -> Stage | None:
+        """Say how far the task is."""
+        reached = [s for s, at in self.plan.milestones if self.origin_at + at <= now]
+        return reached[-1] if reached else None
+
+
+class SimulatedProvider:
+    """A provider on loopback, as an async context manager.
+
+    Leaving the context stops the server and abandons callbacks that are under way.
+    Every method belongs to the event loop that entered it.
+
+    Args:
+        options: how it behaves.
+        on_sent: called after every attempt to deliver a callback, on the event
+            loop; it must be quick, and an error in it ends the run.
+    """
+
+    def __init__(
+        self,
+        options: ProviderOptions | None = None,
+        *,
+        on_sent: Callable[[SentCallback], None] | None = None,
+    ) -> None:
+        self.options = options or ProviderOptions()
+        self.clock = SimulatedClock(self.options.time_scale)
+        self.credits = self.options.credits
+        self.shelf = FileShelf()
+        self._journal = Journal()
+        self._signer = LinkSigner(
+            key=f"links of seed {self.options.seed}".encode(),
+            clock=self.clock,
+            lifetime=self.options.link_lifetime,
+        )
+        self.files = FileServer(self.shelf, self._signer)
+        self._poster = Poster(
+            rules=self.options.posting,
+            clock=self.clock,
+            journal=self._journal,
+            link=self._callback_link,
+            on_sent=on_sent,
+        )
+        self._running: dict[str, _Running] = {}
+        self._supply = self._planned_tasks()
+        self._deliveries: set[asyncio.Task[object]] = set()
+        self._stack = AsyncExitStack()
+        self._url: str | None = None
+
+    async def __aenter__(self) -> Self:
+        """Start the server.
+
+        Raises:
+            OSError: the address is in use.
+        """
+        app = web.Application()
+        self.files.add_routes(app)
+        Endpoints(
+            self, door=self.options.door, api_key=self.options.api_key, clock=self.clock
+        ).add_routes(app)
+        async with AsyncExitStack() as stack:
+            served = serve(app, host=self.options.host, port=self.options.port)
+            self._url = await stack.enter_async_context(served)
+            await stack.enter_async_context(self._poster)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Stop everything; an error in ``on_sent`` that nobody saw is raised."""
+        for delivery in self._deliveries:
+            delivery.cancel()
+        ends = await asyncio.gather(*self._deliveries, return_exceptions=True)
+        self._deliveries.clear()
+        await self._stack.aclose()
+        if error is None:
+            for end in ends:
+                if isinstance(end, Exception):
+                    raise end
+
+    @property
+    def url(self) -> str:
+        """Base address of the API and of links, without a slash at the end.
+
+        Raises:
+            RuntimeError: the provider has not been entered.
+        """
+        if self._url is None:
+            message = "the provider is not open: use it as an async context manager"
+            raise RuntimeError(message)
+        return (self.options.public_url or self._url).rstrip("/")
+
+    @property
+    def sent(self) -> Sequence[SentCallback]:
+        """Every attempt so far, in the order in which they ended."""
+        return tuple(self._journal.sent)
+
+    def report(self) -> Report:
+        """Sum up what was sent so far and what should have come of it."""
+        return self._journal.report()
+
+    async def run(self, scenario: Scenario, *, callback_url: str) -> Report:
+        """Play a scenario; returns when every callback was accepted or given up.
+
+        ``{operation}`` in the address is replaced by each task's operation. The
+        report covers everything this provider has sent, other runs included.
+        Cancelling stops the run; what was sent stays in the report.
+
+        Raises:
+            ExceptionGroup: ``on_sent`` raised an error.
+        """
+        origin_at = self.clock.now()
+        async with asyncio.TaskGroup() as group:
+            for task in scenario.tasks:
+                for delivery in self._deliveries_of(task, origin_at, callback_url):
+                    group.create_task(delivery)
+        return self.report()
+
+    async def submit(
+        self, callback_url: str, *, operation: str = "upload-extend", model: str = "V5"
+    ) -> str:
+        """Start one task, as the submit endpoint does, and give its id.
+
+        What happens to it is decided by ``options.behaviour``. Its callbacks leave
+        in the background: ``drain`` waits for them.
+        """
+        task = replace(next(self._supply), operation=operation, model=model)
+        origin_at = self.clock.now() - task.starts_at
+        for delivery in self._deliveries_of(task, origin_at, callback_url):
+            self._deliveries.add(asyncio.create_task(delivery))
+        return task.task_id
+
+    async def drain(self) -> Report:
+        """Wait until every callback of submitted tasks was accepted or given up."""
+        while self._deliveries:
+            done, _ = await asyncio.wait(self._deliveries)
+            self._deliveries -= done
+            for delivery in done:
+                delivery.result()
+        return self.report()
+
+    async def content(self, path: str) -> Content:
+        """Give the bytes of a file, by its path without a query.
+
+        Raises:
+            KeyError: there is no such file.
+        """
+        file = self.shelf.find(path)
+        if file is None:
+            raise KeyError(path)
+        return await self.shelf.content(file)
+
+    def details(self, task_id: str) -> Body | None:
+        """Give the answer of the details endpoint; ``None``: no such task."""
+        running = self._running.get(task_id)
+        if running is None:
+            return None
+        return record_info(
+            running.plan,
+            running.stage(self.clock.now()),
+            self._fresh_link,
+            callback_gave_up=self._poster.has_given_up(task_id),
+        )
+
+    def link(self, path: str, *, lifetime: timedelta | None = None) -> str:
+        """Sign a file's path anew, for ``options.link_lifetime`` unless given.
+
+        Raises:
+            KeyError: there is no such file.
+        """
+        if self.shelf.find(path) is None:
+            raise KeyError(path)
+        return self.url + self._signer.sign(path, lifetime=lifetime)
+
+    def _deliveries_of(
+        self, task: TaskPlan, origin_at: datetime, callback_url: str
+    ) -> Iterator[Coroutine[object, object, Outcome]]:
+        self._running[task.task_id] = _Running(plan=task, origin_at=origin_at)
+        self._journal.plan(task)
+        self.shelf.add(task.files)
+        address = callback_url.replace("{operation}", task.operation)
+        for callback in task.callbacks:
+            due_at = origin_at + callback.at
+            yield self._poster.deliver(task, callback, address=address, due_at=due_at)
+
+    def _planned_tasks(self) -> Iterator[TaskPlan]:
+        for block in count():
+            seed = f"{self.options.seed}.{self.options.behaviour.seed}.{block}"
+            number = seeded("block", seed).getrandbits(48)
+            options = replace(self.options.behaviour, tasks=_BLOCK, seed=number)
+            yield from plan_scenario(options).tasks
+
+    def _fresh_link(self, path: str) -> str:
+        """Link to anything: only files are signed, streams are not."""
+        known = self.shelf.find(path) is not None
+        return self.link(path) if known else self.url + path
+
+    def _callback_link(self, path: str) -> str:
+        """Link to anything, dead where the plan says so."""
+        file = self.shelf.find(path)
+        if file is None or file.expiry is None:
+            return self._fresh_link(path)
+        return self.link(path, lifetime=_LONG_AGO)
