@@ -1,0 +1,183 @@
+"""Between the ledger's rows and its values."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+import orjson
+
+from pipeline.ledger.port import (
+    AssetState,
+    Attempt,
+    Notification,
+    SeenUpdate,
+    Verdict,
+)
+from pipeline.ledger.recording import AssetRow, TaskRow
+from pipeline.message import from_milliseconds, to_milliseconds
+from pipeline.task import Stage, Track
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from pipeline.ledger.port import Claim
+
+#: A row as the database gives it.
+Row: TypeAlias = tuple[Any, ...]
+
+STAGES: Final = {stage.value: stage for stage in Stage}
+VERDICTS: Final = {verdict.value: verdict for verdict in Verdict}
+STATES: Final = {state.value: state for state in AssetState}
+
+
+def task_row(row: Row) -> TaskRow:
+    """Read a row of ``TASK_COLUMNS``."""
+    task = TaskRow(*row)
+    task.stage = STAGES[row[2]]
+    return task
+
+
+def task_bindings(task: TaskRow) -> Row:
+    """Write ``TASK_COLUMNS``."""
+    return (
+        task.task_id,
+        task.operation,
+        task.stage.value,
+        task.code,
+        task.message,
+        task.first_seen_at,
+        task.last_seen_at,
+    )
+
+
+def asset_row(row: Row) -> AssetRow:
+    """Read a row of ``ASSET_COLUMNS``."""
+    asset = AssetRow(*row)
+    asset.state = STATES[row[6]]
+    return asset
+
+
+def asset_bindings(row: AssetRow) -> Row:
+    """Write ``ASSET_COLUMNS``."""
+    return (
+        row.task_id,
+        row.track_id,
+        row.kind,
+        row.operation,
+        row.url,
+        row.url_received_at,
+        row.state.value,
+        row.stages,
+        row.requested_by,
+        row.sha256,
+        row.size_bytes,
+        row.content_type,
+        row.location,
+        row.reason,
+        row.settled_at,
+    )
+
+
+def update_bindings(claim: Claim, verdict: Verdict) -> Row:
+    """Write a row of ``updates``."""
+    update = claim.update
+    return (
+        claim.event_id,
+        claim.owner,
+        update.task_id,
+        update.stage.value,
+        verdict.value,
+        claim.origin,
+        to_milliseconds(claim.received_at),
+        encode_tracks(update.tracks),
+        claim.body,
+    )
+
+
+def encode_tracks(tracks: Sequence[Track]) -> str:
+    """Write tracks as a JSON text."""
+    return orjson.dumps(tracks, option=orjson.OPT_UTC_Z).decode() if tracks else "[]"
+
+
+def decode_tracks(text: str) -> list[Track]:
+    """Read what ``encode_tracks`` wrote; fields of newer versions are left out."""
+    tracks = []
+    for item in orjson.loads(text):
+        known = {k: v for k, v in item.items() if k in Track.__dataclass_fields__}
+        if known.get("created_at") is not None:
+            at = datetime.fromisoformat(known["created_at"])
+            known["created_at"] = at.astimezone(UTC)
+        tracks.append(Track(**known))
+    return tracks
+
+
+def attempt_bindings(attempts: Iterable[Attempt]) -> Iterator[Row]:
+    """Write ``ATTEMPT_COLUMNS``."""
+    for one in attempts:
+        yield (
+            one.queue,
+            one.message_id,
+            one.task_id,
+            one.subject,
+            one.number,
+            one.outcome,
+            one.detail,
+            one.duration_seconds,
+            to_milliseconds(one.finished_at),
+            one.replays,
+        )
+
+
+def attempt(row: Row) -> Attempt:
+    """Read a row of ``ATTEMPT_COLUMNS``."""
+    return Attempt(
+        queue=row[0],
+        message_id=row[1],
+        task_id=row[2],
+        subject=row[3],
+        number=row[4],
+        outcome=row[5],
+        detail=row[6],
+        duration_seconds=row[7],
+        finished_at=from_milliseconds(row[8]),
+        replays=row[9],
+    )
+
+
+def notification_bindings(one: Notification) -> Row:
+    """Write ``NOTIFICATION_COLUMNS``."""
+    return (
+        one.subscription,
+        one.event_id,
+        one.event_type,
+        one.task_id,
+        one.attempts,
+        None if one.delivered_at is None else to_milliseconds(one.delivered_at),
+        one.status,
+    )
+
+
+def notification(row: Row) -> Notification:
+    """Read a row of ``NOTIFICATION_COLUMNS``."""
+    return Notification(
+        subscription=row[0],
+        event_id=row[1],
+        event_type=row[2],
+        task_id=row[3],
+        attempts=row[4],
+        delivered_at=None if row[5] is None else from_milliseconds(row[5]),
+        status=row[6],
+    )
+
+
+def seen_update(row: Row) -> SeenUpdate:
+    """Read a row of ``SELECT_UPDATES``."""
+    return SeenUpdate(
+        event_id=row[0],
+        stage=STAGES[row[1]],
+        verdict=VERDICTS[row[2]],
+        origin=row[3],
+        received_at=from_milliseconds(row[4]),
+        duplicates=row[5],
+    )

@@ -1,0 +1,343 @@
+"""The ledger in one SQLite file, for any number of processes on one machine.
+
+A transaction holds the file's only write lock from its start, so what is read in it
+cannot change before it is written. What to write is decided in ``recording.py``.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from importlib.resources import files
+from typing import TYPE_CHECKING, Final, Self, TypeVar
+
+import apsw
+
+from pipeline.errors import LedgerError, LedgerMismatch, LedgerUnavailable
+from pipeline.ledger import rows
+from pipeline.ledger import statements as sql
+from pipeline.ledger.port import (
+    Ledger,
+    SeenUpdate,
+    StoredAsset,
+    TaskRecord,
+    Totals,
+)
+from pipeline.ledger.recording import (
+    Files,
+    Known,
+    SeenEvent,
+    names_files,
+    ready_stages,
+    record,
+)
+from pipeline.message import from_milliseconds, to_milliseconds
+from pipeline.sqlite import Database, DatabaseUnavailable, SchemaMismatch, migrate
+from pipeline.task import EventId, Stage, TaskId, merge_tracks
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from datetime import datetime, timedelta
+    from types import TracebackType
+
+    from pipeline.ledger.port import (
+        Asset,
+        Attempt,
+        Claim,
+        Notification,
+        Recorded,
+        StageReady,
+    )
+    from pipeline.ledger.recording import AssetRow, Changes, TaskRow
+    from pipeline.task import AssetKey, Track
+
+T = TypeVar("T")
+
+#: Marks the file as a ledger; the letters PLGR.
+APPLICATION_ID: Final = 0x504C4752
+
+
+def migrations() -> list[str]:
+    """Give the scripts of the schema, the first one first."""
+    folder = files("pipeline.ledger") / "schema"
+    scripts = sorted(
+        (item for item in folder.iterdir() if item.name.endswith(".sql")),
+        key=lambda item: item.name,
+    )
+    return [script.read_text(encoding="utf-8") for script in scripts]
+
+
+class SqliteLedger(Ledger):
+    """The ledger in the SQLite file at ``path``, which is made if need be.
+
+    Args:
+        path: the file; not the broker's.
+        busy_timeout: how long to wait for other processes' locks.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], *, busy_timeout: timedelta | None = None
+    ) -> None:
+        scripts = migrations()
+
+        def prepare(connection: apsw.Connection) -> None:
+            migrate(connection, scripts, application_id=APPLICATION_ID)
+
+        options = {} if busy_timeout is None else {"busy_timeout": busy_timeout}
+        self._database = Database(path, prepare=prepare, **options)
+
+    async def __aenter__(self) -> Self:
+        await self._database.__aenter__()
+        try:
+            await self._read(lambda connection: connection.pragma("user_version"))
+        except BaseException:
+            await self._database.__aexit__(None, None, None)
+            raise
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self._database.__aexit__(kind, error, trace)
+
+    async def record(self, claims: Sequence[Claim]) -> Sequence[Recorded]:
+        if not claims:
+            return []
+
+        def run(connection: apsw.Connection) -> Sequence[Recorded]:
+            answers, changes = record(claims, _read_known(connection, claims))
+            _write_changes(connection, changes)
+            return answers
+
+        return await self._write(run)
+
+    async def find_asset(self, key: AssetKey) -> Asset | None:
+        row = await self._read(lambda connection: _find_file(connection, key))
+        return None if row is None else row.asset()
+
+    async def settle_asset(
+        self, key: AssetKey, result: StoredAsset | str, *, at: datetime
+    ) -> Sequence[StageReady]:
+        def run(connection: apsw.Connection) -> Sequence[StageReady]:
+            row = _find_file(connection, key)
+            if row is None:
+                return []
+            if row.settle(result, at=to_milliseconds(at)):
+                connection.execute(sql.PUT_ASSET, rows.asset_bindings(row))
+            return ready_stages(row, _files_of(connection, key.task_id))
+
+        return await self._write(run)
+
+    async def add_attempts(self, attempts: Sequence[Attempt]) -> None:
+        bindings = list(rows.attempt_bindings(attempts))
+        await self._write(
+            lambda connection: _all(
+                connection.executemany(sql.INSERT_ATTEMPT, bindings)
+            )
+        )
+
+    async def find_notification(
+        self, subscription: str, event: EventId
+    ) -> Notification | None:
+        found = await self._select(sql.SELECT_NOTIFICATION, subscription, event)
+        return rows.notification(found[0]) if found else None
+
+    async def note_notification(self, notification: Notification) -> None:
+        bindings = rows.notification_bindings(notification)
+        await self._write(
+            lambda connection: _all(connection.execute(sql.PUT_NOTIFICATION, bindings))
+        )
+
+    async def find_task(self, task_id: TaskId) -> TaskRecord | None:
+        def run(connection: apsw.Connection) -> list[TaskRecord]:
+            return _task_records(
+                connection, connection.execute(sql.SELECT_TASK, (task_id,))
+            )
+
+        return next(iter(await self._read(run)), None)
+
+    async def list_tasks(
+        self, *, stage: Stage | None = None, limit: int = 100
+    ) -> Sequence[TaskRecord]:
+        limit = max(0, limit)
+
+        def run(connection: apsw.Connection) -> list[TaskRecord]:
+            if stage is None:
+                found = connection.execute(sql.SELECT_TASKS, (limit,))
+            else:
+                bindings = (stage.value, limit)
+                found = connection.execute(sql.SELECT_TASKS_OF_STAGE, bindings)
+            return _task_records(connection, found)
+
+        return await self._read(run)
+
+    async def list_updates(self, task_id: TaskId) -> Sequence[SeenUpdate]:
+        found = await self._select(sql.SELECT_UPDATES, task_id)
+        updates = [rows.seen_update(row) for row in found]
+        updates.sort(key=lambda one: (one.received_at, one.stage.rank, one.event_id))
+        return updates
+
+    async def find_body(self, event: EventId) -> bytes | None:
+        found = await self._select(sql.SELECT_BODY, event)
+        return bytes(found[0][0]) if found else None
+
+    async def list_assets(self, task_id: TaskId) -> Sequence[Asset]:
+        found = await self._read(lambda connection: _files_of(connection, task_id))
+        return [row.asset() for row in found]
+
+    async def list_attempts(self, task_id: TaskId) -> Sequence[Attempt]:
+        found = await self._select(sql.SELECT_ATTEMPTS, task_id)
+        return [rows.attempt(row) for row in found]
+
+    async def list_notifications(self, task_id: TaskId) -> Sequence[Notification]:
+        found = await self._select(sql.SELECT_NOTIFICATIONS, task_id)
+        return [rows.notification(row) for row in found]
+
+    async def totals(self) -> Totals:
+        (row,) = await self._select(sql.SELECT_TOTALS)
+        return Totals(
+            tasks=row[0],
+            updates=row[1],
+            duplicates=row[2],
+            assets_pending=row[3],
+            assets_stored=row[4],
+            assets_expired=row[5],
+            notifications_delivered=row[6],
+        )
+
+    async def _select(self, statement: str, *bindings: str) -> list[rows.Row]:
+        return await self._read(
+            lambda connection: _all(connection.execute(statement, bindings))
+        )
+
+    async def _read(self, run: Callable[[apsw.Connection], T]) -> T:
+        with _translated():
+            return await self._database.read(run)
+
+    async def _write(self, run: Callable[[apsw.Connection], T]) -> T:
+        with _translated():
+            return await self._database.write(run)
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Turn the database's errors into the ledger's."""
+    try:
+        yield
+    except DatabaseUnavailable as error:
+        message = f"the ledger is not available: {error}"
+        raise LedgerUnavailable(message) from error
+    except SchemaMismatch as error:
+        raise LedgerMismatch(str(error)) from error
+    except apsw.Error as error:
+        message = f"the ledger refused a statement: {type(error).__name__}: {error}"
+        raise LedgerError(message) from error
+
+
+def _all(cursor: Iterable[rows.Row]) -> list[rows.Row]:
+    return list(cursor)
+
+
+def _read_known(connection: apsw.Connection, claims: Sequence[Claim]) -> Known:
+    """Read what there is about the claims, with one SELECT for each table."""
+    event_ids = list({claim.event_id for claim in claims})
+    task_ids = list({claim.update.task_id for claim in claims})
+    with_files = list(
+        {claim.update.task_id for claim in claims if names_files(claim.update)}
+    )
+    known_files: dict[TaskId, Files] = {}
+    for row in _select_in(
+        connection, sql.ASSET_COLUMNS, "assets", "task_id", with_files
+    ):
+        file = rows.asset_row(row)
+        known_files.setdefault(file.task_id, {})[file.track_id, file.kind] = file
+    return Known(
+        events={
+            EventId(row[0]): SeenEvent(row[1], rows.VERDICTS[row[2]])
+            for row in _select_in(
+                connection, "event_id, owner, verdict", "updates", "event_id", event_ids
+            )
+        },
+        tasks={
+            TaskId(row[0]): rows.task_row(row)
+            for row in _select_in(
+                connection, sql.TASK_COLUMNS, "tasks", "task_id", task_ids
+            )
+        },
+        files=known_files,
+    )
+
+
+def _select_in(
+    connection: apsw.Connection,
+    columns: str,
+    table: str,
+    key: str,
+    values: Sequence[str],
+) -> Iterator[rows.Row]:
+    for statement, bindings in sql.select_in(columns, table, key, values):
+        yield from connection.execute(statement, bindings)
+
+
+def _write_changes(connection: apsw.Connection, changes: Changes) -> None:
+    if changes.updates:
+        connection.executemany(
+            sql.INSERT_UPDATE, [rows.update_bindings(*one) for one in changes.updates]
+        )
+    if changes.duplicates:
+        connection.executemany(
+            sql.INSERT_DUPLICATE,
+            [
+                (claim.event_id, claim.owner, to_milliseconds(claim.received_at))
+                for claim in changes.duplicates
+            ],
+        )
+    if changes.tasks:
+        connection.executemany(
+            sql.PUT_TASK, [rows.task_bindings(task) for task in changes.tasks.values()]
+        )
+    if changes.assets:
+        connection.executemany(
+            sql.PUT_ASSET, [rows.asset_bindings(row) for row in changes.assets.values()]
+        )
+
+
+def _find_file(connection: apsw.Connection, key: AssetKey) -> AssetRow | None:
+    found = connection.execute(sql.SELECT_ASSET, (key.task_id, key.track_id, key.kind))
+    return next((rows.asset_row(row) for row in found), None)
+
+
+def _files_of(connection: apsw.Connection, task_id: TaskId) -> list[AssetRow]:
+    found = connection.execute(sql.SELECT_ASSETS, (task_id,))
+    return [rows.asset_row(row) for row in found]
+
+
+def _task_records(
+    connection: apsw.Connection, found: Iterable[rows.Row]
+) -> list[TaskRecord]:
+    """Make tasks of rows, in their order, with the tracks of all their updates."""
+    tasks = [rows.task_row(row) for row in found]
+    told: dict[TaskId, list[tuple[Stage, list[Track]]]] = {t.task_id: [] for t in tasks}
+    for task_id, stage, tracks in _select_in(
+        connection, "task_id, stage, tracks", "updates", "task_id", list(told)
+    ):
+        told[task_id].append((rows.STAGES[stage], rows.decode_tracks(tracks)))
+    return [_task_record(task, told[task.task_id]) for task in tasks]
+
+
+def _task_record(
+    task: TaskRow, told: Iterable[tuple[Stage, Iterable[Track]]]
+) -> TaskRecord:
+    return TaskRecord(
+        task_id=task.task_id,
+        operation=task.operation,
+        stage=task.stage,
+        message=task.message,
+        code=task.code,
+        tracks=merge_tracks(told),
+        first_seen_at=from_milliseconds(task.first_seen_at),
+        last_seen_at=from_milliseconds(task.last_seen_at),
+    )

@@ -1,0 +1,123 @@
+"""The ledger's SQL for SQLite.
+
+Plain enough for PostgreSQL, too, once ``?`` is written ``$1``.
+"""
+# ruff: noqa: S608 - put together of constants; values are always bound
+
+from __future__ import annotations
+
+from itertools import chain, repeat
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+TASK_COLUMNS: Final = (
+    "task_id, operation, stage, code, message, first_seen_at, last_seen_at"
+)
+ASSET_COLUMNS: Final = (
+    "task_id, track_id, kind, operation, url, url_received_at, state, stages,"
+    " requested_by, sha256, size_bytes, content_type, location, reason, settled_at"
+)
+ATTEMPT_COLUMNS: Final = (
+    "queue, message_id, task_id, subject, number, outcome, detail, duration_seconds,"
+    " finished_at, replays"
+)
+NOTIFICATION_COLUMNS: Final = (
+    "subscription, event_id, event_type, task_id, attempts, delivered_at, status"
+)
+
+INSERT_UPDATE: Final = (
+    "INSERT INTO updates (event_id, owner, task_id, stage, verdict, origin,"
+    " received_at, tracks, body) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
+INSERT_DUPLICATE: Final = (
+    "INSERT INTO duplicates (event_id, owner, received_at) VALUES (?, ?, ?)"
+    " ON CONFLICT DO NOTHING"
+)
+PUT_TASK: Final = (
+    f"INSERT INTO tasks ({TASK_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)"
+    " ON CONFLICT (task_id) DO UPDATE SET operation = excluded.operation,"
+    " stage = excluded.stage, code = excluded.code, message = excluded.message,"
+    " first_seen_at = excluded.first_seen_at, last_seen_at = excluded.last_seen_at"
+)
+PUT_ASSET: Final = (
+    f"INSERT INTO assets ({ASSET_COLUMNS})"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    " ON CONFLICT (task_id, track_id, kind) DO UPDATE SET url = excluded.url,"
+    " url_received_at = excluded.url_received_at, state = excluded.state,"
+    " stages = excluded.stages, requested_by = excluded.requested_by,"
+    " sha256 = excluded.sha256, size_bytes = excluded.size_bytes,"
+    " content_type = excluded.content_type, location = excluded.location,"
+    " reason = excluded.reason, settled_at = excluded.settled_at"
+)
+INSERT_ATTEMPT: Final = (
+    f"INSERT INTO attempts ({ATTEMPT_COLUMNS})"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
+)
+PUT_NOTIFICATION: Final = (
+    f"INSERT INTO notifications ({NOTIFICATION_COLUMNS})"
+    " VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (subscription, event_id) DO UPDATE"
+    " SET attempts = excluded.attempts, delivered_at = excluded.delivered_at,"
+    " status = excluded.status WHERE notifications.delivered_at IS NULL"
+)
+SELECT_TASK: Final = f"SELECT {TASK_COLUMNS} FROM tasks WHERE task_id = ?"
+SELECT_TASKS: Final = (
+    f"SELECT {TASK_COLUMNS} FROM tasks ORDER BY last_seen_at DESC, task_id LIMIT ?"
+)
+SELECT_TASKS_OF_STAGE: Final = (
+    f"SELECT {TASK_COLUMNS} FROM tasks WHERE stage = ?"
+    " ORDER BY last_seen_at DESC, task_id LIMIT ?"
+)
+SELECT_ASSET: Final = (
+    f"SELECT {ASSET_COLUMNS} FROM assets"
+    " WHERE task_id = ? AND track_id = ? AND kind = ?"
+)
+SELECT_ASSETS: Final = (
+    f"SELECT {ASSET_COLUMNS} FROM assets WHERE task_id = ? ORDER BY track_id, kind"
+)
+SELECT_BODY: Final = "SELECT body FROM updates WHERE event_id = ?"
+SELECT_ATTEMPTS: Final = (
+    f"SELECT {ATTEMPT_COLUMNS} FROM attempts WHERE task_id = ?"
+    " ORDER BY finished_at, replays, number, queue, message_id"
+)
+SELECT_NOTIFICATION: Final = (
+    f"SELECT {NOTIFICATION_COLUMNS} FROM notifications"
+    " WHERE subscription = ? AND event_id = ?"
+)
+SELECT_NOTIFICATIONS: Final = (
+    f"SELECT {NOTIFICATION_COLUMNS} FROM notifications WHERE task_id = ?"
+    " ORDER BY subscription, event_type, event_id"
+)
+SELECT_UPDATES: Final = (
+    "SELECT u.event_id, u.stage, u.verdict, u.origin, u.received_at,"
+    " (SELECT COUNT(*) FROM duplicates AS d WHERE d.event_id = u.event_id)"
+    " FROM updates AS u WHERE u.task_id = ?"
+)
+SELECT_TOTALS: Final = (
+    "SELECT (SELECT COUNT(*) FROM tasks), (SELECT COUNT(*) FROM updates),"
+    " (SELECT COUNT(*) FROM duplicates),"
+    " (SELECT COUNT(*) FROM assets WHERE state = 'pending'),"
+    " (SELECT COUNT(*) FROM assets WHERE state = 'stored'),"
+    " (SELECT COUNT(*) FROM assets WHERE state = 'expired'),"
+    " (SELECT COUNT(*) FROM notifications WHERE delivered_at IS NOT NULL)"
+)
+
+#: Lists in ``IN (…)`` have one of these lengths, so that few statements are prepared.
+_LIST_LENGTHS: Final = (1, 4, 16, 64, 256)
+
+
+def select_in(
+    columns: str, table: str, key: str, values: Sequence[str]
+) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Give statements with their bindings that select all rows with these keys.
+
+    Lists are filled up with their last value, which changes nothing.
+    """
+    longest = _LIST_LENGTHS[-1]
+    for start in range(0, len(values), longest):
+        part = values[start : start + longest]
+        length = next(size for size in _LIST_LENGTHS if size >= len(part))
+        marks = ",".join("?" * length)
+        filled = tuple(chain(part, repeat(part[-1], length - len(part))))
+        yield f"SELECT {columns} FROM {table} WHERE {key} IN ({marks})", filled

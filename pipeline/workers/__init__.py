@@ -1,0 +1,1 @@
+"""What the workers do with an envelope, one module for each queue."""

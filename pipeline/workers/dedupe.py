@@ -1,0 +1,149 @@
+"""From raw callbacks to events that nobody hears of twice.
+
+Reads each callback, claims it in the ledger, and says what is to be published: the
+event of its stage, and a request for each file that nobody has asked for yet. A
+duplicate publishes nothing, but its fresh links reach files that still need them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Final
+
+from pipeline.errors import Reject, Unreadable
+from pipeline.events.catalogue import DEFAULT_SOURCE
+from pipeline.events.publications import asset_requested, assets_ready, task_event
+from pipeline.ledger.port import Claim, Verdict
+from pipeline.message import OPERATION, ORIGIN, RECEIVED_AT, from_milliseconds
+from pipeline.metrics import UPDATES
+from pipeline.provider.callback import normalise
+from pipeline.task import event_id
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from datetime import datetime
+
+    from pipeline.ledger.port import Ledger, Recorded
+    from pipeline.message import Envelope, Publication
+
+#: How a callback came if its envelope does not say.
+CALLBACK: Final = "callback"
+_KEY_WORDS: Final = 3
+
+
+class Dedupe:
+    """The handler of the queue ``dedupe``.
+
+    Idempotent: an envelope that is handled again, after a crash or a lost
+    connection, gives the same publications with the same ids. Envelopes of one
+    batch are recorded in their order, in one transaction.
+
+    Args:
+        ledger: an open handle.
+        clock: gives the present time, aware.
+        source: the CloudEvents source of what is published.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        *,
+        clock: Callable[[], datetime],
+        source: str = DEFAULT_SOURCE,
+    ) -> None:
+        self._ledger = ledger
+        self._clock = clock
+        self._source = source
+
+    async def handle(
+        self, envelopes: Sequence[Envelope]
+    ) -> Sequence[Sequence[Publication] | Exception]:
+        """Handle a batch; one result for each envelope, in order.
+
+        A body that cannot be read gives ``Reject``, for its envelope alone.
+
+        Raises:
+            LedgerUnavailable: nothing was recorded, as far as we know.
+        """
+        now = self._clock()
+        read = [_claim(envelope, now) for envelope in envelopes]
+        claims = [claim for claim in read if isinstance(claim, Claim)]
+        recorded = await self._ledger.record(claims)
+        _count(claims, recorded)
+        answers = iter(recorded)
+        return [
+            self._publications(one, next(answers), now)
+            if isinstance(one, Claim)
+            else one
+            for one in read
+        ]
+
+    def _publications(
+        self, claim: Claim, recorded: Recorded, now: datetime
+    ) -> Sequence[Publication]:
+        publications = []
+        if recorded.verdict is not Verdict.DUPLICATE:
+            publications.append(
+                task_event(
+                    claim.update,
+                    claim.event_id,
+                    late=recorded.verdict is Verdict.LATE,
+                    origin=claim.origin,
+                    received_at=claim.received_at,
+                    source=self._source,
+                    at=now,
+                )
+            )
+        publications.extend(
+            asset_requested(asset, owner=claim.owner, source=self._source, at=now)
+            for asset in recorded.requested
+        )
+        if recorded.ready is not None:
+            publications.append(
+                assets_ready(recorded.ready, source=self._source, at=now)
+            )
+        return publications
+
+
+def _claim(envelope: Envelope, now: datetime) -> Claim | Reject:
+    try:
+        update = normalise(envelope.body, operation_of(envelope))
+    except Unreadable as error:
+        return Reject(str(error))
+    origin = envelope.headers.get(ORIGIN)
+    return Claim(
+        update=update,
+        event_id=event_id(update),
+        owner=envelope.message_id,
+        origin=origin if isinstance(origin, str) else CALLBACK,
+        received_at=_received_at(envelope, now),
+        body=envelope.body,
+    )
+
+
+def operation_of(envelope: Envelope) -> str:
+    """Give the operation from the header, or from ``callback.<operation>.<stage>``."""
+    operation = envelope.headers.get(OPERATION)
+    if isinstance(operation, str) and operation:
+        return operation
+    words = envelope.routing_key.split(".")
+    return words[1] if len(words) == _KEY_WORDS and words[1] else "unknown"
+
+
+def _received_at(envelope: Envelope, now: datetime) -> datetime:
+    value = envelope.headers.get(RECEIVED_AT)
+    if type(value) is int:
+        try:
+            return from_milliseconds(value)
+        except ValueError:
+            pass
+    return envelope.published_at or now
+
+
+def _count(claims: Sequence[Claim], recorded: Sequence[Recorded]) -> None:
+    seen = Counter(
+        (claim.update.stage.value, answer.verdict.value)
+        for claim, answer in zip(claims, recorded, strict=True)
+    )
+    for labels, number in seen.items():
+        UPDATES.labels(*labels).inc(number)
