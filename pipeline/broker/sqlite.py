@@ -1,0 +1,113 @@
+"""The embedded broker: one SQLite file, several processes, no server.
+
+What it does to messages is in ``sqlite_store.py``, its tables in
+``sqlite_schema.sql``, its routes in ``sqlite_routing.py``.
+"""
+
+from __future__ import annotations
+
+import time
+from datetime import timedelta
+from functools import partial
+from typing import TYPE_CHECKING, Final, Self
+
+from pipeline.broker.port import Broker, Depth
+from pipeline.broker.sqlite_consumer import SqliteConsumer
+from pipeline.broker.sqlite_routing import declare, differences
+from pipeline.broker.sqlite_session import Session
+from pipeline.topology import QueueKind
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Sequence
+    from types import TracebackType
+
+    from pipeline.message import Publication
+    from pipeline.topology import Topology
+
+DEFAULT_LEASE: Final = timedelta(seconds=30)
+
+
+class SqliteBroker(Broker):
+    """A handle on an embedded broker.
+
+    Args:
+        path: the file, on a local disk; it is made if there is none.
+        deadline: the longest that any call waits for the file.
+        lease: what a consumer holds goes to others so long after its process has
+            died or has stood still.
+        clock: gives seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        deadline: timedelta,
+        lease: timedelta = DEFAULT_LEASE,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._session = Session(path, deadline=deadline, lease=lease, clock=clock)
+
+    async def __aenter__(self) -> Self:
+        """See ``Broker``."""
+        await self._session.open()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """See ``Broker``."""
+        await self._session.close()
+
+    @property
+    def problem(self) -> str | None:
+        """See ``Broker.problem``."""
+        return self._session.problem
+
+    async def declare(self, topology: Topology) -> None:
+        """See ``Broker.declare``."""
+        await self._session.write(partial(declare, topology=topology))
+        self._session.declared(topology)
+
+    async def check(self, topology: Topology) -> Sequence[str]:
+        """See ``Broker.check``."""
+        return await self._session.read(partial(differences, topology=topology))
+
+    async def publish(self, *publications: Publication) -> None:
+        """See ``Broker.publish``; all are stored or none."""
+        session = self._session
+        session.require_declared()
+        if publications:
+            parcels = session.pack(publications)
+            touched = await session.write(
+                partial(session.store.insert, parcels=parcels, now=session.now)
+            )
+            session.wake(touched)
+
+    def consume(self, queue: str, *, prefetch: int) -> SqliteConsumer:
+        """See ``Broker.consume``."""
+        topology = self._session.require_declared()
+        return SqliteConsumer(self._session, topology, queue, prefetch)
+
+    async def depth(self, queue: str) -> Depth:
+        """See ``Broker.depth``."""
+        session = self._session
+        topology = session.require_declared()
+        name = topology.queue_name(queue)
+        delays = [
+            topology.queue_name(q.name)
+            for q in topology.queues
+            if q.kind is QueueKind.DELAY
+        ]
+        now = session.now
+        if await session.read(partial(session.store.is_due, now=now)):
+            await session.maintain(())
+        counts = await session.read(
+            partial(session.store.count, name=name, delays=delays)
+        )
+        unacked = sum(c.unacked for c in session.consumers if c.name == name)
+        return Depth(ready=counts.ready, unacked=unacked, delayed=counts.delayed)

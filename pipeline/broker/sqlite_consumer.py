@@ -1,0 +1,327 @@
+"""A consumer of the embedded broker: leases ahead, settles in one transaction."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections import deque
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Final, Self
+
+from pipeline.broker.port import Consumer, Delivery
+from pipeline.broker.sqlite_session import translated
+from pipeline.errors import (
+    AlreadySettled,
+    BrokerClosed,
+    BrokerUnavailable,
+    DeliveryLost,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from types import TracebackType
+
+    from pipeline.broker.sqlite_message import Claim, Row
+    from pipeline.broker.sqlite_session import Session
+    from pipeline.message import Publication
+    from pipeline.topology import Topology
+
+#: At most so many messages are leased in one transaction.
+FETCH_LIMIT: Final = 256
+
+
+class SqliteConsumer(Consumer):
+    """See ``Consumer``; made by ``SqliteBroker.consume``."""
+
+    def __init__(
+        self, session: Session, topology: Topology, queue: str, prefetch: int
+    ) -> None:
+        if prefetch < 1:
+            message = f"expected a prefetch of 1 or more, got {prefetch}"
+            raise ValueError(message)
+        self.id = secrets.randbits(62)
+        self.name = topology.queue_name(queue)
+        self.queue = queue
+        self.is_starved = False
+        self._session = session
+        self._topology = topology
+        self._prefetch = prefetch
+        #: Leased, not yet received.
+        self._buffer: deque[Row] = deque()
+        #: Received and not settled: message id and number of the delivery.
+        self._held: set[tuple[int, int]] = set()
+        #: Being settled now.
+        self._settling: set[tuple[int, int]] = set()
+        self._waiters: set[asyncio.Future[None]] = set()
+        self._is_open = False
+        self._is_stopped = False
+        self._is_fetching = False
+        self._is_registered = False
+        #: Something came while a fetch was on its way: fetch again after it.
+        self._fetch_again = False
+        #: What is held was delivered too often: it is to be finished alone.
+        self._is_alone = False
+        self._error: BaseException | None = None
+
+    async def __aenter__(self) -> Self:
+        """Begin to fetch."""
+        self._session.require_open()
+        self._is_open = True
+        self._session.consumers.add(self)
+        self._session.attend()
+        self._fetch()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """See ``Consumer``."""
+        await self.leave()
+
+    async def leave(self) -> None:
+        """Give everything back; if that fails, the lease runs out by itself."""
+        if not self._is_open:
+            return
+        self._is_open = False
+        self._halt()
+        self._session.consumers.discard(self)
+        with suppress(BrokerUnavailable, BrokerClosed):
+            await self._give_back(leaves=True)
+
+    @property
+    def is_active(self) -> bool:
+        """Whether messages are being fetched, and the lease is alive."""
+        return self._is_open and not self._is_stopped and self._is_registered
+
+    @property
+    def unacked(self) -> int:
+        """How many messages are leased and not settled."""
+        return len(self._buffer) + len(self._held) + len(self._settling)
+
+    async def receive(self, limit: int = 1) -> Sequence[Delivery]:
+        """See ``Consumer.receive``."""
+        while not self._buffer:
+            if self._is_stopped:
+                return ()
+            if not self._is_open:
+                message = f"the consumer of {self.queue} is used before it was opened"
+                raise BrokerClosed(message)
+            if self._error is not None:
+                raise self._error
+            self._fetch()
+            await self._wait()
+        rows = [
+            self._buffer.popleft() for _ in range(max(1, min(limit, len(self._buffer))))
+        ]
+        self._held.update((row.id, row.deliveries) for row in rows)
+        self._fetch()
+        return [self._delivery(row) for row in rows]
+
+    async def stop(self) -> None:
+        """See ``Consumer.stop``."""
+        if self._is_stopped:
+            return
+        self._halt()
+        with suppress(BrokerUnavailable):  # then it is done when the context is left
+            await self._give_back(leaves=False)
+
+    async def ack(
+        self,
+        deliveries: Sequence[Delivery],
+        publications: Sequence[Publication] = (),
+    ) -> None:
+        """See ``Consumer.ack``; all of it is one transaction."""
+        session = self._session
+        session.require_open()
+        parcels = session.pack(publications)
+        held = self._take([delivery.tag for delivery in deliveries])
+        if not held and not parcels:
+            return
+        try:
+            lost, touched = await session.write(
+                partial(
+                    session.store.settle,
+                    consumer=self.id,
+                    held=held,
+                    parcels=parcels,
+                    now=session.now,
+                )
+            )
+        except BaseException:
+            self._held.update(held)
+            raise
+        finally:
+            self._settling.difference_update(held)
+            self._fetch()
+        session.wake(touched)
+        if lost:
+            message = (
+                f"{lost} of {len(held)} deliveries from {self.queue} were settled too"
+                " late: the lease had run out or the consumer had been left"
+            )
+            raise DeliveryLost(message)
+
+    async def release(self, delivery: Delivery) -> None:
+        """See ``Consumer.release``."""
+        session = self._session
+        session.require_open()
+        held = self._take([delivery.tag])
+        ((message, number),) = held
+        try:
+            await session.write(
+                partial(
+                    session.store.release,
+                    consumer=self.id,
+                    message=message,
+                    delivery=number,
+                )
+            )
+        except BaseException:
+            self._held.update(held)
+            raise
+        finally:
+            self._settling.difference_update(held)
+        session.wake((self.name,))
+
+    def wake(self) -> None:
+        """Fetch: something has come into the queue."""
+        self.is_starved = False
+        self._fetch_again = self._is_fetching
+        self._fetch()
+
+    def lapse(self) -> None:
+        """Forget what was leased and not received: others have it now."""
+        self._buffer.clear()
+        self.wake()
+
+    def _take(self, tags: Iterable[object]) -> list[tuple[int, int]]:
+        """Mark deliveries as being settled.
+
+        Raises:
+            AlreadySettled: one of them is; none was marked.
+        """
+        taken: list[tuple[int, int]] = []
+        for tag in tags:
+            if tag not in self._held:
+                self._settling.difference_update(taken)
+                self._held.update(taken)
+                message = (
+                    f"delivery {tag} from {self.queue} was settled before, or came"
+                    " from another consumer: settle each delivery once"
+                )
+                raise AlreadySettled(message)
+            own: tuple[int, int] = tag
+            self._held.discard(own)
+            self._settling.add(own)
+            taken.append(own)
+        return taken
+
+    def _fetch(self) -> None:
+        """Ask for as many messages as there is room for, if there may be any."""
+        unacked = self.unacked
+        room = self._prefetch - unacked
+        is_worth_it = not self._buffer or 2 * room >= self._prefetch
+        if (
+            self._is_fetching
+            or self._is_stopped
+            or not self._session.is_open
+            or self.is_starved
+            or room < 1
+            or not is_worth_it
+            or (self._is_alone and unacked)
+        ):
+            return
+        self._is_fetching = True
+        session = self._session
+        session.database.submit(
+            partial(
+                session.store.claim,
+                consumer=self.id,
+                name=self.name,
+                room=min(room, FETCH_LIMIT),
+                idle=not unacked,
+                now=session.now,
+                lease=session.lease_milliseconds,
+            ),
+            writes=True,
+            patient=True,
+        ).add_done_callback(self._arrived)
+
+    def _arrived(self, future: asyncio.Future[Claim]) -> None:
+        """Take what was leased; a callback, because nobody can cancel it."""
+        self._is_fetching = False
+        if future.cancelled():
+            return
+        if (error := future.exception()) is not None:
+            self._failed(error)
+            return
+        claim = future.result()
+        if claim.lapsed and self._is_registered:
+            self._buffer.clear()
+        self._is_registered = True
+        if self._is_stopped:
+            return  # it is given back by the transaction that follows this one
+        was_idle = not self.unacked
+        self._buffer.extend(claim.rows)
+        self._is_alone = claim.alone
+        self.is_starved = not claim.more and not self._fetch_again
+        self._fetch_again = False
+        self._session.wake(claim.touched)
+        if self._buffer:
+            self._wake_receivers()
+        if claim.rows or was_idle:
+            self._fetch()
+
+    def _failed(self, error: BaseException) -> None:
+        self._is_registered = False
+        # The upkeep wakes the starved as soon as the file can be read again.
+        self.is_starved = True
+        self._session.attend()
+        told = translated(error)
+        if not isinstance(told, BrokerUnavailable):
+            self._error = told
+            self._wake_receivers()
+
+    def _halt(self) -> None:
+        self._is_stopped = True
+        self._buffer.clear()
+        self._wake_receivers()
+
+    async def _give_back(self, *, leaves: bool) -> None:
+        session = self._session
+        await session.write(
+            partial(
+                session.store.give_back,
+                consumer=self.id,
+                received=[message for message, _ in self._held | self._settling],
+                leaves=leaves,
+            )
+        )
+        session.wake((self.name,))
+
+    def _delivery(self, row: Row) -> Delivery:
+        return Delivery(
+            envelope=row.envelope(),
+            queue=self.queue,
+            redelivered=row.deliveries > 1,
+            tag=(row.id, row.deliveries),
+            consumer=self,
+            topology=self._topology,
+        )
+
+    async def _wait(self) -> None:
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.add(waiter)
+        try:
+            await waiter
+        finally:
+            self._waiters.discard(waiter)
+
+    def _wake_receivers(self) -> None:
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
