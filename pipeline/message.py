@@ -10,6 +10,7 @@ from __future__ import annotations
 import secrets
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from typing import TYPE_CHECKING, Any, Final, NewType, TypeAlias
 
 if TYPE_CHECKING:
@@ -62,6 +63,9 @@ RESERVED_HEADERS: Final = frozenset(
         LAST_FAILED_AT,
     }
 )
+
+_PROCESS: Final = secrets.token_hex(10)
+_COUNT: Final = count(secrets.randbelow(1 << 32))
 
 #: Longer error texts are cut, so that headers stay within one AMQP frame.
 ERROR_TEXT_LIMIT: Final = 1000
@@ -129,8 +133,12 @@ class Publication:
 
 
 def new_message_id() -> MessageId:
-    """Make an id of 128 random bits, as 32 hexadecimal digits."""
-    return MessageId(secrets.token_hex(16))
+    """Make an id that no other process makes, as 32 hexadecimal digits.
+
+    80 random bits drawn once for the process, then a count: a system call for
+    each message would cost more than the rest of its headers.
+    """
+    return MessageId(f"{_PROCESS}{next(_COUNT):012x}")
 
 
 def failed(

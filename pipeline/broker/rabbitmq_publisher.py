@@ -39,6 +39,9 @@ BUFFER_LIMIT_BYTES: Final = 16 * 1024 * 1024
 #: Messages written in one go; more than a busy broker confirms at once anyway.
 BATCH_LIMIT: Final = 512
 METHOD_CACHE_LIMIT: Final = 4096
+#: What a delivery tag can add to a message id, at the most.
+TAG_ROOM: Final = "." + "f" * 16
+UNCONFIRMED: Final = "the broker did not confirm in time; the outcome is unknown"
 #: RabbitMQ refuses frames below this (AMQP 0-9-1, frame-min-size).
 FRAME_MIN_BYTES: Final = 4096
 
@@ -105,27 +108,35 @@ class _Call:
             self.future.set_exception(error)
 
 
-class _Confirmation:
-    """Stands in aiormq's table of confirmations, where it keeps a future.
+class _Message:
+    """One message on its way out, then waiting for its confirm.
 
-    aiormq asks three things of an entry: ``done``, ``set_result`` on an ack and
-    ``set_exception`` on a nack or a return. Only the first answer counts: after a
-    return the ack that follows it finds another entry.
+    Once sent it stands in aiormq's table of confirmations, where aiormq itself
+    keeps a future. aiormq asks three things of an entry: ``done``, ``set_result``
+    on an ack and ``set_exception`` on a nack or a return. Only the first answer
+    counts: the ack that follows a return finds another entry.
     """
 
-    __slots__ = ("call", "message_id", "publication", "returnable")
+    __slots__ = ("amqp_id", "call", "method", "publication", "publisher", "tail")
 
     def __init__(
         self,
+        publisher: FastPublisher,
         call: _Call,
         publication: Publication,
-        message_id: str,
-        returnable: dict[str, int],
+        method: bytes,
+        tail: bytes,
     ) -> None:
+        self.publisher = publisher
         self.call = call
         self.publication = publication
-        self.message_id = message_id
-        self.returnable = returnable
+        self.method = method
+        self.tail = tail
+        self.amqp_id = ""
+
+    @property
+    def size_bytes(self) -> int:
+        return len(self.tail) + len(self.publication.envelope.body) + 128
 
     def done(self) -> bool:
         return False
@@ -134,30 +145,12 @@ class _Confirmation:
         return False
 
     def set_result(self, _: object) -> None:
-        self.returnable.pop(self.message_id, None)
+        self.publisher.confirmed(self)
         self.call.one_done(None)
 
     def set_exception(self, error: BaseException) -> None:
-        self.returnable.pop(self.message_id, None)
+        self.publisher.confirmed(self)
         self.call.one_done(explained(error, self.publication))
-
-
-class _Outgoing:
-    """A message that has not been written yet."""
-
-    __slots__ = ("call", "method", "publication", "tail")
-
-    def __init__(
-        self, call: _Call, publication: Publication, method: bytes, tail: bytes
-    ) -> None:
-        self.call = call
-        self.publication = publication
-        self.method = method
-        self.tail = tail
-
-    @property
-    def size_bytes(self) -> int:
-        return len(self.tail) + len(self.publication.envelope.body) + 128
 
 
 def explained(error: BaseException, publication: Publication) -> BrokerError:
@@ -193,7 +186,11 @@ def fits(channel: object) -> bool:
 
 
 class FastPublisher(Publisher):
-    """Writes everything published in one turn of the loop at once.
+    """Writes what has gathered, as soon as that is as much as is in flight.
+
+    So the first message goes out at once, and under load messages gather while
+    earlier ones are being confirmed: fewer writes here, fewer syncs in the broker.
+    Whatever is confirmed makes room, so nothing waits without a reason.
 
     The channel must be fresh and used by nothing else: delivery tags are counted
     here. A call that runs out of time before its bytes are written is not sent
@@ -206,10 +203,11 @@ class FastPublisher(Publisher):
         frame_max = channel.connection.connection_tune.frame_max or 131_072
         self._frame_max = max(frame_max, FRAME_MIN_BYTES)
         self._methods: dict[tuple[str, str], bytes] = {}
-        self._outgoing: deque[_Outgoing] = deque()
+        self._outgoing: deque[_Message] = deque()
         self._buffered_bytes = 0
+        self._in_flight = 0
         self._calls: deque[_Call] = deque()
-        self._wake = asyncio.Event()
+        self._may_write = asyncio.Event()
         self._tag = 0
         self._closed: BrokerUnavailable | None = None
         self._closing = channel.closing
@@ -229,32 +227,38 @@ class FastPublisher(Publisher):
         if not items:
             return
         if self._buffered_bytes > BUFFER_LIMIT_BYTES:
-            message = (
+            raise BrokerUnavailable(
                 f"the broker has stopped reading: {self._buffered_bytes} bytes wait"
                 " to be sent; see its memory and disk alarms"
             )
-            raise BrokerUnavailable(message)
         due_at = self._loop.time() + deadline_seconds
         call = _Call(self._loop.create_future(), len(items), due_at)
-        encoded = [self._encode(call, route, item) for route, item in items]
-        self._outgoing.extend(encoded)
-        for outgoing in encoded:
-            self._buffered_bytes += outgoing.size_bytes
+        messages = [self._encode(call, route, item) for route, item in items]
+        for message in messages:
+            self._buffered_bytes += message.size_bytes
+        self._outgoing.extend(messages)
         calls = self._calls
         while calls and calls[0].future.done():
             calls.popleft()
         calls.append(call)
-        self._wake.set()
         if self._sweeper is None:
             self._sweeper = self._loop.call_at(due_at, self._sweep)
+        if len(self._outgoing) >= self._in_flight:
+            self._may_write.set()
         await call.future
 
     async def close(self) -> None:
         self._fail(BrokerUnavailable("the connection to the broker was closed"))
-        self._writer.cancel()
         await asyncio.gather(self._writer, return_exceptions=True)
 
-    def _encode(self, call: _Call, route: Route, publication: Publication) -> _Outgoing:
+    def confirmed(self, message: _Message) -> None:
+        """Make room for what waits; called for each ack, nack and return."""
+        self._channel.message_id_delivery_tag.pop(message.amqp_id, None)
+        self._in_flight -= 1
+        if self._outgoing and len(self._outgoing) >= self._in_flight:
+            self._may_write.set()
+
+    def _encode(self, call: _Call, route: Route, publication: Publication) -> _Message:
         key = (route.exchange, publication.wire_key)
         try:
             method = self._methods.get(key)
@@ -270,59 +274,59 @@ class FastPublisher(Publisher):
                 self._methods[key] = method
             envelope = publication.envelope
             tail = wire.header_tail(envelope.content_type, encode_headers(publication))
-            size = wire.header_frame_bytes(tail, envelope.message_id + ".ffffffff")
+            size = wire.header_frame_bytes(tail, envelope.message_id + TAG_ROOM)
             if size > self._frame_max:
                 raise ValueError(  # noqa: TRY301  one answer for whatever does not fit
                     f"expected headers of at most {self._frame_max} bytes, got {size}"
                 )
         except ValueError as error:
             raise PublishRefused(f"cannot be sent: {error}") from error
-        return _Outgoing(call, publication, method, tail)
+        return _Message(self, call, publication, method, tail)
 
     async def _write(self) -> None:
         """Write what has gathered; wait for the socket before gathering more."""
         while True:
-            await self._wake.wait()
-            self._wake.clear()
-            while self._outgoing:
-                parts = self._take_batch()
-                if not parts:
-                    continue
-                drained = self._loop.create_future()
-                frame = ChannelFrame(
-                    payload=b"".join(parts), should_close=False, drain_future=drained
-                )
-                await self._channel.write_queue.put(frame)
-                await drained
+            await self._may_write.wait()
+            self._may_write.clear()
+            parts = self._take_batch()
+            if not parts:
+                continue
+            drained = self._loop.create_future()
+            frame = ChannelFrame(
+                payload=b"".join(parts), should_close=False, drain_future=drained
+            )
+            await self._channel.write_queue.put(frame)
+            await drained
 
     def _take_batch(self) -> list[bytes]:
         """Number the messages that go out now, and make their frames."""
         parts: list[bytes] = []
         channel = self._channel
-        for _ in range(min(len(self._outgoing), BATCH_LIMIT)):
-            outgoing = self._outgoing.popleft()
-            self._buffered_bytes -= outgoing.size_bytes
-            if outgoing.call.future.done():
+        outgoing = self._outgoing
+        for _ in range(min(len(outgoing), BATCH_LIMIT)):
+            message = outgoing.popleft()
+            self._buffered_bytes -= message.size_bytes
+            if message.call.future.done():
                 continue  # timed out or cancelled before it was sent
             self._tag = tag = self._tag + 1
-            envelope = outgoing.publication.envelope
+            envelope = message.publication.envelope
             # The AMQP property must differ for each attempt, or a return is
             # attributed to the wrong publish; the stable id is in our header.
-            message_id = f"{envelope.message_id}.{tag:x}"
-            returnable = channel.message_id_delivery_tag
-            returnable[message_id] = tag
-            channel.confirmations[tag] = _Confirmation(  # type: ignore[assignment]
-                outgoing.call, outgoing.publication, message_id, returnable
-            )
-            parts.append(outgoing.method)
+            message.amqp_id = amqp_id = f"{envelope.message_id}.{tag:x}"
+            channel.confirmations[tag] = message  # type: ignore[assignment]
+            channel.message_id_delivery_tag[amqp_id] = tag
+            parts.append(message.method)
             parts += wire.content_frames(
                 channel.number,
-                tail=outgoing.tail,
-                message_id=message_id,
+                tail=message.tail,
+                message_id=amqp_id,
                 body=envelope.body,
                 frame_max=self._frame_max,
             )
+            self._in_flight += 1
         channel.delivery_tag = self._tag
+        if outgoing:
+            self._may_write.set()
         return parts
 
     def _sweep(self) -> None:
@@ -330,13 +334,9 @@ class FastPublisher(Publisher):
         now = self._loop.time()
         calls = self._calls
         while calls and (calls[0].future.done() or calls[0].due_at <= now):
-            call = calls.popleft()
-            if not call.future.done():
-                call.finish(
-                    BrokerUnavailable(
-                        "the broker did not confirm in time; the outcome is unknown"
-                    )
-                )
+            calls.popleft().finish(BrokerUnavailable(UNCONFIRMED))
+        # What is overdue must not hold back what is new.
+        self._may_write.set()
         self._sweeper = (
             self._loop.call_at(max(calls[0].due_at, now + 0.05), self._sweep)
             if calls
@@ -415,7 +415,6 @@ class PlainPublisher(Publisher):
         ) as error:
             raise explained(error, publication) from error
         except TimeoutError as error:
-            message_text = "the broker did not confirm in time; the outcome is unknown"
-            raise BrokerUnavailable(message_text) from error
+            raise BrokerUnavailable(UNCONFIRMED) from error
         if not isinstance(confirmation, pamqp.commands.Basic.Ack):
             raise PublishRefused(f"expected an ack, got {confirmation!r}")

@@ -6,7 +6,7 @@ can do its work now, and if not, why; ``/metrics`` is for Prometheus.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeAlias
 
 import orjson
@@ -15,15 +15,17 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 #: Names of parts and what is wrong with each; ``None``: nothing is.
 Checks: TypeAlias = Mapping[str, Callable[[], str | None]]
+#: Answers a GET without looking at the request.
+Get: TypeAlias = Callable[[], Awaitable[web.Response]]
 
 
-def add_health_routes(app: web.Application, checks: Checks) -> None:
-    """Add ``GET /healthz``, ``/readyz`` and ``/metrics``."""
+def health_routes(checks: Checks) -> dict[str, Get]:
+    """Give the answers for ``GET /healthz``, ``/readyz`` and ``/metrics``."""
 
-    async def healthz(_: web.Request) -> web.Response:
+    async def healthz() -> web.Response:
         return _json({"status": "ok"})
 
-    async def readyz(_: web.Request) -> web.Response:
+    async def readyz() -> web.Response:
         found = {name: check() for name, check in checks.items()}
         ready = not any(found.values())
         document = {
@@ -32,13 +34,11 @@ def add_health_routes(app: web.Application, checks: Checks) -> None:
         }
         return _json(document, status=200 if ready else 503)
 
-    async def metrics(_: web.Request) -> web.Response:
+    async def metrics() -> web.Response:
         headers = {"Content-Type": CONTENT_TYPE_LATEST}
         return web.Response(body=generate_latest(), headers=headers)
 
-    app.router.add_get("/healthz", healthz)
-    app.router.add_get("/readyz", readyz)
-    app.router.add_get("/metrics", metrics)
+    return {"/healthz": healthz, "/readyz": readyz, "/metrics": metrics}
 
 
 def _json(document: object, *, status: int = 200) -> web.Response:

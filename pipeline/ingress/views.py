@@ -81,14 +81,21 @@ class CallbackView:
             operation: CALLBACKS.labels(operation, "200") for operation in OPERATIONS
         }
 
-    async def post(self, request: web.Request) -> web.StreamResponse:
-        """Receive one callback."""
+    async def post(
+        self, request: web.BaseRequest, operation: str, token: str | None
+    ) -> web.StreamResponse:
+        """Receive one callback.
+
+        Args:
+            request: the request, its body not read yet.
+            operation: from the path; may be anything.
+            token: from the path; ``None``: it may be in the query.
+        """
         started = time.perf_counter()
-        operation = request.match_info["operation"]
         try:
             if operation not in OPERATIONS:
                 raise _Refused(unknown_operation(operation))  # noqa: TRY301
-            self._check_token(request)
+            self._check_token(request, token)
             body, seen = await self._read(request, operation)
             self._check_signature(request, seen)
             await self._publish(operation, body, seen)
@@ -98,7 +105,9 @@ class CallbackView:
         CALLBACK_SECONDS.observe(time.perf_counter() - started)
         return web.Response(status=200)
 
-    async def _read(self, request: web.Request, operation: str) -> tuple[bytes, Peek]:
+    async def _read(
+        self, request: web.BaseRequest, operation: str
+    ) -> tuple[bytes, Peek]:
         content_type = request.headers.get("Content-Type")
         if content_type is not None and not _is_json(content_type):
             detail = f"expected application/json, got {content_type[:100]}"
@@ -121,7 +130,7 @@ class CallbackView:
             response = problem(400, detail, code="broken_body")
         raise _Refused(response)
 
-    async def _read_body(self, request: web.Request) -> bytes:
+    async def _read_body(self, request: web.BaseRequest) -> bytes:
         """Read the body once, within its deadline.
 
         A small body has usually arrived with the headers; then there is nothing
@@ -158,16 +167,15 @@ class CallbackView:
             log.warning("callback_not_stored", task_id=seen.task_id, error=str(error))
             raise _unavailable("the broker did not confirm it in time") from error
 
-    def _check_token(self, request: web.Request) -> None:
+    def _check_token(self, request: web.BaseRequest, token: str | None) -> None:
         if not self._tokens:
             return
-        token = request.match_info.get("token")
         if token is None:
             token = request.query.get(TOKEN_PARAMETER, "")
         if not token_matches(token, self._tokens):
             raise self._unauthorised(Refusal.TOKEN)
 
-    def _check_signature(self, request: web.Request, seen: Peek) -> None:
+    def _check_signature(self, request: web.BaseRequest, seen: Peek) -> None:
         if not self._keys:
             return
         refusal = refuse_signature(
@@ -190,7 +198,7 @@ class CallbackView:
 
     @staticmethod
     def _refuse(
-        request: web.Request, operation: str, response: web.Response
+        request: web.BaseRequest, operation: str, response: web.Response
     ) -> web.Response:
         known = operation if operation in OPERATIONS else "other"
         CALLBACKS.labels(known, str(response.status)).inc()
