@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _STAGES: Final = (Stage.TEXT, Stage.FIRST, Stage.COMPLETE)
+#: ``complete`` without any link would say that the task is not complete.
+_STAGES_WITHOUT_LINKS: Final = (Stage.TEXT, Stage.FIRST, Stage.FAILED)
+_FAILURE_CODE: Final = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +44,8 @@ class LoadOptions:
     #: How many tasks they belong to; ``None``: as few as possible, three each.
     tasks: int | None = None
     seed: int = 1
-    #: Audio links of the tracks, in turn; empty: tracks without any link.
+    #: Audio links of the tracks, in turn. Empty: nothing to download, and tasks
+    #: end as failed, since without a file they could not be complete.
     links: tuple[str, ...] = ()
     #: Connections, each with one request at a time.
     connections: int = 32
@@ -121,7 +125,8 @@ def plan_load(options: LoadOptions) -> list[LoadCallback]:
     events += chance.choices(events, k=repeats) if events else []
     chance.shuffle(events)
     ids = [f"{chance.getrandbits(128):032x}" for _ in range(count)]
-    turns = [chance.sample(_STAGES, len(_STAGES)) for _ in range(count)]
+    stages = _STAGES if options.links else _STAGES_WITHOUT_LINKS
+    turns = [chance.sample(stages, len(stages)) for _ in range(count)]
     return [
         _write(options, ids[task], turns[task][turn], task, sent)
         for sent, (task, turn) in enumerate(events)
@@ -177,17 +182,18 @@ def _write(
     options: LoadOptions, task_id: str, stage: Stage, task: int, sent: int
 ) -> LoadCallback:
     track: dict[str, Any] = {"id": f"{task_id}-1", "title": f"Song {task}"}
-    if options.links and stage is not Stage.TEXT:
+    if options.links:
         link = options.links[task % len(options.links)]
         mark = "&" if "?" in link else "?"
         track["audio_url"] = f"{link}{mark}n={sent}"
+    is_failure = stage is Stage.FAILED
     body = {
-        "code": 200,
-        "msg": "success",
+        "code": _FAILURE_CODE if is_failure else 200,
+        "msg": "Audio generation failed." if is_failure else "success",
         "data": {
-            "callbackType": str(stage),
+            "callbackType": "error" if is_failure else str(stage),
             "task_id": task_id,
-            "data": [] if stage is Stage.TEXT else [track],
+            "data": [track] if stage in (Stage.FIRST, Stage.COMPLETE) else [],
         },
     }
     return LoadCallback(

@@ -29,7 +29,8 @@ async def receiver(
 ) -> AsyncIterator[str]:
     async def receive(request: web.Request) -> web.Response:
         data = orjson.loads(await request.read())["data"]
-        said[f"{data['task_id']}.{data['callbackType']}"] += 1
+        stage = data["callbackType"].replace("error", "failed")
+        said[f"{data['task_id']}.{stage}"] += 1
         return web.Response(status=status(said.total()))
 
     app = web.Application()
