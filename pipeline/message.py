@@ -71,6 +71,7 @@ _COUNT: Final = count(secrets.randbelow(1 << 32))
 ERROR_TEXT_LIMIT: Final = 1000
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND: Final = timedelta(milliseconds=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -229,7 +230,7 @@ def decode_headers(
 
 def to_milliseconds(at: datetime) -> int:
     """Give milliseconds since 1970 for an aware time."""
-    return (at - _EPOCH) // timedelta(milliseconds=1)
+    return (at - _EPOCH) // _MILLISECOND
 
 
 def from_milliseconds(value: int) -> datetime:

@@ -138,10 +138,13 @@ class Known:
 
 @dataclass(slots=True, kw_only=True)
 class Changes:
-    """What has to be written; rows of ``tasks`` and ``assets`` replace others."""
+    """What has to be written; rows of ``tasks`` and ``assets`` replace others.
 
-    updates: list[tuple[Claim, Verdict]] = field(default_factory=list)
-    duplicates: list[Claim] = field(default_factory=list)
+    The number beside a claim is its time of receipt, in milliseconds.
+    """
+
+    updates: list[tuple[Claim, Verdict, int]] = field(default_factory=list)
+    duplicates: list[tuple[Claim, int]] = field(default_factory=list)
     tasks: dict[TaskId, TaskRow] = field(default_factory=dict)
     assets: dict[tuple[str, str, str], AssetRow] = field(default_factory=dict)
 
@@ -176,12 +179,12 @@ def _record_one(claim: Claim, known: Known, changes: Changes) -> Recorded:
         is_late = task is not None and task.stage.rank > update.stage.rank
         verdict = Verdict.LATE if is_late else Verdict.NEW
         known.events[claim.event_id] = SeenEvent(claim.owner, verdict)
-        changes.updates.append((claim, verdict))
+        changes.updates.append((claim, verdict, at))
     elif seen.owner == claim.owner:
         verdict = seen.verdict
     else:
         verdict = Verdict.DUPLICATE
-        changes.duplicates.append(claim)
+        changes.duplicates.append((claim, at))
     task = _note_task(task, update, at, known, changes)
     if not names_files(update):
         return Recorded(verdict=verdict, stage=task.stage)

@@ -79,7 +79,7 @@ def asset_bindings(row: AssetRow) -> Row:
     )
 
 
-def update_bindings(claim: Claim, verdict: Verdict) -> Row:
+def update_bindings(claim: Claim, verdict: Verdict, at: int) -> Row:
     """Write a row of ``updates``."""
     update = claim.update
     return (
@@ -89,7 +89,7 @@ def update_bindings(claim: Claim, verdict: Verdict) -> Row:
         update.stage.value,
         verdict.value,
         claim.origin,
-        to_milliseconds(claim.received_at),
+        at,
         encode_tracks(update.tracks),
         claim.body,
     )

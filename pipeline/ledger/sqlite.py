@@ -290,10 +290,7 @@ def _write_changes(connection: apsw.Connection, changes: Changes) -> None:
     if changes.duplicates:
         connection.executemany(
             sql.INSERT_DUPLICATE,
-            [
-                (claim.event_id, claim.owner, to_milliseconds(claim.received_at))
-                for claim in changes.duplicates
-            ],
+            [(claim.event_id, claim.owner, at) for claim, at in changes.duplicates],
         )
     if changes.tasks:
         connection.executemany(

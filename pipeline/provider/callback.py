@@ -20,7 +20,6 @@ import orjson
 
 from pipeline.errors import Unreadable
 from pipeline.provider import shapes
-from pipeline.provider.fields import read_text
 from pipeline.provider.stages import (
     MUSIC_VIDEO,
     is_callback_exception,
@@ -140,7 +139,7 @@ def normalise(body: bytes, operation: str) -> TaskUpdate:
         operation=operation,
         stage=stage,
         code=reported_code(content, data),
-        message=read_text(reported_message(content, data))[:MESSAGE_LIMIT],
+        message=reported_message(content, data)[:MESSAGE_LIMIT],
         tracks=tuple(tracks),
         unknown_reason=reason,
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from pipeline.provider.fields import read_code, read_mapping
+from pipeline.provider.fields import read_code, read_text
 from pipeline.task import Stage
 
 if TYPE_CHECKING:
@@ -55,6 +55,8 @@ _RESULTS: Final = (
     "validateInfo",
     "instruments",
 )
+#: Names of a failure's own text in ``data``.
+_FAILURE_TEXTS: Final = ("errorMessage", "error_message", "error")
 _QUOTED_CHARACTERS: Final = 60
 
 
@@ -142,25 +144,17 @@ def reported_code(
 ) -> int | None:
     """Give the code that counts: of the failure, where a details answer has one."""
     code = read_code(content.get("code"))
-    inner = read_code(data.get("errorCode"))
-    return inner if inner and code in (None, SUCCESS) else code
+    if code == SUCCESS or code is None:
+        return read_code(data.get("errorCode")) or code
+    return code
 
 
 def reported_message(content: dict[str, JSONValue], data: dict[str, JSONValue]) -> str:
     """Give the most telling text: a failure's own, else the envelope's."""
-    for name in ("errorMessage", "error_message", "error"):
-        text = data.get(name)
-        if type(text) is str and text:
+    for name in _FAILURE_TEXTS:
+        if name in data and (text := read_text(data[name])):
             return text
-    nested = read_mapping(data.get("error")).get("message")
-    return next(
-        (
-            text
-            for text in (nested, content.get("msg"), content.get("message"))
-            if type(text) is str and text
-        ),
-        "",
-    )
+    return read_text(content.get("msg")) or read_text(content.get("message"))
 
 
 def _folded(value: JSONValue) -> str:
