@@ -20,7 +20,7 @@ from pipeline.settings.model import (
     WorkerSettings,
 )
 from pipeline.settings.show import Shown, show_settings
-from pipeline.settings.values import format_duration, mask_password
+from pipeline.settings.values import format_duration, mask_password, parse_duration
 
 __all__ = [
     "BrokerSettings",
@@ -40,6 +40,7 @@ __all__ = [
     "leaf_keys",
     "load_settings",
     "mask_password",
+    "parse_duration",
     "show_settings",
     "try_settings",
     "variable",

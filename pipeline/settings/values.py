@@ -37,7 +37,7 @@ class Hidden:
     """Marks a field that is secret as a whole: it is never shown."""
 
 
-def parse_duration(value: object) -> object:
+def parse_duration(value: object) -> timedelta:
     """Read a number of seconds, or text such as ``500ms``, ``8s``, ``2m``, ``6h``.
 
     Raises:
@@ -48,7 +48,7 @@ def parse_duration(value: object) -> object:
     if isinstance(value, str) and (found := _DURATION.fullmatch(value.strip())):
         seconds = float(found[1]) * _UNIT_SECONDS[found[2]]
     elif isinstance(value, int | float) and not isinstance(value, bool):
-        seconds = value
+        seconds = float(value)
     else:
         _refuse("a duration such as 500ms, 8s, 2m or 6h")
     if not 0 <= seconds <= _LONGEST_SECONDS:

@@ -1,0 +1,210 @@
+"""From settings to running parts: the only module that names concrete classes."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
+
+from pipeline.broker import open_broker
+from pipeline.ingress.app import Routes, make_ingress
+from pipeline.ingress.health import health_routes
+from pipeline.ledger import open_ledger
+from pipeline.service import HttpRole, WorkerRole, declare_when_up
+from pipeline.settings import DedupeSettings
+from pipeline.topology import DEDUPE, build_topology
+from pipeline.worker import Worker
+from pipeline.workers.dedupe import Dedupe
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import AsyncIterator, Callable, Sequence
+    from datetime import timedelta
+
+    from pipeline.broker.port import Broker
+    from pipeline.ledger.port import Ledger
+    from pipeline.service import Role
+    from pipeline.settings import Settings, WorkerSettings
+    from pipeline.topology import Topology
+    from pipeline.worker import BatchHandler
+
+#: The worker that has a queue for each subscription.
+NOTIFY: Final = "notify"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """An open broker and what is on it."""
+
+    broker: Broker
+    topology: Topology
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Which roles a process has."""
+
+    #: Whether callbacks are taken.
+    ingress: bool
+    #: Of ``dedupe``, ``download`` and ``notify``.
+    workers: frozenset[str]
+    #: Only this subscription is told; ``None``: all are.
+    subscription: str | None = None
+
+
+def topology_of(settings: Settings) -> Topology:
+    """List the exchanges and queues that the settings ask for.
+
+    Raises:
+        ConfigurationError: the list of subscriptions is wrong.
+    """
+    return build_topology(
+        subscriptions={s.name: s.events for s in subscriptions_of(settings)},
+        prefix=settings.broker.prefix,
+        delays=settings.broker.delays,
+    )
+
+
+def broker_of(settings: Settings, *, deadline: timedelta | None = None) -> Broker:
+    """Make a handle on the broker; ``deadline``: another than in the settings."""
+    url = settings.broker_url
+    if urlsplit(url).scheme != "sqlite" and "heartbeat=" not in url:
+        seconds = round(settings.broker.heartbeat.total_seconds())
+        url += f"{'&' if '?' in url else '?'}heartbeat={seconds}"
+    return open_broker(url, deadline=deadline or settings.broker.deadline)
+
+
+def ledger_of(settings: Settings) -> Ledger:
+    """Make a handle on the ledger; it opens when its context is entered."""
+    return open_ledger(settings.ledger_url)
+
+
+@asynccontextmanager
+async def open_parts(
+    settings: Settings, *, declaring: bool = True
+) -> AsyncIterator[Parts]:
+    """Open the broker for a command that does its work and ends.
+
+    Raises:
+        BrokerUnavailable: it does not answer.
+        TopologyMismatch: something exists with other arguments.
+        ConfigurationError: the list of subscriptions is wrong.
+    """
+    topology = topology_of(settings)
+    async with broker_of(settings) as broker:
+        if declaring:
+            await broker.declare(topology)
+        yield Parts(broker=broker, topology=topology)
+
+
+@asynccontextmanager
+async def open_roles(settings: Settings, plan: Plan) -> AsyncIterator[Sequence[Role]]:
+    """Open what ``plan`` needs and make its roles; they run when they are run.
+
+    The broker may be away: roles wait for it. On leaving, the roles must have
+    ended; then everything is closed in reverse order.
+
+    Raises:
+        ConfigurationError: the list of subscriptions is wrong.
+        LedgerUnavailable, LedgerMismatch: the ledger cannot be opened.
+    """
+    topology = topology_of(settings)
+    async with AsyncExitStack() as stack:
+        roles: list[Role] = []
+        if plan.workers:
+            broker = await stack.enter_async_context(broker_of(settings))
+            parts = Parts(broker=broker, topology=topology)
+            roles += await _open_workers(stack, settings, plan, parts)
+            if (port := settings.metrics.port) is not None and not plan.ingress:
+                roles.append(_make_health(settings, broker, port, roles))
+        if plan.ingress:
+            # Its own handle: a callback waits less long than a worker may.
+            handle = broker_of(settings, deadline=settings.ingress.publish_timeout)
+            broker = await stack.enter_async_context(handle)
+            parts = Parts(broker=broker, topology=topology)
+            roles.append(_make_ingress(settings, parts, roles))
+        yield roles
+
+
+def subscriptions_of(settings: Settings) -> Sequence[Any]:
+    """Read the list of subscriptions; none without a file.
+
+    Raises:
+        ConfigurationError: it is wrong, or there is no such file.
+    """
+    if settings.subscriptions_file is None:
+        return ()
+    from pipeline.subscriptions import load_subscriptions
+
+    return load_subscriptions(settings.subscriptions_file)
+
+
+async def _open_workers(
+    stack: AsyncExitStack, settings: Settings, plan: Plan, parts: Parts
+) -> list[Role]:
+    ledger = await stack.enter_async_context(ledger_of(settings))
+    roles: list[Role] = []
+    if DEDUPE in plan.workers:
+        handler = Dedupe(ledger, clock=now).handle
+        roles.append(_worker_role(settings, parts, DEDUPE, handler, settings.dedupe))
+    return roles
+
+
+def _worker_role(
+    settings: Settings,
+    parts: Parts,
+    queue: str,
+    handler: BatchHandler,
+    limits: WorkerSettings,
+) -> Role:
+    batch_size = limits.batch_size if isinstance(limits, DedupeSettings) else 1
+    worker = Worker(
+        parts.broker,
+        queue,
+        handler,
+        deadline=limits.deadline,
+        policy=limits.policy,
+        concurrency=limits.concurrency,
+        batch_size=batch_size,
+        drain=settings.drain,
+    )
+    return WorkerRole(worker, parts.broker, parts.topology)
+
+
+def _make_ingress(settings: Settings, parts: Parts, others: Sequence[Role]) -> HttpRole:
+    async def declare(stopping: asyncio.Event) -> None:
+        await declare_when_up(parts.broker, parts.topology, stopping)
+
+    ingress = settings.ingress
+    return HttpRole(
+        "ingress",
+        make_ingress(parts.broker, ingress, checks=_checks(others)),
+        host=ingress.host,
+        port=ingress.port,
+        max_body_bytes=int(ingress.max_body_bytes),
+        ready=declare,
+    )
+
+
+def _make_health(
+    settings: Settings, broker: Broker, port: int, others: Sequence[Role]
+) -> HttpRole:
+    checks = {"broker": lambda: broker.problem, **_checks(others)}
+    return HttpRole(
+        "health",
+        Routes(health_routes(checks), None),
+        host=settings.metrics.host,
+        port=port,
+    )
+
+
+def _checks(roles: Sequence[Role]) -> dict[str, Callable[[], str | None]]:
+    return {role.name: partial(getattr, role, "problem") for role in roles}
+
+
+def now() -> datetime:
+    """Give the present time."""
+    return datetime.now(UTC)

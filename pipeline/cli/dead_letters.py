@@ -1,0 +1,412 @@
+"""``pipeline dead-letters``: list, show, replay, discard."""
+
+from __future__ import annotations
+
+import base64
+import sys
+from contextlib import aclosing
+from datetime import UTC, datetime
+from pathlib import Path  # noqa: TC003  typer reads the annotations
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import orjson
+import typer
+
+from pipeline.cli import render
+from pipeline.cli.loop import run_once
+from pipeline.cli.options import (
+    AsJson,
+    Assignments,
+    BrokerUrl,
+    ConfigFile,
+    read_settings,
+)
+from pipeline.cli.progress import progress_bar
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+
+    from pipeline.bootstrap import Parts
+    from pipeline.dead_letters import DeadLetter, Progress, Selection
+
+T = TypeVar("T")
+
+app = typer.Typer(
+    name="dead-letters",
+    no_args_is_help=True,
+    help="Look through what could not be processed, replay it or discard it.",
+    rich_markup_mode="rich",
+)
+
+COLUMNS = (
+    render.Column("QUEUE", 18),
+    render.Column("MESSAGE ID", 32),
+    render.Column("TASK", 20),
+    render.Column("STAGE", 9),
+    render.Column("ERROR TYPE", 20),
+    render.Column("TRIES", 5),
+    render.Column("REPLAYS", 7),
+    render.Column("FAILED AT", 20),
+    render.Column("ERROR"),
+)
+
+Queues = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--queue",
+        "-q",
+        metavar="QUEUE",
+        help="Only of this work queue, such as notify.studio. Can be repeated.",
+        show_default=False,
+    ),
+]
+Task = Annotated[
+    str | None, typer.Option(metavar="ID", help="Only of this task of the provider.")
+]
+Stage = Annotated[
+    str | None, typer.Option(metavar="STAGE", help="Only of this stage: complete, ...")
+]
+ErrorType = Annotated[
+    str | None, typer.Option(metavar="TYPE", help="Only with this error: Reject, ...")
+]
+OlderThan = Annotated[
+    str | None, typer.Option(metavar="AGE", help="Failed longer ago than: 30m, 2d")
+]
+NewerThan = Annotated[
+    str | None, typer.Option(metavar="AGE", help="Failed within the last: 30m, 2d")
+]
+Limit = Annotated[int | None, typer.Option(min=1, metavar="N", help="At most so many.")]
+MessageId = Annotated[
+    str | None, typer.Argument(metavar="[MESSAGE-ID]", help="Only this one.")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Count, and change nothing.")]
+
+
+@app.command(
+    "list",
+    epilog="[bold]Examples[/]\n\n"
+    "pipeline dead-letters list --queue download --older-than 1h\n\n"
+    "pipeline dead-letters list --error-type LinkExpired --json",
+)
+def list_letters(
+    *,
+    queue: Queues = None,
+    task: Task = None,
+    stage: Stage = None,
+    error_type: ErrorType = None,
+    older_than: OlderThan = None,
+    newer_than: NewerThan = None,
+    limit: Limit = None,
+    as_json: AsJson = False,
+    config: ConfigFile = None,
+    assignments: Assignments = None,
+    broker_url: BrokerUrl = None,
+) -> None:
+    """List dead letters, the oldest of each queue first. Nothing is changed."""
+    selection = _selection(
+        message_id=None,
+        task=task,
+        stage=stage,
+        error_type=error_type,
+        older_than=older_than,
+        newer_than=newer_than,
+    )
+
+    async def main(parts: Parts) -> int:
+        from pipeline.dead_letters import browse
+
+        queues = _queues(parts, queue)
+        async with aclosing(browse(parts.broker, queues, selection)) as letters:
+            first = _first(letters, limit)
+            if as_json:
+                return await render.print_json_list(as_document(x) async for x in first)
+            return await render.print_table(COLUMNS, (_row(x) async for x in first))
+
+    count = _run(main, config, assignments, broker_url)
+    if not as_json:
+        typer.echo(render.count_of(count, "dead letter"), err=bool(count))
+
+
+@app.command(epilog="Example: pipeline dead-letters show 3f2a… --body | jq .")
+def show(
+    *,
+    message_id: Annotated[str, typer.Argument(metavar="MESSAGE-ID")],
+    queue: Queues = None,
+    body: Annotated[
+        bool, typer.Option("--body", help="Print the body alone, as it is.")
+    ] = False,
+    as_json: AsJson = False,
+    config: ConfigFile = None,
+    assignments: Assignments = None,
+    broker_url: BrokerUrl = None,
+) -> None:
+    """Show one dead letter with its headers and its body."""
+
+    async def main(parts: Parts) -> DeadLetter | None:
+        from pipeline.dead_letters import find
+
+        return await find(parts.broker, _queues(parts, queue), message_id)
+
+    letter = _run(main, config, assignments, broker_url)
+    if letter is None:
+        render.fail(f"no dead letter has the message id {message_id}")
+        raise typer.Exit(1)
+    if body:
+        sys.stdout.buffer.write(letter.envelope.body)
+    elif as_json:
+        render.print_json(as_document(letter, complete=True))
+    else:
+        _print_letter(letter)
+
+
+@app.command(
+    epilog="[bold]Examples[/]\n\n"
+    "pipeline dead-letters replay 3f2a…\n\n"
+    "pipeline dead-letters replay --queue notify.studio --newer-than 1d --rate 50\n\n"
+    "A replay returns each message to the queue it failed in, and to no other.",
+)
+def replay(
+    *,
+    message_id: MessageId = None,
+    queue: Queues = None,
+    task: Task = None,
+    stage: Stage = None,
+    error_type: ErrorType = None,
+    older_than: OlderThan = None,
+    newer_than: NewerThan = None,
+    limit: Limit = None,
+    rate: Annotated[
+        float | None,
+        typer.Option(min=0.01, metavar="N", help="At most so many each second."),
+    ] = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+    config: ConfigFile = None,
+    assignments: Assignments = None,
+    broker_url: BrokerUrl = None,
+) -> None:
+    """Send dead letters back to be processed again, from attempt 1."""
+    selection = _selection(
+        message_id=message_id,
+        task=task,
+        stage=stage,
+        error_type=error_type,
+        older_than=older_than,
+        newer_than=newer_than,
+    )
+
+    async def main(parts: Parts) -> Progress:
+        from pipeline.dead_letters import replay as replay_letters
+
+        queues = _queues(parts, queue)
+        with progress_bar("Replaying", limit, shown=not as_json) as report:
+            return await replay_letters(
+                parts.broker,
+                queues,
+                selection,
+                limit=limit,
+                rate=rate,
+                dry_run=dry_run,
+                on_progress=report,
+            )
+
+    done = _run(main, config, assignments, broker_url)
+    _report("replayed", done, dry_run=dry_run, as_json=as_json)
+    _require_found(message_id, done)
+
+
+@app.command(
+    epilog="Example: pipeline dead-letters discard --error-type LinkExpired --yes"
+)
+def discard(
+    *,
+    message_id: MessageId = None,
+    queue: Queues = None,
+    task: Task = None,
+    stage: Stage = None,
+    error_type: ErrorType = None,
+    older_than: OlderThan = None,
+    newer_than: NewerThan = None,
+    limit: Limit = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Really remove them.")] = False,
+    as_json: AsJson = False,
+    config: ConfigFile = None,
+    assignments: Assignments = None,
+    broker_url: BrokerUrl = None,
+) -> None:
+    """Remove dead letters for ever. Without --yes they are only counted."""
+    selection = _selection(
+        message_id=message_id,
+        task=task,
+        stage=stage,
+        error_type=error_type,
+        older_than=older_than,
+        newer_than=newer_than,
+    )
+
+    async def main(parts: Parts) -> Progress:
+        from pipeline.dead_letters import discard as discard_letters
+
+        queues = _queues(parts, queue)
+        with progress_bar("Discarding", limit, shown=not as_json) as report:
+            return await discard_letters(
+                parts.broker,
+                queues,
+                selection,
+                limit=limit,
+                dry_run=not yes,
+                on_progress=report,
+            )
+
+    done = _run(main, config, assignments, broker_url)
+    _report("discarded", done, dry_run=not yes, as_json=as_json)
+    _require_found(message_id, done)
+    if not yes and done.matched:
+        render.fail("nothing was removed: add --yes to discard them for ever")
+        raise typer.Exit(2)
+
+
+def as_document(letter: DeadLetter, *, complete: bool = False) -> dict[str, Any]:
+    """Give a dead letter as a JSON object; ``complete``: with headers and body."""
+    envelope, failure = letter.envelope, letter.envelope.failure
+    document: dict[str, Any] = {
+        "queue": letter.queue,
+        "message_id": envelope.message_id,
+        "routing_key": envelope.routing_key,
+        "task_id": letter.task_id,
+        "stage": letter.stage,
+        "error_type": failure and failure.error_type,
+        "error": failure and failure.error_text,
+        "attempt": envelope.attempt,
+        "replays": envelope.replays,
+        "first_failed_at": failure and failure.first_failed_at,
+        "last_failed_at": failure and failure.last_failed_at,
+        "published_at": envelope.published_at,
+        "body_bytes": len(envelope.body),
+    }
+    if complete:
+        document["content_type"] = envelope.content_type
+        document["headers"] = dict(envelope.headers)
+        try:
+            document["body"] = envelope.body.decode()
+        except UnicodeDecodeError:
+            document["body_base64"] = base64.b64encode(envelope.body).decode()
+    return document
+
+
+def _row(letter: DeadLetter) -> Sequence[object]:
+    envelope, failure = letter.envelope, letter.envelope.failure
+    return (
+        letter.queue,
+        envelope.message_id,
+        letter.task_id,
+        letter.stage,
+        failure and failure.error_type,
+        envelope.attempt,
+        envelope.replays,
+        letter.failed_at,
+        failure and failure.error_text,
+    )
+
+
+def _print_letter(letter: DeadLetter) -> None:
+    document = as_document(letter, complete=True)
+    headers = document.pop("headers")
+    document.pop("body", None)
+    document.pop("body_base64", None)
+    render.print_fields(document)
+    render.print_fields(
+        {f"header {k}": v for k, v in headers.items()} or {"headers": None}
+    )
+    typer.echo()
+    try:
+        body: object = orjson.loads(letter.envelope.body)
+    except orjson.JSONDecodeError:
+        typer.echo(repr(letter.envelope.body))
+    else:
+        render.print_json(body)
+
+
+def _report(verb: str, done: Progress, *, dry_run: bool, as_json: bool) -> None:
+    if as_json:
+        document = {
+            verb: 0 if dry_run else done.matched,
+            "matched": done.matched,
+            "seen": done.seen,
+            "queues": done.by_queue,
+            "dry_run": dry_run,
+        }
+        render.print_json(document)
+        return
+    would = "would be " if dry_run else ""
+    by_queue = ", ".join(f"{n:,} of {q}" for q, n in done.by_queue.items())
+    detail = f" ({by_queue})" if by_queue else ""
+    typer.echo(f"{render.count_of(done.matched, 'dead letter')} {would}{verb}{detail}")
+
+
+def _require_found(message_id: str | None, done: Progress) -> None:
+    if message_id is not None and not done.matched:
+        render.fail(f"no dead letter has the message id {message_id}")
+        raise typer.Exit(1)
+
+
+def _selection(
+    *,
+    message_id: str | None,
+    task: str | None,
+    stage: str | None,
+    error_type: str | None,
+    older_than: str | None,
+    newer_than: str | None,
+) -> Selection:
+    from pipeline.dead_letters import Selection
+
+    now = datetime.now(UTC)
+    older, newer = render.parse_age(older_than), render.parse_age(newer_than)
+    return Selection(
+        message_id=message_id,
+        task_id=task,
+        stage=stage,
+        error_type=error_type,
+        before=None if older is None else now - older,
+        since=None if newer is None else now - newer,
+    )
+
+
+def _queues(parts: Parts, wanted: list[str] | None) -> Sequence[str]:
+    """Give the work queues to look at; both their own and their dead name will do."""
+    known = parts.topology.work_queues
+    names = [name.removeprefix("dead.") for name in wanted or ()]
+    if unknown := [name for name in names if name not in known]:
+        message = f"expected one of {', '.join(known)}; got {', '.join(unknown)}"
+        raise typer.BadParameter(message, param_hint="--queue")
+    return list(dict.fromkeys(names)) or known
+
+
+async def _first(
+    letters: AsyncGenerator[DeadLetter, None], limit: int | None
+) -> AsyncGenerator[DeadLetter, None]:
+    count = 0
+    async for letter in letters:
+        yield letter
+        count += 1
+        if count == limit:
+            return
+
+
+def _run(
+    main: Callable[[Parts], Coroutine[object, object, T]],
+    config: Path | None,
+    assignments: list[str] | None,
+    broker_url: str | None,
+) -> T:
+    """Read the settings, open the broker, call ``main``."""
+    from pipeline.bootstrap import open_parts
+
+    loaded = read_settings(config, assignments, broker_url=broker_url)
+
+    async def with_parts() -> T:
+        async with open_parts(loaded.settings) as parts:
+            return await main(parts)
+
+    return run_once(with_parts())

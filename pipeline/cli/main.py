@@ -1,0 +1,84 @@
+"""The command ``pipeline``: its groups, its options, how errors end it."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Final
+
+import typer
+
+from pipeline.cli import config, dead_letters, render, run, tasks, topology
+from pipeline.errors import PipelineError
+
+FAILED: Final = 1
+USAGE: Final = 2
+INTERRUPTED: Final = 130
+
+app = typer.Typer(
+    name="pipeline",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=(
+        "[bold]First steps[/]\n\n"
+        "pipeline run  everything in one process, no server needed\n\n"
+        "pipeline config show  what is set, and where each value comes from\n\n"
+        "pipeline dead-letters list  what could not be processed, and why\n\n"
+        "Every command has --help. Settings: defaults < TOML file < PIPELINE_…"
+        " variables < options. Exit codes: 0 done, 1 failed, 2 wrong usage."
+    ),
+)
+run.add_to(app)
+app.add_typer(tasks.app)
+app.add_typer(dead_letters.app)
+app.add_typer(topology.app)
+app.add_typer(config.app)
+
+
+@app.callback()
+def pipeline(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """A durable pipeline behind the callback address of an AI-music provider.
+
+    Takes callbacks, drops repeats, fetches the files, tells subscribers; what
+    fails for good is kept as a dead letter and can be replayed.
+    """
+    if version:
+        typer.echo(f"pipeline {installed_version()}")
+        raise typer.Exit
+
+
+def installed_version() -> str:
+    """Give the version of the installed package."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("callback-pipeline")
+    except PackageNotFoundError:
+        return "(not installed)"
+
+
+def main() -> None:
+    """Run the command line and end the process with its exit code."""
+    try:
+        app(prog_name="pipeline")
+    except Exception as error:
+        known = known_error(error)
+        if known is None:
+            raise
+        render.fail(str(known) or type(known).__name__)
+        sys.exit(FAILED)
+
+
+def known_error(error: BaseException) -> BaseException | None:
+    """Find the error of ours in what came up, also inside a group."""
+    if isinstance(error, PipelineError):
+        return error
+    if isinstance(error, BaseExceptionGroup):
+        found = [known_error(inner) for inner in error.exceptions]
+        return None if None in found else found[0]
+    return None

@@ -1,0 +1,131 @@
+"""How the command line prints: streaming tables and JSON, durations, colours.
+
+Nothing is collected before it is printed, so a listing of any length takes the
+same memory. Colours are for terminals only; ``click`` leaves them out elsewhere.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Final
+
+import orjson
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterable, Mapping, Sequence
+
+_INDENTED: Final = orjson.OPT_INDENT_2 | orjson.OPT_UTC_Z
+_COMPACT: Final = orjson.OPT_UTC_Z
+#: What would move the cursor or change colours, out of texts from outside.
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of a table."""
+
+    title: str
+    #: In characters; 0: the rest of the line, for the last column.
+    width: int = 0
+
+
+def print_json(document: object) -> None:
+    """Print one JSON document."""
+    typer.echo(orjson.dumps(document, option=_INDENTED, default=str))
+
+
+async def print_json_list(items: AsyncIterable[object]) -> int:
+    """Print a JSON list, one item a line, as the items come; return their number."""
+    count = 0
+    typer.echo("[", nl=False)
+    async for item in items:
+        typer.echo("\n" if count == 0 else ",\n", nl=False)
+        typer.echo(orjson.dumps(item, option=_COMPACT, default=str), nl=False)
+        count += 1
+    typer.echo("\n]" if count else "]")
+    return count
+
+
+async def print_table(
+    columns: Sequence[Column], rows: AsyncIterable[Sequence[object]]
+) -> int:
+    """Print a table as the rows come; return their number.
+
+    On a terminal each row is cut to one line; elsewhere nothing is cut.
+    """
+    room = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    count = 0
+    async for row in rows:
+        if count == 0:
+            titles = _line(columns, [column.title for column in columns], room)
+            typer.secho(titles, bold=True)
+        typer.echo(_line(columns, [plain(cell) for cell in row], room))
+        count += 1
+    return count
+
+
+def print_fields(fields: Mapping[str, object]) -> None:
+    """Print names and values, one pair a line."""
+    width = max(map(len, fields))
+    for name, value in fields.items():
+        label = typer.style(f"{name:<{width}}", bold=True)
+        typer.echo(f"{label}  {plain(value)}")
+
+
+def plain(value: object) -> str:
+    """Write a value for people, without control characters."""
+    match value:
+        case None:
+            return "-"
+        case datetime():
+            return format_time(value)
+        case _:
+            return _CONTROL.sub(" ", str(value))
+
+
+def format_time(at: datetime) -> str:
+    """Write a time in UTC, to the second."""
+    return at.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+
+
+def count_of(count: int, noun: str) -> str:
+    """Write ``1 dead letter`` or ``2 dead letters``."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def fail(message: str) -> None:
+    """Print an error as one message on standard error."""
+    label = typer.style("error:", fg="red", bold=True)
+    typer.echo(f"{label} {message}", err=True)
+
+
+def parse_age(text: str | None) -> timedelta | None:
+    """Read an age such as ``30m``.
+
+    Raises:
+        typer.BadParameter: it is none.
+    """
+    if text is None:
+        return None
+    from pipeline.settings import parse_duration
+
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        message = f"expected {error}, got {text!r}"
+        raise typer.BadParameter(message) from error
+
+
+def _line(columns: Sequence[Column], cells: Sequence[str], room: int | None) -> str:
+    padded = []
+    for column, cell in zip(columns, cells, strict=True):
+        is_cut = room is not None and 0 < column.width < len(cell)
+        short = f"{cell[: column.width - 1]}…" if is_cut else cell
+        padded.append(f"{short:<{column.width}}")
+    line = "  ".join(padded).rstrip()
+    return line if room is None else line[:room]

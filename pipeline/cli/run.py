@@ -1,0 +1,172 @@
+"""``pipeline run``, ``ingress`` and ``worker``: the processes that stay."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipeline.cli import render
+from pipeline.cli.loop import run_async
+from pipeline.cli.options import (
+    Assignments,
+    BrokerUrl,
+    ConfigFile,
+    LedgerUrl,
+    read_settings,
+)
+
+if TYPE_CHECKING:
+    from pipeline.bootstrap import Plan
+    from pipeline.settings import Loaded
+
+Host = Annotated[
+    str | None,
+    typer.Option(help="Address to listen on  [default: 127.0.0.1]", show_default=False),
+]
+Port = Annotated[
+    int | None,
+    typer.Option(help="Port to listen on; 0 takes a free one  [default: 8080]"),
+]
+
+
+class WorkerName(StrEnum):
+    """The workers there are."""
+
+    DEDUPE = "dedupe"
+    DOWNLOAD = "download"
+    NOTIFY = "notify"
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    app.command(
+        epilog="[bold]Examples[/]\n\n"
+        "pipeline run\n\n"
+        "pipeline run --port 9000 --set subscriptions_file=subscriptions.toml\n\n"
+        "The provider posts to http://HOST:PORT/callbacks/OPERATION, such as"
+        " upload-extend."
+    )(run)
+    app.command(epilog="Example: pipeline ingress --host 0.0.0.0 --port 8080")(ingress)
+    app.command(
+        epilog="[bold]Examples[/]\n\n"
+        "pipeline worker dedupe\n\n"
+        "pipeline worker notify --subscription studio\n\n"
+        "pipeline worker download --set metrics.port=9101"
+    )(worker)
+
+
+def run(
+    *,
+    config: ConfigFile = None,
+    assignments: Assignments = None,
+    broker_url: BrokerUrl = None,
+    ledger_url: LedgerUrl = None,
+    host: Host = None,
+    port: Port = None,
+) -> None:
+    """Run everything in this process: ingress and all workers.
+
+    Without settings it needs no server and keeps its data in ./data. Stop it with
+    Ctrl-C: work in progress is finished first; a second Ctrl-C stops at once.
+    """
+    from pipeline.bootstrap import Plan
+
+    loaded = read_settings(
+        config,
+        assignments,
+        broker_url=broker_url,
+        ledger_url=ledger_url,
+        ingress__host=host,
+        ingress__port=port,
+    )
+    plan = Plan(ingress=True, workers=frozenset(WorkerName), subscription=None)
+    stay(loaded, plan)
+
+
+def ingress(
+    *,
+    config: ConfigFile = None,
+    assignments: Assignments = None,
+    broker_url: BrokerUrl = None,
+    host: Host = None,
+    port: Port = None,
+) -> None:
+    """Take callbacks over HTTP and put them on the broker.
+
+    Also answers /healthz, /readyz and /metrics. Needs the broker only, and starts
+    without it: callbacks are answered 503 until it is there.
+    """
+    from pipeline.bootstrap import Plan
+
+    loaded = read_settings(
+        config,
+        assignments,
+        broker_url=broker_url,
+        ingress__host=host,
+        ingress__port=port,
+    )
+    stay(loaded, Plan(ingress=True, workers=frozenset(), subscription=None))
+
+
+def worker(
+    *,
+    name: Annotated[WorkerName, typer.Argument(help="Which worker.")],
+    subscription: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="notify: only this subscription  [default: all]"
+        ),
+    ] = None,
+    config: ConfigFile = None,
+    assignments: Assignments = None,
+    broker_url: BrokerUrl = None,
+    ledger_url: LedgerUrl = None,
+) -> None:
+    """Run one worker. Start as many processes of each as you need.
+
+    With metrics.port set it answers /healthz, /readyz and /metrics there.
+    """
+    from pipeline.bootstrap import Plan
+
+    if subscription is not None and name is not WorkerName.NOTIFY:
+        message = f"expected it with notify only, got it with {name}"
+        raise typer.BadParameter(message, param_hint="--subscription")
+    loaded = read_settings(
+        config, assignments, broker_url=broker_url, ledger_url=ledger_url
+    )
+    stay(
+        loaded,
+        Plan(ingress=False, workers=frozenset({name}), subscription=subscription),
+    )
+
+
+def stay(loaded: Loaded, plan: Plan) -> None:
+    """Run what is planned until a signal, then stop in order.
+
+    Raises:
+        typer.Exit: with code 1 after a second signal.
+    """
+    from pipeline.bootstrap import open_roles
+    from pipeline.logs import configure_logs, get_logger
+    from pipeline.service import StoppedAtOnce, run_roles, stopping_on_signals
+    from pipeline.settings import show_settings
+
+    log = loaded.settings.log
+    configure_logs(level=log.level, form=log.format)
+    shown = {setting.key: setting.value for setting in show_settings(loaded)}
+    get_logger("cli").info("settings_loaded", file=str(loaded.file), **shown)
+
+    async def main() -> None:
+        async with (
+            stopping_on_signals() as stopping,
+            open_roles(loaded.settings, plan) as roles,
+        ):
+            await run_roles(roles, stopping)
+
+    try:
+        run_async(main())
+    except StoppedAtOnce as error:
+        render.fail("stopped at once; what was in progress will be delivered again")
+        raise typer.Exit(1) from error

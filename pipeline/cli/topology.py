@@ -1,0 +1,98 @@
+"""``pipeline topology``: make the broker's exchanges and queues, or compare them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import typer
+
+from pipeline.cli import render
+from pipeline.cli.loop import run_once
+from pipeline.cli.options import (
+    AsJson,
+    Assignments,
+    BrokerUrl,
+    ConfigFile,
+    read_settings,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pipeline.topology import Topology
+
+app = typer.Typer(
+    name="topology",
+    no_args_is_help=True,
+    help="Make the exchanges and queues on the broker, or compare them.",
+    rich_markup_mode="rich",
+)
+
+
+@app.command()
+def apply(
+    *,
+    as_json: AsJson = False,
+    config: ConfigFile = None,
+    assignments: Assignments = None,
+    broker_url: BrokerUrl = None,
+) -> None:
+    """Make what is missing. Nothing that exists is changed.
+
+    Every process does this when it starts; the command is for brokers on which
+    only an administrator may make queues.
+    """
+    from pipeline.bootstrap import open_parts
+
+    loaded = read_settings(config, assignments, broker_url=broker_url)
+
+    async def main() -> Topology:
+        async with open_parts(loaded.settings) as parts:
+            return parts.topology
+
+    topology = run_once(main())
+    if as_json:
+        render.print_json(
+            {
+                "exchanges": [
+                    topology.exchange_name(e.name) for e in topology.exchanges
+                ],
+                "queues": [topology.queue_name(q.name) for q in topology.queues],
+                "bindings": len(topology.bindings),
+            }
+        )
+        return
+    typer.echo(
+        f"{render.count_of(len(topology.exchanges), 'exchange')},"
+        f" {render.count_of(len(topology.queues), 'queue')} and"
+        f" {render.count_of(len(topology.bindings), 'binding')} are there"
+    )
+
+
+@app.command()
+def check(
+    *,
+    as_json: AsJson = False,
+    config: ConfigFile = None,
+    assignments: Assignments = None,
+    broker_url: BrokerUrl = None,
+) -> None:
+    """Name what differs from the topology of this version; exit 1 if anything does."""
+    from pipeline.bootstrap import open_parts
+
+    loaded = read_settings(config, assignments, broker_url=broker_url)
+
+    async def main() -> Sequence[str]:
+        async with open_parts(loaded.settings, declaring=False) as parts:
+            return await parts.broker.check(parts.topology)
+
+    differences = run_once(main())
+    if as_json:
+        render.print_json({"ok": not differences, "differences": list(differences)})
+    elif differences:
+        for difference in differences:
+            render.fail(difference)
+    else:
+        typer.echo("the broker has the whole topology")
+    if differences:
+        raise typer.Exit(1)
