@@ -18,6 +18,7 @@ PipelineError
 ├── AssetError
 │   ├── LinkExpired           the link is gone for good: 403, 404, 410, 441
 │   ├── AssetRefused          too large, wrong type, forbidden address
+│   ├── AssetMissing          the store has no such file
 │   └── FetchFailed           anything that may work next time
 ├── NotificationFailed        a subscriber did not answer 2xx in time
 └── Settlement                raised by handlers to say how to settle
@@ -116,8 +117,21 @@ class AssetRefused(AssetError):
     """The file breaks a rule (size, type, address); fetching again is useless."""
 
 
+class AssetMissing(AssetError):
+    """The store has no file at that location."""
+
+
 class FetchFailed(AssetError):
-    """The file could not be fetched this time; it may work the next time."""
+    """The file could not be fetched this time; it may work the next time.
+
+    Args:
+        reason: what was expected and what came.
+        after: how long the server asked to be left alone, if it did.
+    """
+
+    def __init__(self, reason: str, *, after: timedelta | None = None) -> None:
+        super().__init__(reason)
+        self.after = after
 
 
 class NotificationFailed(PipelineError):

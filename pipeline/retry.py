@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from typing import Final
 
 #: Tried after these waits: in all about seven hours, then the dead-letter queue.
@@ -53,3 +54,26 @@ class RetryPolicy:
             return None
         wait = self.waits[max(attempt, 1) - 1]
         return wait if at_least is None else max(wait, at_least)
+
+
+def read_retry_after(
+    header: str | None, *, now: datetime, longest: timedelta
+) -> timedelta | None:
+    """Read a ``Retry-After`` header, in seconds or as a date (RFC 9110, 10.2.3).
+
+    Returns at most ``longest``, never less than nothing, and ``None`` for a header
+    that is missing or makes no sense.
+    """
+    if header is None:
+        return None
+    text = header.strip()
+    if text.isascii() and text.isdigit():
+        # Beyond ten digits only "longest" is left of it, and int() may refuse.
+        return min(timedelta(seconds=int(text[:10])), longest)
+    try:
+        date = parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    # A date without a zone is in UTC, as all dates of HTTP are.
+    wait = (date if date.tzinfo else date.replace(tzinfo=UTC)) - now
+    return min(max(wait, timedelta(0)), longest)

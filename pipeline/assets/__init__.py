@@ -1,0 +1,1 @@
+"""Files: guarded download, and the store that keeps them by their hash."""

@@ -1,0 +1,297 @@
+"""The asset store in a folder of this machine, on aiofiles."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import hashlib
+import os
+import secrets
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager
+from io import FileIO
+from typing import TYPE_CHECKING, Final, ParamSpec, Self, TypeVar
+
+from aiofiles.threadpool import wrap
+
+from pipeline.assets.store import CHUNK_BYTES, AssetStore, Upload, check_location
+from pipeline.errors import AssetMissing, ConfigurationError, FetchFailed
+from pipeline.task import StoredAsset
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
+    from datetime import timedelta
+    from pathlib import Path
+    from types import TracebackType
+
+    from _typeshed import ReadableBuffer
+    from aiofiles.threadpool.binary import AsyncFileIO
+
+    from pipeline.assets.sniff import FileType
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+#: Files that are not complete yet, inside the root.
+INCOMING: Final = ".incoming"
+FILE_MODE: Final = 0o640
+FOLDER_MODE: Final = 0o750
+#: Threads for the files of one store: some may wait for the disk in ``fsync``
+#: while others write.
+THREADS: Final = 4
+#: What file systems without hard links answer.
+_NO_LINKS: Final = frozenset(
+    {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS}
+)
+
+
+class LocalAssetStore(AssetStore):
+    """Keeps files in a folder of this machine.
+
+    Work on files is done by a few threads of its own, so that a slow disk does
+    not keep name resolution waiting, which uses the event loop's threads.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root.absolute()
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="assets")
+
+    async def __aenter__(self) -> Self:
+        """Make the folders, and try whether they can be written."""
+        try:
+            await self._call(_prepare, self._root)
+        except OSError as error:
+            message = (
+                f"assets_url: expected a folder that can be written, "
+                f"got {self._root}: {error.strerror}"
+            )
+            raise ConfigurationError(message) from error
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Let calls in progress finish, and end the threads."""
+        await asyncio.to_thread(self._threads.shutdown)
+
+    def create(self, file_type: FileType) -> LocalUpload:
+        """Begin a file; there is one on disk once the upload is entered."""
+        return LocalUpload(self._root, file_type, self._threads)
+
+    @asynccontextmanager
+    async def open(self, location: str) -> AsyncIterator[AsyncIterator[bytes]]:
+        """Read a file back; a file that is replaced meanwhile is read to its end."""
+        path = self._root / check_location(location)
+        with _translated(f"reading {location}"):
+            try:
+                raw = await self._call(FileIO, path, "rb")
+            except FileNotFoundError as error:
+                message = f"expected a file at {location}, the store has none"
+                raise AssetMissing(message) from error
+        file: AsyncFileIO = wrap(raw, executor=self._threads)
+        try:
+            yield _chunks(file, location)
+        finally:
+            await file.close()
+
+    async def exists(self, location: str) -> bool:
+        """Tell whether there is such a file."""
+        return await self._call((self._root / check_location(location)).is_file)
+
+    async def sweep(self, older_than: timedelta) -> int:
+        """Remove uploads to which nothing was written for ``older_than``."""
+        oldest = time.time() - older_than.total_seconds()
+        with _translated("removing what was left behind"):
+            return await self._call(_sweep, self._root / INCOMING, oldest)
+
+    async def _call(
+        self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(
+            self._threads, lambda: function(*args, **kwargs)
+        )
+
+
+class LocalUpload(Upload):
+    """One file on its way into a ``LocalAssetStore``."""
+
+    def __init__(
+        self, root: Path, file_type: FileType, threads: ThreadPoolExecutor
+    ) -> None:
+        self._root = root
+        self._type = file_type
+        self._threads = threads
+        self._raw: IncomingFile
+        self._file: AsyncFileIO
+
+    async def __aenter__(self) -> Self:
+        """Make the temporary file."""
+        path = self._root / INCOMING / f"{secrets.token_hex(16)}.part"
+        loop = asyncio.get_running_loop()
+        opening = loop.run_in_executor(self._threads, IncomingFile, path)
+        with _translated("creating a file"):
+            try:
+                self._raw = await asyncio.shield(opening)
+            except asyncio.CancelledError:
+                opening.add_done_callback(self._discard_late)
+                raise
+        self._file = wrap(self._raw, executor=self._threads)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Remove the temporary file if it is still there."""
+        # Does nothing after a commit. ``discard`` is safe beside a write that
+        # still runs in its thread because its task was cancelled.
+        loop = asyncio.get_running_loop()
+        await asyncio.shield(loop.run_in_executor(self._threads, self._raw.discard))
+
+    async def write(self, chunk: bytes | memoryview) -> None:
+        """Hash and append a chunk, in one change of thread."""
+        with _translated(f"writing {len(chunk)} bytes"):
+            await self._file.write(chunk)
+
+    async def commit(self) -> StoredAsset:
+        """Sync the file, move it to its place, sync the folder."""
+        loop = asyncio.get_running_loop()
+        with _translated("completing a file"):
+            return await loop.run_in_executor(
+                self._threads, self._raw.place, self._root, self._type
+            )
+
+    def _discard_late(self, opening: asyncio.Future[IncomingFile]) -> None:
+        """Remove a file that was made while its task was being cancelled."""
+        if not opening.cancelled() and opening.exception() is None:
+            self._threads.submit(opening.result().discard)
+
+
+class IncomingFile(FileIO):
+    """A file that hashes what it writes. All methods block.
+
+    Hashing and writing happen in one call and so in one change of thread; both
+    let other threads run. The lock makes the last call wait for the one before
+    it: a cancelled task leaves its write running, and a descriptor closed under
+    it may by then belong to another file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, "xb", opener=_open_private)
+        self._path = path
+        self._lock = threading.Lock()
+        self._digest = hashlib.sha256()
+        self._size_bytes = 0
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        """Append all of ``data``; the system may take it in several pieces."""
+        with self._lock, memoryview(data) as whole:
+            self._digest.update(whole)
+            done = 0
+            while done < len(whole):
+                done += super().write(whole[done:])
+            self._size_bytes += done
+            return done
+
+    def place(self, root: Path, file_type: FileType) -> StoredAsset:
+        """Move the file to the place its hash names, and wait for the disk."""
+        with self._lock:
+            os.fsync(self.fileno())
+            digest = self._digest.hexdigest()
+            folder = root / "sha256" / digest[:2]
+            target = folder / f"{digest}{file_type.suffix}"
+            folder.mkdir(mode=FOLDER_MODE, exist_ok=True)
+            _link(self._path, target, self._size_bytes)
+            # In this order: a name in a folder that is not on disk is lost.
+            # Others may have made the folder or the name and not be here yet.
+            _sync_folder(folder)
+            _sync_folder(folder.parent)
+            self._remove()
+            return StoredAsset(
+                sha256=digest,
+                size_bytes=self._size_bytes,
+                content_type=file_type.content_type,
+                location=target.relative_to(root).as_posix(),
+            )
+
+    def discard(self) -> None:
+        """Close, and remove the file if it was not placed. Idempotent."""
+        with self._lock:
+            if not self.closed:
+                self._remove()
+
+    def _remove(self) -> None:
+        self.close()
+        self._path.unlink(missing_ok=True)
+
+
+def _open_private(path: str, flags: int) -> int:
+    return os.open(path, flags, FILE_MODE)
+
+
+def _link(path: Path, target: Path, size_bytes: int) -> None:
+    """Give a complete file its name; the same contents there already are fine."""
+    try:
+        os.link(path, target)
+    except FileExistsError:
+        # A hash with another size is a file that the disk has damaged.
+        if target.stat().st_size != size_bytes:
+            path.replace(target)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        path.replace(target)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _prepare(root: Path) -> None:
+    incoming = root / INCOMING
+    for folder in (root, incoming, root / "sha256"):
+        folder.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
+    _sync_folder(root)
+    # Trying is the only way to know: access() ignores read-only mounts' reasons.
+    IncomingFile(incoming / f"{secrets.token_hex(16)}.part").discard()
+
+
+def _sweep(incoming: Path, oldest: float) -> int:
+    count = 0
+    for path in incoming.iterdir():
+        try:
+            if path.stat().st_mtime < oldest:
+                path.unlink()
+                count += 1
+        except FileNotFoundError:
+            # Its upload has just ended.
+            continue
+    return count
+
+
+async def _chunks(file: AsyncFileIO, location: str) -> AsyncIterator[bytes]:
+    with _translated(f"reading {location}"):
+        while chunk := await file.read(CHUNK_BYTES):
+            yield chunk
+
+
+@contextmanager
+def _translated(doing: str) -> Iterator[None]:
+    """Turn errors of the file system into ours."""
+    try:
+        yield
+    except OSError as error:
+        message = f"{doing} failed: {error.strerror or error}"
+        raise FetchFailed(message) from error
