@@ -18,9 +18,9 @@ from pipeline.broker.rabbitmq_publisher import (
     PlainPublisher,
     Publisher,
     Route,
-    fits,
 )
-from pipeline.broker.rabbitmq_topology import declare, differences
+from pipeline.broker.rabbitmq_stream import stream_of
+from pipeline.broker.rabbitmq_topology import declare, differences, frame_max_of
 from pipeline.errors import BrokerClosed, TopologyMismatch
 from pipeline.logs import get_logger
 from pipeline.metrics import BROKER_CONNECTED
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from datetime import timedelta
     from types import TracebackType
 
-    import aio_pika
+    from aio_pika.abc import AbstractConnection
 
     from pipeline.message import Publication
     from pipeline.topology import Topology
@@ -46,7 +46,7 @@ class RabbitBroker(Broker):
         url: ``amqp://user:password@host:port/vhost`` or ``amqps://…``.
         deadline: the longest that any call waits for the broker.
         name: shown in the management console.
-        fast: publish over the fast path where the library's inside is known.
+        fast: use the short cut for frames where aiormq lets us.
     """
 
     def __init__(
@@ -59,7 +59,6 @@ class RabbitBroker(Broker):
         fast: bool = True,
     ) -> None:
         self._deadline_seconds = deadline.total_seconds()
-        self._fast = fast
         self._topology: Topology | None = None
         self._routes: dict[str, Route] = {}
         self._publisher: Publisher | None = None
@@ -67,6 +66,7 @@ class RabbitBroker(Broker):
             url,
             name=f"{name} publish",
             heartbeat_seconds=heartbeat_seconds,
+            fast=fast,
             on_up=self._on_publishing_up,
             on_down=self._on_publishing_down,
         )
@@ -74,6 +74,7 @@ class RabbitBroker(Broker):
             url,
             name=f"{name} consume",
             heartbeat_seconds=heartbeat_seconds,
+            fast=fast,
             on_up=_nothing_to_do,
             on_down=_nothing_to_do_down,
         )
@@ -108,6 +109,8 @@ class RabbitBroker(Broker):
             return self._publishing.problem or "the topology is not declared yet"
         if self._publisher is None or not self._publisher.is_open:
             return self._publishing.problem or "the channel for publishing is closed"
+        if (alarm := self._publishing.blocked) is not None:
+            return f"the broker takes no messages: alarm on {alarm}"
         return None
 
     async def declare(self, topology: Topology) -> None:
@@ -189,7 +192,7 @@ class RabbitBroker(Broker):
             raise BrokerClosed(message)
         return self._topology
 
-    async def _connect_to_consume(self) -> aio_pika.abc.AbstractConnection:
+    async def _connect_to_consume(self) -> AbstractConnection:
         return await self._consuming.connection(self._deadline_seconds)
 
     async def _redeclare(self) -> None:
@@ -197,9 +200,7 @@ class RabbitBroker(Broker):
         if self._topology is not None:
             await self.declare(self._topology)
 
-    async def _on_publishing_up(
-        self, connection: aio_pika.abc.AbstractConnection
-    ) -> None:
+    async def _on_publishing_up(self, connection: AbstractConnection) -> None:
         if self._topology is not None:
             try:
                 async with bounded(self._declare_seconds, "declaring the topology"):
@@ -217,15 +218,13 @@ class RabbitBroker(Broker):
             async with bounded(self._deadline_seconds, "closing a channel"):
                 await publisher.close()
 
-    async def _open_publisher(
-        self, connection: aio_pika.abc.AbstractConnection
-    ) -> Publisher:
+    async def _open_publisher(self, connection: AbstractConnection) -> Publisher:
         channel = connection.channel(publisher_confirms=True, on_return_raises=True)
         await channel.initialize()
         raw = await channel.get_underlay_channel()
-        if self._fast and fits(raw):
-            return FastPublisher(raw)  # type: ignore[arg-type]
-        log.warning("fast_publish_unavailable", wanted=self._fast)
+        if (stream := stream_of(connection)) is not None:
+            return FastPublisher(raw, stream, frame_max_of(connection))
+        log.info("publishing_plainly")
         return PlainPublisher(channel)
 
     async def _wait_for_publisher(self) -> Publisher:
@@ -240,7 +239,7 @@ class RabbitBroker(Broker):
         return publisher
 
 
-async def _nothing_to_do(_: aio_pika.abc.AbstractConnection) -> None:
+async def _nothing_to_do(_: AbstractConnection) -> None:
     """A consuming connection needs no set-up: each consumer has its channel."""
 
 

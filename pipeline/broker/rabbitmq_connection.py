@@ -16,12 +16,15 @@ import aio_pika
 import aiormq
 from yarl import URL
 
+from pipeline.broker.rabbitmq_stream import TappedConnection, stream_of
 from pipeline.errors import BrokerUnavailable
 from pipeline.logs import get_logger
 from pipeline.metrics import BROKER_RECONNECTS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from aio_pika.abc import AbstractConnection
 
 log = get_logger("broker")
 
@@ -70,6 +73,7 @@ class Link:
     Args:
         url: ``amqp://`` or ``amqps://``; a heartbeat in its query wins.
         name: shown in the management console of the broker.
+        fast: put a ``FrameStream`` under the connection.
         on_up: awaited with each fresh connection before anybody gets it. If it
             raises, the connection is given up and tried again.
         on_down: called when the connection is lost or given up.
@@ -81,16 +85,18 @@ class Link:
         *,
         name: str,
         heartbeat_seconds: int = 15,
-        on_up: Callable[[aio_pika.abc.AbstractConnection], Awaitable[None]],
+        fast: bool = True,
+        on_up: Callable[[AbstractConnection], Awaitable[None]],
         on_down: Callable[[], Awaitable[None]],
     ) -> None:
         parsed = URL(url)
         if "heartbeat" not in parsed.query:
             parsed = parsed.update_query(heartbeat=heartbeat_seconds)
         self._url = parsed.update_query(name=name)
+        self._make = TappedConnection if fast else aio_pika.Connection
         self._on_up = on_up
         self._on_down = on_down
-        self._connection: aio_pika.abc.AbstractConnection | None = None
+        self._connection: AbstractConnection | None = None
         self._up = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self.problem: str | None = f"not connected to {self.address} yet"
@@ -99,6 +105,13 @@ class Link:
     def address(self) -> str:
         """Host and port, without the password."""
         return f"{self._url.host}:{self._url.port}"
+
+    @property
+    def blocked(self) -> str | None:
+        """Why the broker does not read from us; ``None``: it does."""
+        connection = self._connection
+        stream = None if connection is None else stream_of(connection)
+        return None if stream is None else stream.blocked
 
     def open(self) -> None:
         """Start connecting. Idempotent."""
@@ -112,9 +125,7 @@ class Link:
             await asyncio.gather(self._task, return_exceptions=True)
             self._task = None
 
-    async def connection(
-        self, deadline_seconds: float
-    ) -> aio_pika.abc.AbstractConnection:
+    async def connection(self, deadline_seconds: float) -> AbstractConnection:
         """Wait for the connection.
 
         Raises:
@@ -150,11 +161,10 @@ class Link:
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311
             pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
 
-    async def _connect(self) -> aio_pika.abc.AbstractConnection:
+    async def _connect(self) -> AbstractConnection:
         async with bounded(CONNECT_TIMEOUT_SECONDS, f"connecting to {self.address}"):
-            connection = await aio_pika.connect(
-                self._url, timeout=CONNECT_TIMEOUT_SECONDS
-            )
+            connection = self._make(self._url)
+            await connection.connect(timeout=CONNECT_TIMEOUT_SECONDS)
         try:
             await self._on_up(connection)
         except BaseException:
@@ -163,7 +173,7 @@ class Link:
         return connection
 
     async def _until_closed(
-        self, connection: aio_pika.abc.AbstractConnection
+        self, connection: AbstractConnection
     ) -> BaseException | None:
         """Offer the connection until it closes; return why it did."""
         closed: asyncio.Future[BaseException | None] = (
@@ -183,14 +193,14 @@ class Link:
         log.info("broker_connected", address=self.address)
         return await closed
 
-    async def _lower(self, connection: aio_pika.abc.AbstractConnection) -> None:
+    async def _lower(self, connection: AbstractConnection) -> None:
         self._up.clear()
         self._connection = None
         await self._on_down()
         await _close_quietly(connection)
 
 
-async def _close_quietly(connection: aio_pika.abc.AbstractConnection) -> None:
+async def _close_quietly(connection: AbstractConnection) -> None:
     """Close in bounded time; a connection that cannot be closed is dropped."""
     try:
         async with bounded(CLOSE_TIMEOUT_SECONDS, "closing the connection"):

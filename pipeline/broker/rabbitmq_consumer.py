@@ -9,11 +9,11 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, Self, cast
 
 import aiormq
-from aiormq.abc import ChannelFrame
-from pamqp import commands
 
+from pipeline.broker import rabbitmq_wire as wire
 from pipeline.broker.port import Consumer, Delivery
 from pipeline.broker.rabbitmq_connection import bounded
+from pipeline.broker.rabbitmq_stream import FrameStream, Tap, stream_of
 from pipeline.errors import (
     AlreadySettled,
     BrokerClosed,
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
     from types import TracebackType
 
-    import aio_pika
+    from aio_pika.abc import AbstractConnection
     from aiormq.abc import DeliveredMessage
 
     from pipeline.message import Publication
@@ -55,7 +55,7 @@ class RabbitConsumer(Consumer):
         queue: str,
         prefetch: int,
         topology: Topology,
-        connect: Callable[[], Awaitable[aio_pika.abc.AbstractConnection]],
+        connect: Callable[[], Awaitable[AbstractConnection]],
         redeclare: Callable[[], Awaitable[None]],
         publish: Callable[..., Awaitable[None]],
         deadline_seconds: float,
@@ -69,7 +69,8 @@ class RabbitConsumer(Consumer):
         self._publish = publish
         self._deadline_seconds = deadline_seconds
         self._on_closed = on_closed
-        self._channel: aiormq.Channel | None = None
+        self._channel: aiormq.abc.AbstractChannel | None = None
+        self._stream: FrameStream | None = None
         self._consumer_tag = ""
         self._epoch = 0
         self._arrived: deque[Delivery] = deque()
@@ -112,7 +113,7 @@ class RabbitConsumer(Consumer):
             # Closing the channel gives everything back, in its order.
             try:
                 async with bounded(self._deadline_seconds, "closing a consumer"):
-                    await self._flush(channel)
+                    self._flush_now()
                     await channel.close()
             except BrokerUnavailable as problem:
                 log.debug("consumer_close_failed", error=str(problem))
@@ -191,7 +192,9 @@ class RabbitConsumer(Consumer):
             message = f"the consumer of queue {self.queue} is closed"
             raise BrokerClosed(message)
 
-    async def _give_back(self, channel: aiormq.Channel, delivery: Delivery) -> None:
+    async def _give_back(
+        self, channel: aiormq.abc.AbstractChannel, delivery: Delivery
+    ) -> None:
         _, tag = _tag_of(delivery)
         delivery.tag = None
         self._unacked.pop(tag, None)
@@ -210,43 +213,23 @@ class RabbitConsumer(Consumer):
         channel = self._channel
         if channel is None or channel.is_closed:
             return
-        payload = self._acknowledgements(channel)
-        if not payload:
-            return
-        frame = ChannelFrame(payload=payload, should_close=False)
-        try:
-            channel.write_queue.put_nowait(frame)
-        except asyncio.QueueFull:
-            # The writer is busy: a task of the channel waits for it.
-            channel.create_task(channel.write_queue.put(frame))
-
-    async def _flush(self, channel: aiormq.Channel) -> None:
-        payload = self._acknowledgements(channel)
-        if payload:
-            frame = ChannelFrame(payload=payload, should_close=False)
-            await channel.write_queue.put(frame)
-
-    def _acknowledgements(self, channel: aiormq.Channel) -> bytes:
-        """Make the fewest frames that acknowledge everything settled."""
         highest = 0
         for tag, settled in self._unacked.items():
             if not settled:
                 break
             highest = tag
-        frames = []
-        if highest:
-            frames.append(commands.Basic.Ack(highest, multiple=True))
-        frames += [
-            commands.Basic.Ack(tag)
-            for tag, settled in self._unacked.items()
-            if settled and tag > highest
+        acks = [(highest, True)] if highest else []
+        acks += [
+            (t, False) for t, done in self._unacked.items() if done and t > highest
         ]
-        self._unacked = {
-            tag: False for tag, settled in self._unacked.items() if not settled
-        }
-        if not frames:
-            return b""
-        return ChannelFrame.marshall(channel.number, frames).payload
+        self._unacked = {t: False for t, done in self._unacked.items() if not done}
+        if self._stream is not None:
+            number = channel.number
+            frames = [wire.acknowledge(number, tag, multiple=m) for tag, m in acks]
+            self._stream.write(b"".join(frames))
+        else:
+            for tag, multiple in acks:
+                channel.create_task(_plain_ack(channel, tag, multiple=multiple))
 
     # -- staying subscribed -----------------------------------------------------
 
@@ -270,13 +253,19 @@ class RabbitConsumer(Consumer):
             self._consumer_tag = f"pipeline.{self.queue}.{id(self):x}.{self._epoch}"
             epoch = self._epoch
 
-            async def deliver(message: DeliveredMessage) -> None:
-                self._deliver(message, epoch)
+            def deliver(delivered: wire.Delivered) -> None:
+                self._deliver(delivered, epoch)
 
+            async def deliver_slowly(message: DeliveredMessage) -> None:
+                self._deliver(_delivered(message), epoch)
+
+            self._stream = stream = stream_of(connection)
+            if stream is not None:
+                stream.tap(channel.number, Tap(on_delivery=deliver))
             await channel.basic_qos(prefetch_count=self._prefetch)
             try:
                 await channel.basic_consume(
-                    name, deliver, consumer_tag=self._consumer_tag
+                    name, deliver_slowly, consumer_tag=self._consumer_tag
                 )
             except aiormq.exceptions.ChannelNotFoundEntity:
                 await self._redeclare()
@@ -285,6 +274,8 @@ class RabbitConsumer(Consumer):
         try:
             await lost.wait()
         finally:
+            if stream is not None:
+                stream.untap(channel.number)
             if not self._stopped:
                 self._channel = None
         if not channel.is_closed:
@@ -293,11 +284,11 @@ class RabbitConsumer(Consumer):
 
     @staticmethod
     async def _open_channel(
-        connection: aio_pika.abc.AbstractConnection, lost: asyncio.Event
-    ) -> aiormq.Channel:
+        connection: AbstractConnection, lost: asyncio.Event
+    ) -> aiormq.abc.AbstractChannel:
         wrapped = connection.channel(publisher_confirms=False)
         await wrapped.initialize()
-        channel = cast("aiormq.Channel", await wrapped.get_underlay_channel())
+        channel = await wrapped.get_underlay_channel()
 
         def note(_: object) -> None:
             lost.set()
@@ -312,18 +303,16 @@ class RabbitConsumer(Consumer):
         self._arrived.clear()
         self._unacked.clear()
 
-    def _deliver(self, message: DeliveredMessage, epoch: int) -> None:
+    def _deliver(self, delivered: wire.Delivered, epoch: int) -> None:
         if epoch != self._epoch:
             return
-        frame = message.delivery
-        tag: int = frame.delivery_tag  # type: ignore[union-attr, assignment]
-        self._unacked[tag] = False
+        self._unacked[delivered.tag] = False
         self._arrived.append(
             Delivery(
-                envelope=decode(message, self._topology),
+                envelope=decode(delivered, self._topology),
                 queue=self.queue,
-                redelivered=bool(frame.redelivered),  # type: ignore[union-attr]
-                tag=(epoch, tag),
+                redelivered=delivered.redelivered,
+                tag=(epoch, delivered.tag),
                 consumer=self,
                 topology=self._topology,
             )
@@ -331,25 +320,46 @@ class RabbitConsumer(Consumer):
         self._something.set()
 
 
+async def _plain_ack(
+    channel: aiormq.abc.AbstractChannel, tag: int, *, multiple: bool
+) -> None:
+    """Acknowledge through aiormq, where there is no short cut."""
+    await channel.basic_ack(tag, multiple, wait=False)
+
+
 def _tag_of(delivery: Delivery) -> tuple[int, int]:
     """Give the epoch and the delivery tag within it."""
     return cast("tuple[int, int]", delivery.tag)
 
 
-def decode(message: DeliveredMessage, topology: Topology) -> Envelope:
+def decode(delivered: wire.Delivered, topology: Topology) -> Envelope:
     """Read an envelope; what the broker dead-lettered by itself is a failure too."""
-    properties = message.header.properties
-    headers: Mapping[str, Any] = properties.headers or {}
+    headers = delivered.headers
     envelope = decode_headers(
         headers,
-        body=message.body,
-        wire_key=message.routing_key or "",
-        content_type=properties.content_type,
-        fallback_id=properties.message_id,
+        body=delivered.body,
+        wire_key=delivered.routing_key,
+        content_type=delivered.content_type,
+        fallback_id=delivered.message_id,
     )
     if DEATHS in headers and (failure := _crash_loop(headers, topology)) is not None:
         return replace(envelope, failure=failure)
     return envelope
+
+
+def _delivered(message: DeliveredMessage) -> wire.Delivered:
+    """Take what aiormq has decoded by itself, where there is no short cut."""
+    properties = message.header.properties
+    frame = message.delivery
+    return wire.Delivered(
+        tag=message.delivery_tag or 0,
+        redelivered=bool(getattr(frame, "redelivered", False)),
+        routing_key=message.routing_key or "",
+        content_type=properties.content_type,
+        headers=dict(properties.headers or {}),
+        message_id=properties.message_id or "",
+        body=message.body,
+    )
 
 
 def _crash_loop(headers: Mapping[str, Any], topology: Topology) -> Failure | None:

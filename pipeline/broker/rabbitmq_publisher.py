@@ -1,16 +1,16 @@
 """Publishing with confirms over one channel: the fast path and the plain one.
 
 aio-pika's own publish spends four fifths of the ingress' processor time on locks,
-timers, futures and frames made field by field. ``FastPublisher`` keeps aio-pika's
-connection, channel and reader, and replaces only the way out: frames from ready
-parts, one write for everything published in one turn of the loop, one future for
-each call. It needs to know the inside of aiormq, so ``fits`` looks first, and
-``PlainPublisher`` does the same through the public interface where it does not.
+timers, futures and frames made field by field. ``FastPublisher`` makes its frames
+from ready parts, writes what has gathered at once, and keeps one future for each
+call. It needs a ``FrameStream`` under the connection; where there is none,
+``PlainPublisher`` does the same through aio-pika's public interface.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 from abc import ABC, abstractmethod
 from collections import deque
 from typing import TYPE_CHECKING, Final
@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Final
 import aio_pika
 import aiormq
 import pamqp.commands
-from aiormq.abc import ChannelFrame
 
 from pipeline.broker import rabbitmq_wire as wire
+from pipeline.broker.rabbitmq_stream import FrameStream, Tap
 from pipeline.errors import (
     BrokerError,
     BrokerUnavailable,
@@ -44,6 +44,8 @@ TAG_ROOM: Final = "." + "f" * 16
 UNCONFIRMED: Final = "the broker did not confirm in time; the outcome is unknown"
 #: RabbitMQ refuses frames below this (AMQP 0-9-1, frame-min-size).
 FRAME_MIN_BYTES: Final = 4096
+#: Taken where the broker sets no limit.
+FRAME_MAX_BYTES: Final = 131_072
 
 
 class Route:
@@ -109,79 +111,46 @@ class _Call:
 
 
 class _Message:
-    """One message on its way out, then waiting for its confirm.
+    """One message on its way out, then waiting for its confirm."""
 
-    Once sent it stands in aiormq's table of confirmations, where aiormq itself
-    keeps a future. aiormq asks three things of an entry: ``done``, ``set_result``
-    on an ack and ``set_exception`` on a nack or a return. Only the first answer
-    counts: the ack that follows a return finds another entry.
-    """
-
-    __slots__ = ("amqp_id", "call", "method", "publication", "publisher", "tail")
+    __slots__ = ("call", "method", "publication", "returned", "tail")
 
     def __init__(
-        self,
-        publisher: FastPublisher,
-        call: _Call,
-        publication: Publication,
-        method: bytes,
-        tail: bytes,
+        self, call: _Call, publication: Publication, method: bytes, tail: bytes
     ) -> None:
-        self.publisher = publisher
         self.call = call
         self.publication = publication
         self.method = method
         self.tail = tail
-        self.amqp_id = ""
+        self.returned = False
 
     @property
     def size_bytes(self) -> int:
         return len(self.tail) + len(self.publication.envelope.body) + 128
 
-    def done(self) -> bool:
-        return False
-
-    def cancelled(self) -> bool:
-        return False
-
-    def set_result(self, _: object) -> None:
-        self.publisher.confirmed(self)
-        self.call.one_done(None)
-
-    def set_exception(self, error: BaseException) -> None:
-        self.publisher.confirmed(self)
-        self.call.one_done(explained(error, self.publication))
+    def confirmed(self, *, positive: bool) -> None:
+        """Note the broker's answer; a returned message is acked as well."""
+        if self.returned:
+            self.call.one_done(unroutable(self.publication))
+        elif positive:
+            self.call.one_done(None)
+        else:
+            self.call.one_done(refused(self.publication))
 
 
-def explained(error: BaseException, publication: Publication) -> BrokerError:
-    """Say in our words why a message was returned or refused."""
-    key, exchange = publication.wire_key, publication.exchange
-    result: BrokerError
-    if isinstance(error, aiormq.exceptions.PublishError):
-        result = Unroutable(
-            f"no queue is bound to exchange {exchange} for routing key {key};"
-            " run `pipeline topology check`"
-        )
-    else:
-        result = PublishRefused(
-            f"the broker refused a message to exchange {exchange} with routing key"
-            f" {key}: a queue has reached its limit ({error})"
-        )
-    result.__cause__ = error
-    return result
+def unroutable(publication: Publication) -> Unroutable:
+    """Say that a message was returned."""
+    return Unroutable(
+        f"no queue is bound to exchange {publication.exchange} for routing key"
+        f" {publication.wire_key}; run `pipeline topology check`"
+    )
 
 
-def fits(channel: object) -> bool:
-    """Tell whether the inside of this channel is the one that we know."""
-    return (
-        isinstance(channel, aiormq.Channel)
-        and isinstance(getattr(channel, "confirmations", None), dict)
-        and isinstance(getattr(channel, "message_id_delivery_tag", None), dict)
-        and isinstance(getattr(channel, "write_queue", None), asyncio.Queue)
-        and getattr(channel, "delivery_tag", None) == 0
-        and getattr(channel, "publisher_confirms", None) is True
-        and {"payload", "should_close", "drain_future"}
-        <= set(getattr(ChannelFrame, "__dataclass_fields__", ()))
+def refused(publication: Publication) -> PublishRefused:
+    """Say that a message was answered with a nack."""
+    return PublishRefused(
+        f"the broker refused a message to exchange {publication.exchange} with"
+        f" routing key {publication.wire_key}: a queue has reached its limit"
     )
 
 
@@ -197,21 +166,25 @@ class FastPublisher(Publisher):
     at all; one that runs out of time afterwards ends as unknown.
     """
 
-    def __init__(self, channel: aiormq.Channel) -> None:
-        self._channel = channel
+    def __init__(
+        self, channel: aiormq.abc.AbstractChannel, stream: FrameStream, frame_max: int
+    ) -> None:
+        self._channel = channel.number
+        self._stream = stream
         self._loop = asyncio.get_running_loop()
-        frame_max = channel.connection.connection_tune.frame_max or 131_072
-        self._frame_max = max(frame_max, FRAME_MIN_BYTES)
+        self._frame_max = max(frame_max or FRAME_MAX_BYTES, FRAME_MIN_BYTES)
         self._methods: dict[tuple[str, str], bytes] = {}
         self._outgoing: deque[_Message] = deque()
         self._buffered_bytes = 0
-        self._in_flight = 0
+        self._sent: dict[int, _Message] = {}
         self._calls: deque[_Call] = deque()
         self._may_write = asyncio.Event()
         self._tag = 0
         self._closed: BrokerUnavailable | None = None
         self._closing = channel.closing
         self._closing.add_done_callback(self._on_channel_closed)
+        tap = Tap(on_confirm=self._on_confirm, on_return=self._on_return)
+        stream.tap(self._channel, tap)
         self._writer = asyncio.create_task(self._write())
         self._sweeper: asyncio.TimerHandle | None = None
 
@@ -226,6 +199,10 @@ class FastPublisher(Publisher):
             raise BrokerUnavailable(str(self._closed)) from self._closed
         if not items:
             return
+        if self._stream.blocked is not None:
+            raise BrokerUnavailable(
+                f"the broker takes no messages: alarm on {self._stream.blocked}"
+            )
         if self._buffered_bytes > BUFFER_LIMIT_BYTES:
             raise BrokerUnavailable(
                 f"the broker has stopped reading: {self._buffered_bytes} bytes wait"
@@ -243,7 +220,7 @@ class FastPublisher(Publisher):
         calls.append(call)
         if self._sweeper is None:
             self._sweeper = self._loop.call_at(due_at, self._sweep)
-        if len(self._outgoing) >= self._in_flight:
+        if len(self._outgoing) >= len(self._sent):
             self._may_write.set()
         await call.future
 
@@ -251,12 +228,24 @@ class FastPublisher(Publisher):
         self._fail(BrokerUnavailable("the connection to the broker was closed"))
         await asyncio.gather(self._writer, return_exceptions=True)
 
-    def confirmed(self, message: _Message) -> None:
-        """Make room for what waits; called for each ack, nack and return."""
-        self._channel.message_id_delivery_tag.pop(message.amqp_id, None)
-        self._in_flight -= 1
-        if self._outgoing and len(self._outgoing) >= self._in_flight:
+    def _on_confirm(self, tag: int, multiple: bool, positive: bool) -> None:  # noqa: FBT001
+        """Finish what is confirmed, and make room for what waits."""
+        sent = self._sent
+        if multiple:
+            # Tags were put in in their order, so the oldest come first.
+            tags = list(itertools.takewhile(lambda known: known <= tag, sent))
+        else:
+            tags = [tag] if tag in sent else []
+        for known in tags:
+            sent.pop(known).confirmed(positive=positive)
+        if self._outgoing and len(self._outgoing) >= len(sent):
             self._may_write.set()
+
+    def _on_return(self, message_id: str) -> None:
+        """Note what could not be routed; its ack is still to come."""
+        tag = int(message_id.rpartition(".")[2], 16)
+        if tag in self._sent:
+            self._sent[tag].returned = True
 
     def _encode(self, call: _Call, route: Route, publication: Publication) -> _Message:
         key = (route.exchange, publication.wire_key)
@@ -264,7 +253,7 @@ class FastPublisher(Publisher):
             method = self._methods.get(key)
             if method is None:
                 method = wire.publish_method(
-                    self._channel.number,
+                    self._channel,
                     exchange=key[0],
                     routing_key=key[1],
                     mandatory=route.mandatory,
@@ -281,7 +270,7 @@ class FastPublisher(Publisher):
                 )
         except ValueError as error:
             raise PublishRefused(f"cannot be sent: {error}") from error
-        return _Message(self, call, publication, method, tail)
+        return _Message(call, publication, method, tail)
 
     async def _write(self) -> None:
         """Write what has gathered; wait for the socket before gathering more."""
@@ -291,17 +280,16 @@ class FastPublisher(Publisher):
             parts = self._take_batch()
             if not parts:
                 continue
-            drained = self._loop.create_future()
-            frame = ChannelFrame(
-                payload=b"".join(parts), should_close=False, drain_future=drained
-            )
-            await self._channel.write_queue.put(frame)
-            await drained
+            self._stream.write(b"".join(parts))
+            try:
+                await self._stream.drain()
+            except OSError as error:
+                self._fail(BrokerUnavailable(f"the connection broke: {error}"))
+                return
 
     def _take_batch(self) -> list[bytes]:
         """Number the messages that go out now, and make their frames."""
         parts: list[bytes] = []
-        channel = self._channel
         outgoing = self._outgoing
         for _ in range(min(len(outgoing), BATCH_LIMIT)):
             message = outgoing.popleft()
@@ -312,19 +300,15 @@ class FastPublisher(Publisher):
             envelope = message.publication.envelope
             # The AMQP property must differ for each attempt, or a return is
             # attributed to the wrong publish; the stable id is in our header.
-            message.amqp_id = amqp_id = f"{envelope.message_id}.{tag:x}"
-            channel.confirmations[tag] = message  # type: ignore[assignment]
-            channel.message_id_delivery_tag[amqp_id] = tag
+            self._sent[tag] = message
             parts.append(message.method)
             parts += wire.content_frames(
-                channel.number,
+                self._channel,
                 tail=message.tail,
-                message_id=amqp_id,
+                message_id=f"{envelope.message_id}.{tag:x}",
                 body=envelope.body,
                 frame_max=self._frame_max,
             )
-            self._in_flight += 1
-        channel.delivery_tag = self._tag
         if outgoing:
             self._may_write.set()
         return parts
@@ -352,7 +336,9 @@ class FastPublisher(Publisher):
     def _fail(self, error: BrokerUnavailable) -> None:
         if self._closed is None:
             self._closed = error
-        self._writer.cancel()
+        self._stream.untap(self._channel)
+        if asyncio.current_task() is not self._writer:
+            self._writer.cancel()
         self._closing.remove_done_callback(self._on_channel_closed)
         if self._sweeper is not None:
             self._sweeper.cancel()
@@ -361,8 +347,7 @@ class FastPublisher(Publisher):
         self._buffered_bytes = 0
         while self._calls:
             self._calls.popleft().finish(self._closed)
-        self._channel.confirmations.clear()
-        self._channel.message_id_delivery_tag.clear()
+        self._sent.clear()
 
 
 class PlainPublisher(Publisher):
@@ -409,11 +394,10 @@ class PlainPublisher(Publisher):
                 confirmation = await exchange.publish(
                     message, publication.wire_key, mandatory=route.mandatory
                 )
-        except (
-            aiormq.exceptions.PublishError,
-            aiormq.exceptions.DeliveryError,
-        ) as error:
-            raise explained(error, publication) from error
+        except aiormq.exceptions.PublishError as error:
+            raise unroutable(publication) from error
+        except aiormq.exceptions.DeliveryError as error:
+            raise refused(publication) from error
         except TimeoutError as error:
             raise BrokerUnavailable(UNCONFIRMED) from error
         if not isinstance(confirmation, pamqp.commands.Basic.Ack):

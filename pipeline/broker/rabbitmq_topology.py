@@ -61,6 +61,14 @@ def queue_arguments(
     return arguments
 
 
+def frame_max_of(connection: aio_pika.abc.AbstractConnection) -> int:
+    """Give the largest frame agreed on, in bytes; 0 stands for no limit."""
+    transport = connection.transport
+    if transport is None:
+        return 0
+    return int(transport.connection.connection_tune.frame_max or 0)
+
+
 def server_version(connection: aio_pika.abc.AbstractConnection) -> tuple[int, ...]:
     """Read the broker's version, such as ``(4, 0, 5)``."""
     transport = connection.transport

@@ -1,18 +1,21 @@
-"""The bytes of a publish, as AMQP 0-9-1 lays them out. Pure.
+"""The bytes of publishes, deliveries and confirms, as AMQP 0-9-1 has them. Pure.
 
-Written out by hand because the ingress spends most of its time here otherwise:
-the method frame is made once for each exchange and routing key, and header and
-body frames are joined from ready parts (``docs/decisions/0003``). Layout: AMQP
-0-9-1 specification, sections 2.3.5 (frames), 4.2.5.5 (field tables) and 1.8.3.3
-(``basic.publish``); field type letters as RabbitMQ reads them, see its page
-"AMQP 0-9-1 errata".
+Written out by hand because ingress and dedupe spend most of their time here
+otherwise (``docs/decisions/0003``): the method frame of a publish is made once for
+each exchange and routing key, header and body frames are joined from ready parts,
+and of a delivery only what an envelope needs is decoded. Layout: AMQP 0-9-1
+specification, sections 2.3.5 (frames), 4.2.5.5 (field tables) and 1.8.3 (``basic``);
+field type letters as RabbitMQ reads them, see its page "AMQP 0-9-1 errata".
 """
 
 from __future__ import annotations
 
 import struct
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
+
+from pamqp.header import ContentHeader
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,12 +30,42 @@ PROPERTY_FLAGS: Final = 1 << 15 | 1 << 13 | 1 << 12 | 1 << 7
 PERSISTENT: Final = b"\x02"
 SHORT_STRING_LIMIT_BYTES: Final = 255
 
+METHOD_FRAME: Final = 1
+HEADER_FRAME: Final = 2
+#: Type, channel and size, which stand before the payload.
+FRAME_HEAD_BYTES: Final = 7
+HEARTBEAT: Final = b"\x08\x00\x00\x00\x00\x00\x00\xce"
+
+# Class and method in one number.
+CONNECTION_BLOCKED: Final = 10 << 16 | 60
+CONNECTION_UNBLOCKED: Final = 10 << 16 | 61
+BASIC_RETURN: Final = 60 << 16 | 50
+BASIC_DELIVER: Final = 60 << 16 | 60
+BASIC_ACK: Final = 60 << 16 | 80
+BASIC_NACK: Final = 60 << 16 | 120
+
+# Property flags of those that are read; the others in between are skipped.
+_CONTENT_TYPE: Final = 1 << 15
+_HEADERS: Final = 1 << 13
+_MESSAGE_ID: Final = 1 << 7
+#: Anything but content type, headers, delivery mode and message id.
+_UNUSUAL: Final = 0xFFFF ^ PROPERTY_FLAGS
+
+_STRING_TYPE: Final = ord("S")
+_INTEGER_TYPE: Final = ord("l")
+_BOOLEAN_TYPE: Final = ord("t")
+
 _FRAME = struct.Struct(">BHI")
 _CONTENT = struct.Struct(">HHQH")
 _METHOD = struct.Struct(">HHH")
 _LONG = struct.Struct(">I")
 _STRING = struct.Struct(">cI")
 _LONG_LONG = struct.Struct(">cq")
+_SIGNED = struct.Struct(">q")
+_TAG = struct.Struct(">QB")
+_ACK = struct.Struct(">BHIIQBB")
+_BODY_SIZE = struct.Struct(">Q")
+_SHORT = struct.Struct(">H")
 
 
 def short_string(text: str) -> bytes:
@@ -139,3 +172,174 @@ def content_frames(
 def header_frame_bytes(tail: bytes, message_id: str) -> int:
     """Give the size of the header frame, which cannot be split."""
     return FRAME_OVERHEAD_BYTES + _CONTENT.size + len(tail) + 1 + len(message_id)
+
+
+def acknowledge(channel: int, tag: int, *, multiple: bool = False) -> bytes:
+    """Make a ``basic.ack`` frame."""
+    return _ACK.pack(1, channel, 13, BASIC_ACK, tag, multiple, FRAME_END[0])
+
+
+def frame_at(buffer: bytes, position: int) -> tuple[int, int, int] | None:
+    """Give type, channel and size of a frame; ``None``: it is not complete."""
+    if len(buffer) - position < FRAME_OVERHEAD_BYTES:
+        return None
+    kind, channel, size = _FRAME.unpack_from(buffer, position)
+    if position + FRAME_OVERHEAD_BYTES + size > len(buffer):
+        return None
+    return kind, channel, size
+
+
+def method_of(buffer: bytes, start: int) -> int:
+    """Give class and method of a method frame's payload, as one number."""
+    number: int = _LONG.unpack_from(buffer, start)[0]
+    return number
+
+
+def confirm_of(buffer: bytes, start: int) -> tuple[int, bool]:
+    """Read delivery tag and ``multiple`` of an ack or a nack."""
+    tag, bits = _TAG.unpack_from(buffer, start + 4)
+    return tag, bool(bits & 1)
+
+
+def short_string_at(buffer: bytes, position: int) -> tuple[str, int]:
+    """Read a short string; give it and where the next field starts."""
+    end = position + 1 + buffer[position]
+    return buffer[position + 1 : end].decode("utf-8", "replace"), end
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """What a delivery says, as far as an envelope needs it."""
+
+    #: 0 for a returned message.
+    tag: int
+    redelivered: bool
+    routing_key: str
+    content_type: str | None
+    headers: dict[str, Any]
+    message_id: str
+    body: bytes
+
+
+class Content:
+    """A delivery or a return whose header and body frames are still coming."""
+
+    __slots__ = (
+        "_header",
+        "_parts",
+        "_redelivered",
+        "_remaining",
+        "_routing_key",
+        "_tag",
+    )
+
+    def __init__(self, *, tag: int, redelivered: bool, routing_key: str) -> None:
+        self._tag = tag
+        self._redelivered = redelivered
+        self._routing_key = routing_key
+        self._header = b""
+        self._parts: list[bytes] = []
+        self._remaining = -1
+
+    @classmethod
+    def of_delivery(cls, buffer: bytes, start: int) -> Content:
+        """Read the method of a delivery."""
+        position = start + 4
+        position += 1 + buffer[position]  # the consumer tag
+        tag, redelivered = _TAG.unpack_from(buffer, position)
+        position += _TAG.size
+        position += 1 + buffer[position]  # the exchange
+        routing_key, _ = short_string_at(buffer, position)
+        return cls(tag=tag, redelivered=bool(redelivered), routing_key=routing_key)
+
+    @classmethod
+    def of_return(cls) -> Content:
+        """Start on a returned message, of which only the id is wanted."""
+        return cls(tag=0, redelivered=False, routing_key="")
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the last byte of the body is here."""
+        return self._remaining == 0
+
+    def add(self, kind: int, buffer: bytes, start: int, size: int) -> None:
+        """Take the payload of a header or body frame."""
+        if kind == HEADER_FRAME:
+            self._header = buffer[start : start + size]
+            (self._remaining,) = _BODY_SIZE.unpack_from(self._header, 4)
+        else:
+            self._parts.append(buffer[start : start + size])
+            self._remaining -= size
+
+    def delivered(self) -> Delivered:
+        """Decode what has arrived."""
+        content_type, headers, message_id = _properties(self._header)
+        parts = self._parts
+        return Delivered(
+            self._tag,
+            self._redelivered,
+            self._routing_key,
+            content_type,
+            headers,
+            message_id,
+            parts[0] if len(parts) == 1 else b"".join(parts),
+        )
+
+
+def _properties(header: bytes) -> tuple[str | None, dict[str, Any], str]:
+    """Read content type, headers and message id of a header frame's payload.
+
+    Properties and header types that we never send are left to pamqp.
+    """
+    (flags,) = _SHORT.unpack_from(header, 12)
+    headers: dict[str, Any] | None = {}
+    content_type, message_id = None, ""
+    position = 14
+    if not flags & _UNUSUAL:
+        if flags & _CONTENT_TYPE:
+            content_type, position = short_string_at(header, position)
+        if flags & _HEADERS:
+            headers, position = _plain_table(header, position)
+        if flags & 1 << 12:
+            position += 1  # the delivery mode
+        if headers is not None:
+            if flags & _MESSAGE_ID:
+                message_id, _ = short_string_at(header, position)
+            return content_type, headers, message_id
+    full = ContentHeader()
+    full.unmarshal(header)
+    properties = full.properties
+    return (
+        properties.content_type,
+        dict(properties.headers or {}),
+        properties.message_id or "",
+    )
+
+
+def _plain_table(header: bytes, position: int) -> tuple[dict[str, Any] | None, int]:
+    """Read a table of strings, booleans and 64-bit integers.
+
+    ``None`` instead of the table: it holds other types.
+    """
+    (size,) = _LONG.unpack_from(header, position)
+    position += 4
+    end = position + size
+    found: dict[str, Any] = {}
+    while position < end:
+        value_at = position + 1 + header[position]
+        name = header[position + 1 : value_at].decode("utf-8", "replace")
+        kind = header[value_at]
+        value_at += 1
+        if kind == _STRING_TYPE:
+            (length,) = _LONG.unpack_from(header, value_at)
+            position = value_at + 4 + length
+            found[name] = header[value_at + 4 : position].decode("utf-8", "replace")
+        elif kind == _INTEGER_TYPE:
+            (found[name],) = _SIGNED.unpack_from(header, value_at)
+            position = value_at + 8
+        elif kind == _BOOLEAN_TYPE:
+            found[name] = header[value_at] != 0
+            position = value_at + 1
+        else:
+            return None, end
+    return found, end
