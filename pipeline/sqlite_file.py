@@ -144,7 +144,10 @@ class File:
         try:
             connection = self._opened()
             connection.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
-            answers = [self._perform_one(connection, call) for call in calls]
+            is_alone = len(calls) == 1
+            answers = [
+                self._perform_one(connection, call, is_alone=is_alone) for call in calls
+            ]
             connection.execute("COMMIT")
         except BaseException as error:  # noqa: BLE001 - all of it goes to the callers
             self._undo(error)
@@ -169,21 +172,29 @@ class File:
             with suppress(apsw.Error):
                 connection.close()
 
-    def _perform_one(self, connection: apsw.Connection, call: Call) -> Answer:
+    def _perform_one(
+        self, connection: apsw.Connection, call: Call, *, is_alone: bool
+    ) -> Answer:
         if call.future.cancelled():
             return None, None
-        if call.writes:
+        # A savepoint copies every page that is changed in it: a call that has the
+        # transaction for itself does without.
+        has_savepoint = call.writes and not is_alone
+        if has_savepoint:
             connection.execute("SAVEPOINT one")
         try:
             value = call.run(connection)
         except BaseException as error:
             if not connection.in_transaction:
                 raise  # SQLite has undone everything: disk full or an I/O error
-            if call.writes:
+            if has_savepoint:
                 connection.execute("ROLLBACK TO one")
                 connection.execute("RELEASE one")
+            elif call.writes:
+                connection.execute("ROLLBACK")
+                connection.execute("BEGIN")
             return None, self._told(error)
-        if call.writes:
+        if has_savepoint:
             connection.execute("RELEASE one")
         return value, None
 
