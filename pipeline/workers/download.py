@@ -1,0 +1,229 @@
+"""Fetch one requested file, and say what became of it.
+
+One message is one file, so a dead link cannot fail the files beside it, and every
+file has its own attempts and its own dead letter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+from pipeline.errors import (
+    AssetRefused,
+    FetchFailed,
+    LinkExpired,
+    PipelineError,
+    Reject,
+    Retry,
+)
+from pipeline.events.catalogue import DEFAULT_SOURCE, AssetRequested, parse_event
+from pipeline.events.publications import asset_settled, assets_ready
+from pipeline.ledger.port import Attempt
+from pipeline.logs import get_logger
+from pipeline.metrics import ASSET_BYTES, ASSETS
+from pipeline.task import Asset, AssetState, StoredAsset
+from pipeline.topology import DOWNLOAD
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pipeline.assets.fetch import Fetcher
+    from pipeline.assets.store import AssetStore
+    from pipeline.ledger.port import Ledger
+    from pipeline.message import Envelope, Publication
+    from pipeline.task import AssetKey
+
+log = get_logger("download")
+
+#: Gives the present time, aware.
+Clock: TypeAlias = Callable[[], datetime]
+#: Asks the provider for a fresh link; ``None``: there is none.
+Refresh: TypeAlias = Callable[[Asset], Awaitable[str | None]]
+
+#: What a file may be, by its kind; every other kind is a stem, so it is audio.
+#: Audio in MP4 cannot be told from video without decoding it.
+_FAMILIES: Final = {"image": ("image",), "video": ("video",)}
+_AUDIO_FAMILIES: Final = ("audio", "video")
+#: Kinds in metrics; others come from outside and have no bound.
+_COUNTED_KINDS: Final = frozenset({"audio", "image", "video"})
+
+
+class Download:
+    """The handler of the queue ``download``, for envelopes of ``asset.requested``.
+
+    Idempotent: a file that is settled already is not fetched again; what follows
+    from it is published again, with the same ids.
+
+    Args:
+        fetcher: an open fetcher.
+        store: an open store.
+        ledger: an open handle.
+        clock: gives the present time, aware.
+        refresh: asked once, when every link that is known is dead.
+        source: the CloudEvents source of what is published.
+    """
+
+    def __init__(
+        self,
+        fetcher: Fetcher,
+        store: AssetStore,
+        ledger: Ledger,
+        *,
+        clock: Clock,
+        refresh: Refresh | None = None,
+        source: str = DEFAULT_SOURCE,
+    ) -> None:
+        self._fetcher = fetcher
+        self._store = store
+        self._ledger = ledger
+        self._clock = clock
+        self._refresh = refresh
+        self._source = source
+
+    async def handle(self, envelope: Envelope) -> Sequence[Publication]:
+        """Fetch the file unless that is done; publish that it is stored or gone.
+
+        Raises:
+            Reject: this is no request, nobody knows the file, or the link or the
+                file breaks a rule.
+            Retry: it did not work this time.
+            LedgerUnavailable: as the ledger.
+        """
+        event = parse_event(envelope.body)
+        if not isinstance(event, AssetRequested):
+            message = f"expected asset.requested, got {event.type}"
+            raise Reject(message)
+        key = event.data.key
+        asset = await self._ledger.find_asset(key)
+        if asset is None:
+            message = f"expected a file that the ledger knows, got {_name(key)}"
+            raise Reject(message)
+        result = _settled(asset)
+        if result is None:
+            result = await self._try(envelope, asset)
+        return await self._publish(key, result)
+
+    async def _try(self, envelope: Envelope, asset: Asset) -> StoredAsset | str:
+        """Fetch, and remember the try whatever comes of it."""
+        started_at = self._clock()
+        try:
+            result = await self._fetch(asset)
+        except AssetRefused as error:
+            await self._note(envelope, asset, error, started_at)
+            raise Reject(_text(error)) from error
+        except FetchFailed as error:
+            await self._note(envelope, asset, error, started_at)
+            raise Retry(_text(error), after=error.after) from error
+        except LinkExpired as error:
+            await self._note(envelope, asset, error, started_at)
+            _count(asset, AssetState.EXPIRED)
+            return str(error)
+        await self._note(envelope, asset, result, started_at)
+        _count(asset, AssetState.STORED)
+        ASSET_BYTES.inc(result.size_bytes)
+        return result
+
+    async def _fetch(self, asset: Asset) -> StoredAsset:
+        """Try the link, then a link the ledger has heard of since, then a fresh one.
+
+        Raises:
+            LinkExpired: all of them are dead.
+        """
+        try:
+            return await self._fetch_link(asset, asset.url)
+        except LinkExpired as error:
+            for other in (self._newest_link, self._fresh_link):
+                url = await other(asset)
+                if url is not None and url != asset.url:
+                    log.info("link_renewed", asset=_name(asset.key))
+                    try:
+                        return await self._fetch_link(asset, url)
+                    except LinkExpired:
+                        continue
+            raise LinkExpired(str(error)) from error
+
+    async def _fetch_link(self, asset: Asset, url: str) -> StoredAsset:
+        families = _FAMILIES.get(asset.key.kind, _AUDIO_FAMILIES)
+        return await self._fetcher.fetch(url, self._store, families=families)
+
+    async def _newest_link(self, asset: Asset) -> str | None:
+        newest = await self._ledger.find_asset(asset.key)
+        return None if newest is None else newest.url
+
+    async def _fresh_link(self, asset: Asset) -> str | None:
+        return None if self._refresh is None else await self._refresh(asset)
+
+    async def _publish(
+        self, key: AssetKey, result: StoredAsset | str
+    ) -> Sequence[Publication]:
+        now = self._clock()
+        ready = await self._ledger.settle_asset(key, result, at=now)
+        asset = await self._ledger.find_asset(key)
+        if asset is None or asset.state is AssetState.PENDING:
+            # A new link came between the two, and with it a new request.
+            return ()
+        return [
+            asset_settled(asset, source=self._source, at=now),
+            *(assets_ready(one, source=self._source, at=now) for one in ready),
+        ]
+
+    async def _note(
+        self,
+        envelope: Envelope,
+        asset: Asset,
+        result: StoredAsset | PipelineError,
+        started_at: datetime,
+    ) -> None:
+        now = self._clock()
+        if isinstance(result, PipelineError):
+            outcome, detail = type(result).__name__, str(result)
+        else:
+            outcome, detail = "ok", result.location
+        attempt = Attempt(
+            queue=DOWNLOAD,
+            message_id=envelope.message_id,
+            task_id=asset.key.task_id,
+            subject=f"{asset.key.track_id}/{asset.key.kind}",
+            number=envelope.attempt,
+            outcome=outcome,
+            detail=detail,
+            duration_seconds=(now - started_at).total_seconds(),
+            finished_at=now,
+            replays=envelope.replays,
+        )
+        await self._ledger.add_attempts([attempt])
+
+
+def _settled(asset: Asset) -> StoredAsset | str | None:
+    """Give what became of a file, if that is settled."""
+    if asset.state is AssetState.EXPIRED:
+        return asset.reason or ""
+    if (
+        asset.sha256 is None
+        or asset.size_bytes is None
+        or asset.content_type is None
+        or asset.location is None
+    ):
+        return None
+    return StoredAsset(
+        sha256=asset.sha256,
+        size_bytes=asset.size_bytes,
+        content_type=asset.content_type,
+        location=asset.location,
+    )
+
+
+def _count(asset: Asset, outcome: AssetState) -> None:
+    kind = asset.key.kind if asset.key.kind in _COUNTED_KINDS else "other"
+    ASSETS.labels(kind, outcome.value).inc()
+
+
+def _name(key: AssetKey) -> str:
+    return f"{key.task_id}/{key.track_id}/{key.kind}"
+
+
+def _text(error: PipelineError) -> str:
+    """Keep the kind of error, which the dead letter would lose."""
+    return f"{type(error).__name__}: {error}"

@@ -1,0 +1,216 @@
+"""Tell one subscriber of one event, by a POST.
+
+Each subscription has its own queue and its own handler, so a subscriber that is
+slow or dead keeps nobody else waiting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+import aiohttp
+
+from pipeline.errors import NotificationFailed, Retry
+from pipeline.events.catalogue import CONTENT_TYPE, parse_event
+from pipeline.events.webhook import unsigned, webhook_headers
+from pipeline.ledger.port import Attempt, Notification
+from pipeline.message import EVENT_TYPE, TASK_ID
+from pipeline.metrics import NOTIFICATIONS
+from pipeline.retry import read_retry_after
+from pipeline.task import EventId, TaskId
+from pipeline.topology import notify_queue
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pipeline.events.webhook import Signer
+    from pipeline.ledger.port import Ledger
+    from pipeline.message import Envelope, Publication
+    from pipeline.subscriptions import Subscription
+
+#: Gives the present time, aware.
+Clock: TypeAlias = Callable[[], datetime]
+
+DEFAULT_TIMEOUT: Final = timedelta(seconds=15)
+#: What is read of an answer, so that its connection can be used again.
+ANSWER_BYTES: Final = 64 * 1024
+#: A subscriber that asks for more patience than this does not get it.
+LONGEST_AFTER: Final = timedelta(hours=6)
+USER_AGENT: Final = "callback-pipeline (notification)"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Answer:
+    #: ``None``: there was none.
+    status: int | None
+    #: What came, for people.
+    got: str
+    #: How long the subscriber asked to be left alone.
+    after: timedelta | None = None
+
+    @property
+    def is_success(self) -> bool:
+        return self.status is not None and self.status // 100 == 2  # noqa: PLR2004
+
+
+def make_session() -> aiohttp.ClientSession:
+    """Make a session for notifications, to be closed by the caller.
+
+    It keeps connections and no cookies, follows no proxy of the environment, and
+    does not limit how many subscribers are told at once: each ``Notify`` has a
+    limit of its own, and a common one would let the slow hold up the others.
+    """
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        headers={"User-Agent": USER_AGENT},
+        # ``Notify`` has its own, for everything together.
+        timeout=aiohttp.ClientTimeout(total=None),
+        trust_env=False,
+    )
+
+
+class Notify:
+    """The handler of the queue of one subscription.
+
+    Idempotent as far as can be: what the ledger knows as delivered is not sent
+    again. After a crash between the answer and the record it is, with the same
+    ``webhook-id``.
+
+    Args:
+        subscription: whom to tell.
+        ledger: an open handle.
+        session: an open session, which several handlers may share.
+        clock: gives the present time, aware.
+        timeout: the longest for one request, unless the subscription says other.
+        sign: gives the headers that prove the request to be ours.
+    """
+
+    def __init__(
+        self,
+        subscription: Subscription,
+        ledger: Ledger,
+        session: aiohttp.ClientSession,
+        *,
+        clock: Clock,
+        timeout: timedelta = DEFAULT_TIMEOUT,
+        sign: Signer = unsigned,
+    ) -> None:
+        self._subscription = subscription
+        self._ledger = ledger
+        self._session = session
+        self._clock = clock
+        own = subscription.timeout_seconds
+        self._seconds = timeout.total_seconds() if own is None else own
+        self._sign = sign
+        self._headers = {
+            **{k: v.get_secret_value() for k, v in subscription.headers.items()},
+            "Content-Type": CONTENT_TYPE,
+        }
+
+    async def handle(self, envelope: Envelope) -> Sequence[Publication]:
+        """Send the event, unless it is delivered; there is nothing to publish.
+
+        Raises:
+            Reject: this is no event.
+            Retry: the subscriber did not answer 2xx in time.
+            LedgerUnavailable: as the ledger; the event may have been sent.
+        """
+        event_type, task_id = _what(envelope)
+        event_id = EventId(envelope.message_id)
+        name = self._subscription.name
+        known = await self._ledger.find_notification(name, event_id)
+        if known is not None and known.delivered_at is not None:
+            return ()
+        started_at = self._clock()
+        answer = await self._post(envelope, started_at)
+        now = self._clock()
+        await self._ledger.note_notification(
+            Notification(
+                subscription=name,
+                event_id=event_id,
+                event_type=event_type,
+                task_id=task_id,
+                attempts=1 if known is None else known.attempts + 1,
+                delivered_at=now if answer.is_success else None,
+                status=answer.status,
+            )
+        )
+        await self._ledger.add_attempts(
+            [
+                Attempt(
+                    queue=notify_queue(name),
+                    message_id=envelope.message_id,
+                    task_id=task_id,
+                    subject=event_type,
+                    number=envelope.attempt,
+                    outcome="ok" if answer.is_success else NotificationFailed.__name__,
+                    detail=answer.got,
+                    duration_seconds=(now - started_at).total_seconds(),
+                    finished_at=now,
+                    replays=envelope.replays,
+                )
+            ]
+        )
+        outcome = "delivered" if answer.is_success else "failed"
+        NOTIFICATIONS.labels(name, outcome).inc()
+        if not answer.is_success:
+            error = NotificationFailed(f"{name}: expected 2xx, got {answer.got}")
+            message = f"{type(error).__name__}: {error}"
+            raise Retry(message, after=answer.after) from error
+        return ()
+
+    async def _post(self, envelope: Envelope, at: datetime) -> _Answer:
+        headers = self._headers | webhook_headers(
+            message_id=envelope.message_id, at=at, body=envelope.body, sign=self._sign
+        )
+        answer = None
+        try:
+            async with (
+                asyncio.timeout(self._seconds),
+                self._session.post(
+                    self._subscription.url,
+                    data=envelope.body,
+                    headers=headers,
+                    allow_redirects=False,
+                ) as response,
+            ):
+                answer = _answer(response, at)
+                await _drain(response)
+        except TimeoutError:
+            late = _Answer(status=None, got=f"no answer within {self._seconds:g} s")
+            return answer or late
+        except (aiohttp.ClientError, OSError) as error:
+            # Not its text: addresses may carry a token.
+            broken = _Answer(status=None, got=f"no answer ({type(error).__name__})")
+            return answer or broken
+        return answer
+
+
+def _answer(response: aiohttp.ClientResponse, at: datetime) -> _Answer:
+    """Take the status, which decides; a body that breaks off changes nothing."""
+    after = read_retry_after(
+        response.headers.get("Retry-After"), now=at, longest=LONGEST_AFTER
+    )
+    return _Answer(status=response.status, got=str(response.status), after=after)
+
+
+async def _drain(response: aiohttp.ClientResponse) -> None:
+    """Read the body; one that is too long is dropped with its connection."""
+    left = ANSWER_BYTES
+    while left > 0 and (piece := await response.content.read(left)):
+        left -= len(piece)
+
+
+def _what(envelope: Envelope) -> tuple[str, TaskId]:
+    """Give the type and the task of an event, from headers if they are there."""
+    event_type = envelope.headers.get(EVENT_TYPE)
+    task_id = envelope.headers.get(TASK_ID)
+    if isinstance(event_type, str) and isinstance(task_id, str):
+        return event_type, TaskId(task_id)
+    event = parse_event(envelope.body)
+    return event.type, TaskId(event.subject)
