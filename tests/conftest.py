@@ -1,0 +1,55 @@
+"""Fixtures for every kind of test: the addresses of the two brokers."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.rabbitmq_node import (
+    RabbitNode,
+    ServerMissing,
+    find_server,
+    install_server,
+    started_node,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Install RabbitMQ before the first test, where its time limit does not count."""
+    wanted = any(item.get_closest_marker("rabbitmq") for item in items)
+    if wanted and not os.environ.get("PIPELINE_TEST_AMQP_URL"):
+        install_server()
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path) -> str:
+    """Address of an embedded broker in a file of its own, with short leases."""
+    return f"sqlite:///{tmp_path}/broker.db?lease_seconds=1"
+
+
+@pytest.fixture(scope="session")
+def rabbitmq_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitNode]:
+    """A private RabbitMQ for this session; with xdist, one for each worker."""
+    try:
+        find_server("rabbitmq-server")
+    except ServerMissing as missing:
+        # A run that was meant to check everything must not look green without.
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(str(missing))
+    with started_node(tmp_path_factory.mktemp("rabbitmq")) as node:
+        yield node
+
+
+@pytest.fixture(scope="session")
+def rabbitmq_url(request: pytest.FixtureRequest) -> str:
+    """Address of a RabbitMQ: ``PIPELINE_TEST_AMQP_URL``, or a private node."""
+    if url := os.environ.get("PIPELINE_TEST_AMQP_URL"):
+        return url
+    node: RabbitNode = request.getfixturevalue("rabbitmq_node")
+    return node.url

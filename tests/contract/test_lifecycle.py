@@ -1,0 +1,247 @@
+"""What a handle promises from opening to closing."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pipeline.broker import open_broker
+from pipeline.errors import BrokerClosed, BrokerUnavailable, TopologyMismatch
+from pipeline.topology import DEDUPE, DOWNLOAD, ExchangeKind
+from tests.factories import (
+    LONG_DELAY,
+    SHORT_DELAY,
+    make_publication,
+    make_publications,
+)
+from tests.waiting import eventually, receive
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from pipeline.broker.port import Broker
+    from pipeline.topology import Topology
+
+    OpenAgain = Callable[[], Awaitable[Broker]]
+
+DEADLINE = timedelta(seconds=10)
+
+
+async def test_declaring_twice_is_harmless(broker: Broker, topology: Topology) -> None:
+    """What is there stays, with everything in it."""
+    await broker.publish(make_publication())
+
+    await broker.declare(topology)
+    await broker.declare(topology)
+
+    assert 1 == (await broker.depth(DEDUPE)).ready
+    assert [] == list(await broker.check(topology))
+
+
+async def test_topologies_of_several_processes_are_merged(
+    broker: Broker, open_again: OpenAgain, topology: Topology
+) -> None:
+    """A process that declares less takes nothing away from the others."""
+    smaller = replace(topology, queues=topology.queues[:2], bindings=())
+    other = await open_again()
+
+    await other.declare(smaller)
+
+    await broker.publish(make_publication())
+    assert 1 == (await broker.depth(DEDUPE)).ready
+    assert [] == list(await broker.check(topology))
+
+
+async def test_queue_with_other_arguments_is_a_mismatch(
+    broker: Broker, open_again: OpenAgain, topology: Topology
+) -> None:
+    """The message names both values, and what was there is not changed."""
+    other = await open_again()
+    changed = replace(
+        topology,
+        queues=tuple(
+            replace(queue, delay=timedelta(milliseconds=777))
+            if queue.delay == SHORT_DELAY
+            else queue
+            for queue in topology.queues
+        ),
+    )
+
+    with pytest.raises(TopologyMismatch) as raised:
+        await other.declare(changed)
+
+    assert "777" in str(raised.value)
+    assert "100" in str(raised.value)
+    assert [] == list(await broker.check(topology))
+    await broker.publish(make_publication())
+
+
+async def test_exchange_of_another_kind_is_a_mismatch(
+    broker: Broker, open_again: OpenAgain, topology: Topology
+) -> None:
+    """The message names both kinds."""
+    other = await open_again()
+    events = topology.exchanges[1]
+    changed = replace(
+        topology,
+        exchanges=(
+            topology.exchanges[0],
+            replace(events, kind=ExchangeKind.DIRECT),
+            *topology.exchanges[2:],
+        ),
+    )
+
+    with pytest.raises(TopologyMismatch) as raised:
+        await other.declare(changed)
+
+    assert "direct" in str(raised.value)
+    assert "topic" in str(raised.value)
+    await broker.publish(make_publication())
+
+
+async def test_check_names_every_difference_and_changes_nothing(
+    broker: Broker, topology: Topology, other_topology: Topology
+) -> None:
+    """One sentence for each, in which the queue or exchange is named."""
+    assert [] == list(await broker.check(topology))
+
+    differences = await broker.check(other_topology)
+
+    text = "\n".join(differences)
+    for queue in other_topology.queues:
+        assert other_topology.queue_name(queue.name) in text
+    for exchange in other_topology.exchanges:
+        assert other_topology.exchange_name(exchange.name) in text
+    assert list(differences) == list(await broker.check(other_topology))
+
+
+async def test_check_names_other_arguments(broker: Broker, topology: Topology) -> None:
+    """Both values are said."""
+    changed = replace(
+        topology,
+        queues=tuple(
+            replace(queue, delay=timedelta(milliseconds=777))
+            if queue.delay == LONG_DELAY
+            else queue
+            for queue in topology.queues
+        ),
+    )
+
+    (difference,) = await broker.check(changed)
+
+    assert "777" in difference
+    assert "900" in difference
+
+
+async def test_prefixes_do_not_see_each_other(
+    broker: Broker, open_again: OpenAgain, other_topology: Topology
+) -> None:
+    """The same queue under another prefix is another queue."""
+    stranger = await open_again()
+    await stranger.declare(other_topology)
+
+    await broker.publish(*make_publications(2))
+
+    assert 2 == (await broker.depth(DEDUPE)).ready
+    assert 0 == (await stranger.depth(DEDUPE)).ready
+
+
+async def test_closing_is_idempotent(broker: Broker) -> None:
+    """Closing twice is as good as closing once."""
+    await broker.publish(make_publication())
+
+    await broker.__aexit__(None, None, None)
+    await broker.__aexit__(None, None, None)
+
+    assert broker.problem is not None
+
+
+async def test_closing_works_while_a_receiver_waits(broker: Broker) -> None:
+    """Nobody hangs: neither who closes nor who waits."""
+    consumer = broker.consume(DEDUPE, prefetch=1)
+    await consumer.__aenter__()
+    waiting = asyncio.ensure_future(consumer.receive())
+    assert not (await asyncio.wait((waiting,), timeout=0.1))[0]
+
+    async with asyncio.timeout(5):
+        await broker.__aexit__(None, None, None)
+        assert [] == list(await waiting)
+
+
+async def test_everything_raises_before_opening(
+    broker_url: str, topology: Topology
+) -> None:
+    """A handle that was not entered says so."""
+    await _assert_closed(open_broker(broker_url, deadline=DEADLINE), topology)
+
+
+async def test_everything_raises_after_closing(
+    broker: Broker, topology: Topology
+) -> None:
+    """A handle that was left says so."""
+    await broker.__aexit__(None, None, None)
+
+    await _assert_closed(broker, topology)
+
+
+async def _assert_closed(broker: Broker, topology: Topology) -> None:
+    assert broker.problem is not None
+    with pytest.raises(BrokerClosed):
+        await broker.publish(make_publication())
+    with pytest.raises(BrokerClosed):
+        await broker.declare(topology)
+    with pytest.raises(BrokerClosed):
+        await broker.check(topology)
+    with pytest.raises(BrokerClosed):
+        await broker.depth(DEDUPE)
+    with pytest.raises(BrokerClosed):
+        async with broker.consume(DEDUPE, prefetch=1):
+            pass
+
+
+async def test_publishing_before_declaring_raises(broker_url: str) -> None:
+    """Names are looked up in the topology, so there has to be one."""
+    async with open_broker(broker_url, deadline=DEADLINE) as handle:
+        with pytest.raises(BrokerClosed, match="declare"):
+            await handle.publish(make_publication())
+
+
+async def test_open_handle_has_no_problem(broker: Broker) -> None:
+    """Readiness follows this."""
+
+    async def is_well() -> bool:
+        return broker.problem is None
+
+    await eventually(is_well)
+
+
+async def test_depth_counts_ready_unacked_and_delayed(broker: Broker) -> None:
+    """Each message is counted in exactly one place."""
+    await broker.publish(*make_publications(6))
+    async with broker.consume(DEDUPE, prefetch=3) as consumer:
+        first, _, _ = await receive(consumer, 3)
+        await first.ack()
+        await receive(consumer, 1)
+
+        async def is_counted() -> bool:
+            depth = await broker.depth(DEDUPE)
+            return (depth.ready, depth.unacked, depth.delayed) == (2, 3, 0)
+
+        await eventually(is_counted)
+
+    async def is_given_back() -> bool:
+        depth = await broker.depth(DEDUPE)
+        return (depth.ready, depth.unacked, depth.delayed) == (5, 0, 0)
+
+    await eventually(is_given_back)
+    assert 0 == (await broker.depth(DOWNLOAD)).ready
+
+
+async def test_depth_of_an_unknown_queue_raises(broker: Broker) -> None:
+    """There is nothing to count, and zero would be a lie."""
+    with pytest.raises(BrokerUnavailable, match="nothing-there"):
+        await broker.depth("nothing-there")
