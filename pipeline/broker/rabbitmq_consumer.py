@@ -16,7 +16,6 @@ from pipeline.broker.rabbitmq_connection import bounded
 from pipeline.broker.rabbitmq_stream import FrameStream, Tap, stream_of
 from pipeline.errors import (
     AlreadySettled,
-    BrokerClosed,
     BrokerUnavailable,
     DeliveryLost,
 )
@@ -104,6 +103,8 @@ class RabbitConsumer(Consumer):
     ) -> None:
         self._stopped = True
         self._something.set()
+        # The subscriber's end forgets what is un-acked: send what is due before.
+        self._flush_now()
         if self._subscriber is not None:
             self._subscriber.cancel()
             await asyncio.gather(self._subscriber, return_exceptions=True)
@@ -113,7 +114,6 @@ class RabbitConsumer(Consumer):
             # Closing the channel gives everything back, in its order.
             try:
                 async with bounded(self._deadline_seconds, "closing a consumer"):
-                    self._flush_now()
                     await channel.close()
             except BrokerUnavailable as problem:
                 log.debug("consumer_close_failed", error=str(problem))
@@ -155,7 +155,7 @@ class RabbitConsumer(Consumer):
         publications: Sequence[Publication] = (),
     ) -> None:
         for delivery in deliveries:
-            self._require_unsettled(delivery)
+            _require_unsettled(delivery)
         if publications:
             await self._publish(*publications)
         lost = 0
@@ -172,7 +172,7 @@ class RabbitConsumer(Consumer):
             raise DeliveryLost(message)
 
     async def release(self, delivery: Delivery) -> None:
-        self._require_unsettled(delivery)
+        _require_unsettled(delivery)
         epoch, _ = _tag_of(delivery)
         channel = self._channel
         if epoch != self._epoch or channel is None or channel.is_closed:
@@ -180,17 +180,6 @@ class RabbitConsumer(Consumer):
             return
         async with bounded(self._deadline_seconds, "giving a delivery back"):
             await self._give_back(channel, delivery)
-
-    def _require_unsettled(self, delivery: Delivery) -> None:
-        if delivery.tag is None:
-            message = (
-                f"message {delivery.envelope.message_id} of queue {delivery.queue}"
-                " is settled already"
-            )
-            raise AlreadySettled(message)
-        if self._subscriber is None:
-            message = f"the consumer of queue {self.queue} is closed"
-            raise BrokerClosed(message)
 
     async def _give_back(
         self, channel: aiormq.abc.AbstractChannel, delivery: Delivery
@@ -263,6 +252,8 @@ class RabbitConsumer(Consumer):
             if stream is not None:
                 stream.tap(channel.number, Tap(on_delivery=deliver))
             await channel.basic_qos(prefetch_count=self._prefetch)
+            # Deliveries come, and may be settled, before the answer to this does.
+            self._channel = channel
             try:
                 await channel.basic_consume(
                     name, deliver_slowly, consumer_tag=self._consumer_tag
@@ -270,7 +261,6 @@ class RabbitConsumer(Consumer):
             except aiormq.exceptions.ChannelNotFoundEntity:
                 await self._redeclare()
                 raise
-        self._channel = channel
         try:
             await lost.wait()
         finally:
@@ -320,6 +310,14 @@ class RabbitConsumer(Consumer):
         self._something.set()
 
 
+def _require_unsettled(delivery: Delivery) -> None:
+    if delivery.tag is None:
+        raise AlreadySettled(
+            f"message {delivery.envelope.message_id} of queue {delivery.queue}"
+            " is settled already"
+        )
+
+
 async def _plain_ack(
     channel: aiormq.abc.AbstractChannel, tag: int, *, multiple: bool
 ) -> None:
@@ -335,8 +333,10 @@ def _tag_of(delivery: Delivery) -> tuple[int, int]:
 def decode(delivered: wire.Delivered, topology: Topology) -> Envelope:
     """Read an envelope; what the broker dead-lettered by itself is a failure too."""
     headers = delivered.headers
+    # Names with x- are the broker's own remarks, and change from hop to hop.
+    ours = {k: v for k, v in headers.items() if not k.startswith("x-")}
     envelope = decode_headers(
-        headers,
+        ours,
         body=delivered.body,
         wire_key=delivered.routing_key,
         content_type=delivered.content_type,
