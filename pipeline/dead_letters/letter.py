@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import orjson
 
+from pipeline.message import STAGE, TASK_ID
 from pipeline.task import Stage
 
 if TYPE_CHECKING:
     from datetime import datetime
 
     from pipeline.message import Envelope, JSONValue
-
-#: Headers in which other modules note what a message is about.
-TASK_ID: Final = "task-id"
-STAGE: Final = "stage"
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadLetter:
