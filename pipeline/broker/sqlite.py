@@ -50,7 +50,6 @@ class SqliteBroker(Broker):
         self._session = Session(path, deadline=deadline, lease=lease, clock=clock)
 
     async def __aenter__(self) -> Self:
-        """See ``Broker``."""
         await self._session.open()
         return self
 
@@ -60,21 +59,17 @@ class SqliteBroker(Broker):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """See ``Broker``."""
         await self._session.close()
 
     @property
     def problem(self) -> str | None:
-        """See ``Broker.problem``."""
         return self._session.problem
 
     async def declare(self, topology: Topology) -> None:
-        """See ``Broker.declare``."""
         await self._session.write(partial(declare, topology=topology))
         self._session.declared(topology)
 
     async def check(self, topology: Topology) -> Sequence[str]:
-        """See ``Broker.check``."""
         return await self._session.read(partial(differences, topology=topology))
 
     async def publish(self, *publications: Publication) -> None:
@@ -89,12 +84,10 @@ class SqliteBroker(Broker):
             session.wake(touched)
 
     def consume(self, queue: str, *, prefetch: int) -> SqliteConsumer:
-        """See ``Broker.consume``."""
         topology = self._session.require_declared()
         return SqliteConsumer(self._session, topology, queue, prefetch)
 
     async def depth(self, queue: str) -> Depth:
-        """See ``Broker.depth``."""
         session = self._session
         topology = session.require_declared()
         name = topology.queue_name(queue)

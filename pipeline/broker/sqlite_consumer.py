@@ -79,7 +79,6 @@ class SqliteConsumer(Consumer):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """See ``Consumer``."""
         await self.leave()
 
     async def leave(self) -> None:
@@ -103,7 +102,6 @@ class SqliteConsumer(Consumer):
         return len(self._buffer) + len(self._held) + len(self._settling)
 
     async def receive(self, limit: int = 1) -> Sequence[Delivery]:
-        """See ``Consumer.receive``."""
         while not self._buffer:
             if self._is_stopped:
                 return ()
@@ -122,7 +120,6 @@ class SqliteConsumer(Consumer):
         return [self._delivery(row) for row in rows]
 
     async def stop(self) -> None:
-        """See ``Consumer.stop``."""
         if self._is_stopped:
             return
         self._halt()
@@ -166,7 +163,6 @@ class SqliteConsumer(Consumer):
             raise DeliveryLost(message)
 
     async def release(self, delivery: Delivery) -> None:
-        """See ``Consumer.release``."""
         session = self._session
         session.require_open()
         held = self._take([delivery.tag])
