@@ -9,15 +9,22 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
+from pipeline.assets.fetch import Fetcher, FetchRules
+from pipeline.assets.store import open_store
 from pipeline.broker import open_broker
+from pipeline.errors import ConfigurationError
+from pipeline.events.catalogue import PUBLIC_TYPES
 from pipeline.ingress.app import Routes, make_ingress
 from pipeline.ingress.health import health_routes
 from pipeline.ledger import open_ledger
 from pipeline.service import HttpRole, WorkerRole, declare_when_up
 from pipeline.settings import DedupeSettings
-from pipeline.topology import DEDUPE, build_topology
-from pipeline.worker import Worker
+from pipeline.subscriptions import load_subscriptions, patterns
+from pipeline.topology import DEDUPE, DOWNLOAD, build_topology, notify_queue
+from pipeline.worker import Worker, one_by_one
 from pipeline.workers.dedupe import Dedupe
+from pipeline.workers.download import Download
+from pipeline.workers.notify import Notify, make_session
 
 if TYPE_CHECKING:
     import asyncio
@@ -28,6 +35,7 @@ if TYPE_CHECKING:
     from pipeline.ledger.port import Ledger
     from pipeline.service import Role
     from pipeline.settings import Settings, WorkerSettings
+    from pipeline.subscriptions import Subscription
     from pipeline.topology import Topology
     from pipeline.worker import BatchHandler
 
@@ -62,7 +70,7 @@ def topology_of(settings: Settings) -> Topology:
         ConfigurationError: the list of subscriptions is wrong.
     """
     return build_topology(
-        subscriptions={s.name: s.events for s in subscriptions_of(settings)},
+        subscriptions=patterns(subscriptions_of(settings)),
         prefix=settings.broker.prefix,
         delays=settings.broker.delays,
     )
@@ -129,17 +137,27 @@ async def open_roles(settings: Settings, plan: Plan) -> AsyncIterator[Sequence[R
         yield roles
 
 
-def subscriptions_of(settings: Settings) -> Sequence[Any]:
+def subscriptions_of(
+    settings: Settings, only: str | None = None
+) -> Sequence[Subscription]:
     """Read the list of subscriptions; none without a file.
 
     Raises:
-        ConfigurationError: it is wrong, or there is no such file.
+        ConfigurationError: it is wrong, there is no such file, or no ``only`` in it.
     """
-    if settings.subscriptions_file is None:
-        return ()
-    from pipeline.subscriptions import load_subscriptions
-
-    return load_subscriptions(settings.subscriptions_file)
+    found: Sequence[Subscription] = ()
+    if settings.subscriptions_file is not None:
+        found = load_subscriptions(
+            settings.subscriptions_file, event_types=PUBLIC_TYPES
+        )
+    if only is None:
+        return found
+    chosen = [one for one in found if one.name == only]
+    if not chosen:
+        known = ", ".join(one.name for one in found) or "none"
+        message = f"expected a subscription that there is ({known}), got {only!r}"
+        raise ConfigurationError(message)
+    return chosen
 
 
 async def _open_workers(
@@ -148,12 +166,44 @@ async def _open_workers(
     ledger = await stack.enter_async_context(ledger_of(settings))
     roles: list[Role] = []
     if DEDUPE in plan.workers:
-        handler = Dedupe(ledger, clock=now).handle
-        roles.append(_worker_role(settings, parts, DEDUPE, handler, settings.dedupe))
+        handle = Dedupe(ledger, clock=now).handle
+        roles.append(_role(settings, parts, DEDUPE, handle, settings.dedupe))
+    if DOWNLOAD in plan.workers:
+        download = await _open_download(stack, settings, ledger)
+        handler = one_by_one(download.handle)
+        roles.append(_role(settings, parts, DOWNLOAD, handler, settings.download))
+    if NOTIFY in plan.workers:
+        session = await stack.enter_async_context(make_session())
+        limits = settings.notify
+        for one in subscriptions_of(settings, plan.subscription):
+            notify = Notify(one, ledger, session, clock=now, timeout=limits.timeout)
+            fitting = limits.with_room_for(one.timeout_seconds)
+            handler = one_by_one(notify.handle)
+            queue = notify_queue(one.name)
+            roles.append(_role(settings, parts, queue, handler, fitting))
     return roles
 
 
-def _worker_role(
+async def _open_download(
+    stack: AsyncExitStack, settings: Settings, ledger: Ledger
+) -> Download:
+    limits = settings.download
+    store = await stack.enter_async_context(open_store(settings.assets_url))
+    # What a killed process has left half-done; nobody works on it any more.
+    await store.sweep(limits.deadline * 2)
+    rules = FetchRules(
+        max_bytes=int(limits.max_bytes),
+        deadline=limits.timeout,
+        connect_timeout=limits.connect_timeout,
+        read_timeout=limits.read_timeout,
+        min_bytes_per_second=int(limits.min_bytes_per_second),
+        allow_private_addresses=limits.allow_private_addresses,
+    )
+    fetcher = await stack.enter_async_context(Fetcher(rules))
+    return Download(fetcher, store, ledger, clock=now)
+
+
+def _role(
     settings: Settings,
     parts: Parts,
     queue: str,

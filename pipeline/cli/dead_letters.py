@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import base64
 import sys
 from contextlib import aclosing
 from datetime import UTC, datetime
 from pathlib import Path  # noqa: TC003  typer reads the annotations
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
-import orjson
 import typer
 
-from pipeline.cli import render
+from pipeline.cli import letters, render
 from pipeline.cli.loop import run_once
 from pipeline.cli.options import (
     AsJson,
@@ -36,18 +34,6 @@ app = typer.Typer(
     no_args_is_help=True,
     help="Look through what could not be processed, replay it or discard it.",
     rich_markup_mode="rich",
-)
-
-COLUMNS = (
-    render.Column("QUEUE", 18),
-    render.Column("MESSAGE ID", 32),
-    render.Column("TASK", 20),
-    render.Column("STAGE", 9),
-    render.Column("ERROR TYPE", 20),
-    render.Column("TRIES", 5),
-    render.Column("REPLAYS", 7),
-    render.Column("FAILED AT", 20),
-    render.Column("ERROR"),
 )
 
 Queues = Annotated[
@@ -116,11 +102,15 @@ def list_letters(
         from pipeline.dead_letters import browse
 
         queues = _queues(parts, queue)
-        async with aclosing(browse(parts.broker, queues, selection)) as letters:
-            first = _first(letters, limit)
+        async with aclosing(browse(parts.broker, queues, selection)) as found:
+            first = _first(found, limit)
             if as_json:
-                return await render.print_json_list(as_document(x) async for x in first)
-            return await render.print_table(COLUMNS, (_row(x) async for x in first))
+                return await render.print_json_list(
+                    letters.as_document(x) async for x in first
+                )
+            return await render.print_table(
+                letters.COLUMNS, (letters.as_row(x) async for x in first)
+            )
 
     count = _run(main, config, assignments, broker_url)
     if not as_json:
@@ -154,9 +144,9 @@ def show(
     if body:
         sys.stdout.buffer.write(letter.envelope.body)
     elif as_json:
-        render.print_json(as_document(letter, complete=True))
+        render.print_json(letters.as_document(letter, complete=True))
     else:
-        _print_letter(letter)
+        letters.print_letter(letter)
 
 
 @app.command(
@@ -211,7 +201,7 @@ def replay(
             )
 
     done = _run(main, config, assignments, broker_url)
-    _report("replayed", done, dry_run=dry_run, as_json=as_json)
+    letters.print_result("replayed", done, dry_run=dry_run, as_json=as_json)
     _require_found(message_id, done)
 
 
@@ -259,89 +249,11 @@ def discard(
             )
 
     done = _run(main, config, assignments, broker_url)
-    _report("discarded", done, dry_run=not yes, as_json=as_json)
+    letters.print_result("discarded", done, dry_run=not yes, as_json=as_json)
     _require_found(message_id, done)
     if not yes and done.matched:
         render.fail("nothing was removed: add --yes to discard them for ever")
         raise typer.Exit(2)
-
-
-def as_document(letter: DeadLetter, *, complete: bool = False) -> dict[str, Any]:
-    """Give a dead letter as a JSON object; ``complete``: with headers and body."""
-    envelope, failure = letter.envelope, letter.envelope.failure
-    document: dict[str, Any] = {
-        "queue": letter.queue,
-        "message_id": envelope.message_id,
-        "routing_key": envelope.routing_key,
-        "task_id": letter.task_id,
-        "stage": letter.stage,
-        "error_type": failure and failure.error_type,
-        "error": failure and failure.error_text,
-        "attempt": envelope.attempt,
-        "replays": envelope.replays,
-        "first_failed_at": failure and failure.first_failed_at,
-        "last_failed_at": failure and failure.last_failed_at,
-        "published_at": envelope.published_at,
-        "body_bytes": len(envelope.body),
-    }
-    if complete:
-        document["content_type"] = envelope.content_type
-        document["headers"] = dict(envelope.headers)
-        try:
-            document["body"] = envelope.body.decode()
-        except UnicodeDecodeError:
-            document["body_base64"] = base64.b64encode(envelope.body).decode()
-    return document
-
-
-def _row(letter: DeadLetter) -> Sequence[object]:
-    envelope, failure = letter.envelope, letter.envelope.failure
-    return (
-        letter.queue,
-        envelope.message_id,
-        letter.task_id,
-        letter.stage,
-        failure and failure.error_type,
-        envelope.attempt,
-        envelope.replays,
-        letter.failed_at,
-        failure and failure.error_text,
-    )
-
-
-def _print_letter(letter: DeadLetter) -> None:
-    document = as_document(letter, complete=True)
-    headers = document.pop("headers")
-    document.pop("body", None)
-    document.pop("body_base64", None)
-    render.print_fields(document)
-    render.print_fields(
-        {f"header {k}": v for k, v in headers.items()} or {"headers": None}
-    )
-    typer.echo()
-    try:
-        body: object = orjson.loads(letter.envelope.body)
-    except orjson.JSONDecodeError:
-        typer.echo(repr(letter.envelope.body))
-    else:
-        render.print_json(body)
-
-
-def _report(verb: str, done: Progress, *, dry_run: bool, as_json: bool) -> None:
-    if as_json:
-        document = {
-            verb: 0 if dry_run else done.matched,
-            "matched": done.matched,
-            "seen": done.seen,
-            "queues": done.by_queue,
-            "dry_run": dry_run,
-        }
-        render.print_json(document)
-        return
-    would = "would be " if dry_run else ""
-    by_queue = ", ".join(f"{n:,} of {q}" for q, n in done.by_queue.items())
-    detail = f" ({by_queue})" if by_queue else ""
-    typer.echo(f"{render.count_of(done.matched, 'dead letter')} {would}{verb}{detail}")
 
 
 def _require_found(message_id: str | None, done: Progress) -> None:
@@ -384,10 +296,10 @@ def _queues(parts: Parts, wanted: list[str] | None) -> Sequence[str]:
 
 
 async def _first(
-    letters: AsyncGenerator[DeadLetter, None], limit: int | None
+    found: AsyncGenerator[DeadLetter, None], limit: int | None
 ) -> AsyncGenerator[DeadLetter, None]:
     count = 0
-    async for letter in letters:
+    async for letter in found:
         yield letter
         count += 1
         if count == limit:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
@@ -151,11 +152,17 @@ def stay(loaded: Loaded, plan: Plan) -> None:
     from pipeline.bootstrap import open_roles
     from pipeline.logs import configure_logs, get_logger
     from pipeline.service import StoppedAtOnce, run_roles, stopping_on_signals
-    from pipeline.settings import show_settings
+    from pipeline.settings import DEFAULT, show_settings
 
     log = loaded.settings.log
     configure_logs(level=log.level, form=log.format)
-    shown = {setting.key: setting.value for setting in show_settings(loaded)}
+    is_text = log.format == "text" or (log.format == "auto" and sys.stdout.isatty())
+    shown = {
+        setting.key: setting.value
+        for setting in show_settings(loaded)
+        # For people only what they have chosen; programs get everything.
+        if setting.origin != DEFAULT or not is_text
+    }
     get_logger("cli").info("settings_loaded", file=str(loaded.file), **shown)
 
     async def main() -> None:

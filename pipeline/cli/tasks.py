@@ -149,7 +149,8 @@ def timeline(document: dict[str, Any]) -> list[tuple[datetime, str]]:
 def _settled(asset: dict[str, Any]) -> str:
     what = f"{asset['key']['track_id']}/{asset['key']['kind']}"
     if asset["location"] is None:
-        return f"{what} {asset['state']}: {asset['reason']}"
+        reason = f": {asset['reason']}" if asset["reason"] else ""
+        return f"{what} {asset['state']}{reason}"
     return (
         f"{what} {asset['state']}: {asset['location']}, {asset['size_bytes']:,} bytes"
     )

@@ -6,7 +6,7 @@ mistakes at once; ``Settings`` is what the rest of the package sees.
 
 from pipeline.settings.keys import leaf_keys, variable
 from pipeline.settings.layers import Mistake
-from pipeline.settings.load import Loaded, load_settings, try_settings
+from pipeline.settings.load import DEFAULT, Loaded, load_settings, try_settings
 from pipeline.settings.model import (
     BrokerSettings,
     DedupeSettings,
@@ -23,6 +23,7 @@ from pipeline.settings.show import Shown, show_settings
 from pipeline.settings.values import format_duration, mask_password, parse_duration
 
 __all__ = [
+    "DEFAULT",
     "BrokerSettings",
     "DedupeSettings",
     "DownloadSettings",

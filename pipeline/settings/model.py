@@ -11,9 +11,17 @@ from __future__ import annotations
 # pydantic reads these annotations when the classes are made
 from datetime import timedelta
 from pathlib import Path  # noqa: TC003
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, SecretStr
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ByteSize,
+    ConfigDict,
+    Field,
+    SecretStr,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from pipeline.logs import LogFormat  # noqa: TC001
@@ -30,6 +38,7 @@ from pipeline.settings.values import (
     Waits,
     between,
     parse_list,
+    refuse_unless_below,
 )
 from pipeline.topology import DEFAULT_DELAYS
 
@@ -135,13 +144,20 @@ class DownloadSettings(WorkerSettings):
     timeout: Timeout = timedelta(minutes=5)
     #: The longest to wait for a connection.
     connect_timeout: Timeout = timedelta(seconds=10)
-    #: The longest silence in the middle of a transfer.
+    #: The longest to wait for an answer; also the span in which speed is measured.
     read_timeout: Timeout = timedelta(seconds=30)
+    #: A transfer that is slower than this over one span is given up.
+    min_bytes_per_second: Size = ByteSize(_KIB)
     #: Larger files are refused.
     max_bytes: Size = ByteSize(200 * _MIB)
     #: Fetch from loopback and private addresses too; only for a provider simulated
     #: on this machine.
     allow_private_addresses: bool = False
+
+    @model_validator(mode="after")
+    def _leaves_time(self) -> Self:
+        refuse_unless_below(self.timeout, self.deadline)
+        return self
 
 
 class NotifySettings(WorkerSettings):
@@ -149,8 +165,20 @@ class NotifySettings(WorkerSettings):
 
     #: Requests at the same time to one subscriber.
     concurrency: Count = 4
-    #: The longest to wait for a subscriber's answer.
+    #: The longest to wait for a subscriber's answer, unless its entry says other.
     timeout: Timeout = timedelta(seconds=15)
+
+    @model_validator(mode="after")
+    def _leaves_time(self) -> Self:
+        refuse_unless_below(self.timeout, self.deadline)
+        return self
+
+    def with_room_for(self, timeout_seconds: float | None) -> Self:
+        """Put off the deadline for a subscriber that may take longer than others."""
+        if timeout_seconds is None:
+            return self
+        needed = timedelta(seconds=timeout_seconds) + (self.deadline - self.timeout)
+        return self.model_copy(update={"deadline": max(self.deadline, needed)})
 
 
 class LogSettings(Section):

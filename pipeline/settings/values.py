@@ -80,6 +80,17 @@ def format_duration(value: timedelta) -> str:
     return f"{value / timedelta(milliseconds=1):.3f}".rstrip("0").rstrip(".") + "ms"
 
 
+def refuse_unless_below(timeout: timedelta, deadline: timedelta) -> None:
+    """Check that one wait inside a call ends before the call's own deadline.
+
+    Raises:
+        PydanticCustomError: it does not.
+    """
+    if timeout >= deadline:
+        shown = f"{format_duration(timeout)} and {format_duration(deadline)}"
+        _refuse(f"timeout below deadline (they are {shown})")
+
+
 def parse_list(value: object) -> object:
     """Read a list from text: JSON if it starts with ``[``, else one value a line.
 
