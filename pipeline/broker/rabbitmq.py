@@ -8,7 +8,7 @@ argument; ``rabbitmq_publisher.py`` is the hot path.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from pipeline.broker.port import Broker, Depth
 from pipeline.broker.rabbitmq_connection import Link, bounded
@@ -21,7 +21,7 @@ from pipeline.broker.rabbitmq_publisher import (
 )
 from pipeline.broker.rabbitmq_stream import stream_of
 from pipeline.broker.rabbitmq_topology import declare, differences, frame_max_of
-from pipeline.errors import BrokerClosed, TopologyMismatch
+from pipeline.errors import BrokerClosed, TopologyMismatch, Unroutable
 from pipeline.logs import get_logger
 from pipeline.metrics import BROKER_CONNECTED
 from pipeline.topology import QueueKind
@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     from pipeline.topology import Topology
 
 log = get_logger("broker")
+
+#: The field has 16 bits (AMQP 0-9-1, ``basic.qos``), and 0 means without limit.
+MOST_PREFETCHED: Final = 65_535
 
 
 class RabbitBroker(Broker):
@@ -135,14 +138,18 @@ class RabbitBroker(Broker):
         publisher = self._publisher
         if publisher is None or not publisher.is_open:
             publisher = await self._wait_for_publisher()
-        routes = self._routes
-        await publisher.publish(
-            [(routes[item.exchange], item) for item in publications],
-            deadline_seconds=self._deadline_seconds,
-        )
+        try:
+            routed = [(self._routes[item.exchange], item) for item in publications]
+        except KeyError as error:
+            raise Unroutable(f"the topology has no exchange {error}") from error
+        await publisher.publish(routed, deadline_seconds=self._deadline_seconds)
 
     def consume(self, queue: str, *, prefetch: int) -> RabbitConsumer:
         topology = self._require_declared()
+        if not 1 <= prefetch <= MOST_PREFETCHED:
+            raise ValueError(
+                f"expected a prefetch of 1 to {MOST_PREFETCHED}, got {prefetch}"
+            )
         consumer = RabbitConsumer(
             queue=queue,
             prefetch=prefetch,
@@ -151,6 +158,7 @@ class RabbitBroker(Broker):
             redeclare=self._redeclare,
             publish=self.publish,
             deadline_seconds=self._deadline_seconds,
+            require_open=self._require_open,
             on_closed=self._consumers.discard,
         )
         self._consumers.add(consumer)

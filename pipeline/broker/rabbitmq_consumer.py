@@ -58,6 +58,7 @@ class RabbitConsumer(Consumer):
         redeclare: Callable[[], Awaitable[None]],
         publish: Callable[..., Awaitable[None]],
         deadline_seconds: float,
+        require_open: Callable[[], None],
         on_closed: Callable[[RabbitConsumer], None],
     ) -> None:
         self.queue = queue
@@ -67,6 +68,7 @@ class RabbitConsumer(Consumer):
         self._redeclare = redeclare
         self._publish = publish
         self._deadline_seconds = deadline_seconds
+        self._require_open = require_open
         self._on_closed = on_closed
         self._channel: aiormq.abc.AbstractChannel | None = None
         self._stream: FrameStream | None = None
@@ -82,7 +84,8 @@ class RabbitConsumer(Consumer):
 
     @property
     def is_active(self) -> bool:
-        return self._channel is not None and not self._channel.is_closed
+        channel = self._channel
+        return not self._stopped and channel is not None and not channel.is_closed
 
     @property
     def unacked(self) -> int:
@@ -154,6 +157,7 @@ class RabbitConsumer(Consumer):
         deliveries: Sequence[Delivery],
         publications: Sequence[Publication] = (),
     ) -> None:
+        self._require_open()
         for delivery in deliveries:
             _require_unsettled(delivery)
         if publications:
@@ -172,6 +176,7 @@ class RabbitConsumer(Consumer):
             raise DeliveryLost(message)
 
     async def release(self, delivery: Delivery) -> None:
+        self._require_open()
         _require_unsettled(delivery)
         epoch, _ = _tag_of(delivery)
         channel = self._channel
@@ -333,18 +338,19 @@ def _tag_of(delivery: Delivery) -> tuple[int, int]:
 def decode(delivered: wire.Delivered, topology: Topology) -> Envelope:
     """Read an envelope; what the broker dead-lettered by itself is a failure too."""
     headers = delivered.headers
+    death = _crash_loop(headers)
     # Names with x- are the broker's own remarks, and change from hop to hop.
     ours = {k: v for k, v in headers.items() if not k.startswith("x-")}
     envelope = decode_headers(
         ours,
         body=delivered.body,
-        wire_key=delivered.routing_key,
+        wire_key=_first_key(death) or delivered.routing_key,
         content_type=delivered.content_type,
         fallback_id=delivered.message_id,
     )
-    if DEATHS in headers and (failure := _crash_loop(headers, topology)) is not None:
-        return replace(envelope, failure=failure)
-    return envelope
+    return (
+        envelope if death is None else replace(envelope, failure=_loop(death, topology))
+    )
 
 
 def _delivered(message: DeliveredMessage) -> wire.Delivered:
@@ -362,24 +368,31 @@ def _delivered(message: DeliveredMessage) -> wire.Delivered:
     )
 
 
-def _crash_loop(headers: Mapping[str, Any], topology: Topology) -> Failure | None:
-    """Read RabbitMQ's own note that a message reached the delivery limit."""
-    deaths = headers[DEATHS]
+def _crash_loop(headers: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Find RabbitMQ's own note that a message has reached the delivery limit."""
+    deaths = headers.get(DEATHS)
     for death in deaths if isinstance(deaths, list) else ():
         if isinstance(death, dict) and death.get("reason") == "delivery_limit":
-            at = death.get("time")
-            when = datetime.now(UTC)
-            if isinstance(at, datetime):
-                when = at.replace(tzinfo=UTC)
-            queue = str(death.get("queue", ""))
-            return Failure(
-                queue=queue.removeprefix(topology.queue_name("")),
-                error_type="DeliveryLimitExceeded",
-                error_text=(
-                    f"delivered {DELIVERY_LIMIT} times and never settled: the worker"
-                    " dies or is cut off while it handles this message"
-                ),
-                first_failed_at=when,
-                last_failed_at=when,
-            )
+            return death
     return None
+
+
+def _first_key(death: Mapping[str, Any] | None) -> str:
+    """Give the routing key that a message had when the broker took it away."""
+    keys = death.get("routing-keys") if death is not None else None
+    return str(keys[0]) if isinstance(keys, list) and keys else ""
+
+
+def _loop(death: Mapping[str, Any], topology: Topology) -> Failure:
+    at = death.get("time")
+    when = at.replace(tzinfo=UTC) if isinstance(at, datetime) else datetime.now(UTC)
+    return Failure(
+        queue=str(death.get("queue", "")).removeprefix(topology.queue_name("")),
+        error_type="DeliveryLimitExceeded",
+        error_text=(
+            f"delivered {DELIVERY_LIMIT} times and never settled: the worker dies or"
+            " is cut off while it handles this message"
+        ),
+        first_failed_at=when,
+        last_failed_at=when,
+    )
