@@ -47,6 +47,8 @@ class Receiver:
         self.url = ""
 
     async def receive(self, request: web.Request) -> web.Response:
+        if request.method != "POST":
+            return web.Response(text="where redirects lead to: all is well here")
         self.bodies.append(await request.read())
         self.headers.append(dict(request.headers))
         self.paths[request.path] += 1
@@ -60,7 +62,7 @@ class Receiver:
 async def receiver(handler: Handler) -> AsyncIterator[Receiver]:
     app = web.Application()
     made = Receiver(handler)
-    app.router.add_post("/{path:.*}", made.receive)
+    app.router.add_route("*", "/{path:.*}", made.receive)
     async with serve(app, host="127.0.0.1", port=0) as url:
         made.url = f"{url}/callbacks/{{operation}}"
         yield made

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -64,6 +65,42 @@ def test_six_tasks_show_a_success_a_failure_a_repeat_and_a_dead_link(seed: int) 
         task.failure is None and not any(file.expiry for file in task.files)
         for task in scenario.tasks
     )
+
+
+def test_whatever_has_a_rate_shows_at_least_once() -> None:
+    """Rates far below one in six still show; and not at all if that is not wanted."""
+    wanted = ScenarioOptions(
+        tasks=6,
+        duplicate_rate=0.01,
+        missing_rate=0.01,
+        failure_rate=0.01,
+        expired_rate=0.01,
+    )
+    shown = plan_scenario(wanted)
+    hidden = plan_scenario(replace(wanted, at_least_one=False))
+
+    def counts(scenario: Scenario) -> list[int]:
+        missing = sum(task.has_missing_stage for task in scenario.tasks)
+        return [
+            scenario.duplicates,
+            missing,
+            scenario.failures,
+            scenario.expired_links,
+        ]
+
+    assert counts(shown) == [1, 1, 1, 1]
+    assert counts(hidden) == [0, 0, 0, 0]
+
+
+def test_every_dead_link_is_told_of_by_the_last_callback() -> None:
+    """A missing stage never hides that a link is dead."""
+    options = ScenarioOptions(
+        tasks=30, failure_rate=0, expired_rate=1, missing_rate=1, tracks_per_task=3
+    )
+
+    for task in plan_scenario(options).tasks:
+        assert task.has_missing_stage
+        assert Stage.COMPLETE in {callback.stage for callback in task.callbacks}
 
 
 def test_the_same_seed_plans_the_same_bodies() -> None:
