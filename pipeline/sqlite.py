@@ -89,6 +89,7 @@ class Database:
         self._ended: asyncio.Future[None] | None = None
         self._sweeper: asyncio.TimerHandle | None = None
         self._is_open = False
+        self._overdue: str | None = None
 
     async def __aenter__(self) -> Self:
         """Start the thread."""
@@ -129,8 +130,11 @@ class Database:
 
     @property
     def problem(self) -> str | None:
-        """Say why the last transaction failed; ``None``: it did not."""
-        return self._file.problem
+        """Say why the last transaction failed; ``None``: it did not.
+
+        A failed write is mended by a write that succeeds, not by a read.
+        """
+        return self._overdue or self._file.problem
 
     async def write(self, run: Callable[[apsw.Connection], T]) -> T:
         """Run ``run`` in a transaction, return its result once that is on disk.
@@ -200,9 +204,11 @@ class Database:
                     f"{self.path} did not answer within {self._deadline_seconds:g} s:"
                     " the outcome is unknown"
                 )
+                self._overdue = message
                 call.future.set_exception(DatabaseUnavailable(message))
 
     def _answer(self, answers: Sequence[Answer]) -> None:
+        self._overdue = None
         for value, error in answers:
             future = self._pending.popleft().future
             if future.done():

@@ -137,6 +137,7 @@ class File:
         self._connection: apsw.Connection | None = None
         self._identity: tuple[int, int] | None = None
         self._waiting_since = 0.0
+        self._cannot_write = False
 
     def perform(self, calls: Sequence[Call]) -> list[Answer]:
         """Carry out ``calls`` in one transaction, in their order. Never raises."""
@@ -161,8 +162,12 @@ class File:
             else:
                 answers = [(None, self._told(error)) for _ in calls]
             self.problem = str(self._told(error))
+            self._cannot_write = self._cannot_write or writes
         else:
-            self.problem = None
+            # That reading works proves nothing: a lock or a full disk lets it pass.
+            if writes or not self._cannot_write:
+                self.problem = None
+            self._cannot_write = self._cannot_write and not writes
         return answers
 
     def close(self) -> None:

@@ -52,8 +52,8 @@ def _open_sqlite(url: str, deadline: timedelta) -> Broker:
     path = unquote(parts.path.removeprefix("/"))
     if parts.netloc or not path:
         message = (
-            "expected sqlite:///relative/path or sqlite:////absolute/path,"
-            f" with three or four slashes, got {url!r}"
+            "expected sqlite:///relative/path or sqlite:////absolute/path, with"
+            f" three or four slashes, got host {parts.hostname!r} and path {path!r}"
         )
         raise ConfigurationError(message)
     lease = DEFAULT_LEASE

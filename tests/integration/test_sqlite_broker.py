@@ -1,0 +1,462 @@
+"""What only the embedded broker has: a file, other processes, leases and a clock."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+import time
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import apsw
+import pytest
+
+from pipeline.broker.sqlite import SqliteBroker
+from pipeline.broker.sqlite_store import SUSPECT_DELIVERIES
+from pipeline.errors import (
+    BrokerUnavailable,
+    DeliveryLost,
+    FetchFailed,
+    PublishRefused,
+    TopologyMismatch,
+)
+from pipeline.sqlite import Database, migrate
+from pipeline.topology import (
+    DEDUPE,
+    DELIVERY_LIMIT,
+    DOWNLOAD,
+    Topology,
+    dead_letter_queue,
+    hand_to,
+)
+from tests.factories import (
+    SHORT_DELAY,
+    make_envelope,
+    make_publication,
+    make_publications,
+    make_topology,
+)
+from tests.waiting import eventually, receive, receive_nothing, receive_one
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+    from pipeline.broker.port import Consumer
+
+REPOSITORY = Path(__file__).parents[2]
+DEADLINE = timedelta(seconds=1)
+LEASE = timedelta(seconds=0.6)
+#: How many messages ``broker_process.py`` acknowledges at once.
+BATCH = 10
+AT = datetime(2026, 11, 2, 12, 0, tzinfo=UTC)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "broker.db"
+
+
+@pytest.fixture
+def topology() -> Topology:
+    return make_topology()
+
+
+@pytest.fixture
+async def broker(path: Path, topology: Topology) -> AsyncIterator[SqliteBroker]:
+    async with SqliteBroker(path, deadline=DEADLINE, lease=LEASE) as opened:
+        await opened.declare(topology)
+        yield opened
+
+
+@pytest.fixture
+async def other(path: Path, topology: Topology) -> AsyncIterator[SqliteBroker]:
+    async with SqliteBroker(path, deadline=DEADLINE, lease=LEASE) as opened:
+        await opened.declare(topology)
+        yield opened
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the write lock, as a stuck process would."""
+    holder = apsw.Connection(str(path))
+    holder.set_busy_timeout(5000)
+    holder.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    finally:
+        holder.close()
+
+
+async def freeze(broker: SqliteBroker) -> None:
+    """Let its upkeep stand still, as a stopped process would."""
+    upkeep = broker._session._upkeep
+    assert upkeep is not None
+    upkeep.cancel()
+    await asyncio.wait((upkeep,))
+
+
+async def crash(broker: SqliteBroker, consumer: Consumer) -> None:
+    """End the lease of a consumer as if its process had died long ago."""
+    number = consumer.id  # type: ignore[attr-defined]
+    await broker._session.write(
+        lambda c: c.execute("DELETE FROM consumers WHERE id = ?", (number,)).get
+    )
+
+
+async def test_frozen_worker_loses_its_messages_and_does_no_harm(
+    broker: SqliteBroker, other: SqliteBroker
+) -> None:
+    """A process that stood still is fenced off when it wakes up."""
+    await broker.publish(*make_publications(3))
+    async with broker.consume(DEDUPE, prefetch=3) as frozen:
+        held = await receive(frozen, 3)
+        await freeze(broker)
+
+        async with other.consume(DEDUPE, prefetch=3) as consumer:
+            taken = await receive(consumer, 3)
+            await taken[0].ack()
+
+            with pytest.raises(DeliveryLost, match="3 of 3"):
+                await frozen.ack(held, [hand_to(DOWNLOAD, make_envelope())])
+
+            assert all(delivery.redelivered for delivery in taken)
+            await consumer.ack(taken[1:])
+    assert (await broker.depth(DEDUPE)).ready == 0
+    # Published before it was known that the delivery is lost: once too often is
+    # allowed, once too few is not.
+    assert (await broker.depth(DOWNLOAD)).ready == 1
+
+
+async def test_lease_is_renewed_while_the_process_lives(
+    broker: SqliteBroker, other: SqliteBroker
+) -> None:
+    """A handler may take longer than a lease."""
+    await broker.publish(make_publication())
+    async with broker.consume(DEDUPE, prefetch=1) as slow:
+        delivery = await receive_one(slow)
+        async with other.consume(DEDUPE, prefetch=1) as waiting:
+            seconds = 3 * LEASE.total_seconds()
+            assert await receive_nothing(waiting, seconds=seconds)
+
+        await delivery.ack()
+
+
+async def test_clock_that_jumps_takes_nothing_from_a_living_process(
+    path: Path, topology: Topology
+) -> None:
+    """After a laptop has slept, all leases look old; ours are still ours."""
+    ahead = 0.0
+    lease = timedelta(seconds=60)
+
+    def clock() -> float:
+        return time.time() + ahead
+
+    async with SqliteBroker(
+        path, deadline=DEADLINE, lease=lease, clock=clock
+    ) as broker:
+        await broker.declare(topology)
+        await broker.publish(*make_publications(2))
+        async with broker.consume(DEDUPE, prefetch=1) as consumer:
+            first = await receive_one(consumer)
+            ahead = 3600.0
+
+            await broker.depth(DEDUPE)
+            await first.ack()
+
+            assert (await receive_one(consumer)).envelope.body == b"1"
+
+
+async def test_poison_is_dead_lettered_and_its_neighbours_are_not(
+    broker: SqliteBroker,
+) -> None:
+    """What was fetched ahead together with poison must not be counted for it."""
+    await broker.publish(*make_publications(10))
+    deliveries: Counter[bytes] = Counter()
+    while (await broker.depth(dead_letter_queue(DEDUPE))).ready == 0:
+        consumer = broker.consume(DEDUPE, prefetch=10)
+        async with consumer:
+            body = b""
+            while body != b"0":  # the message that takes its worker down
+                try:
+                    delivery = await receive_one(consumer, within=0.3)
+                except TimeoutError:
+                    break
+                body = delivery.envelope.body
+                deliveries[body] += 1
+                if body != b"0":
+                    await delivery.ack()
+            await crash(broker, consumer)
+
+    assert deliveries[b"0"] == DELIVERY_LIMIT
+    assert set(deliveries) == {str(n).encode() for n in range(10)}
+    assert max(deliveries[str(n).encode()] for n in range(1, 10)) == 1
+    assert (await broker.depth(dead_letter_queue(DEDUPE))).ready == 1
+    assert (await broker.depth(DEDUPE)).ready == 0
+    assert SUSPECT_DELIVERIES < DELIVERY_LIMIT
+
+
+async def test_fetching_ahead_is_no_delivery(
+    broker: SqliteBroker, other: SqliteBroker
+) -> None:
+    """A message that nobody received is not redelivered, however often it was near."""
+    await broker.publish(*make_publications(2))
+    for _ in range(DELIVERY_LIMIT + 5):
+        async with broker.consume(DEDUPE, prefetch=2) as consumer:
+
+            async def has_fetched(of: SqliteBroker = broker) -> bool:
+                return (await of.depth(DEDUPE)).unacked == 2
+
+            await eventually(has_fetched)
+
+    async with other.consume(DEDUPE, prefetch=2) as consumer:
+        deliveries = await receive(consumer, 2)
+    assert [False, False] == [delivery.redelivered for delivery in deliveries]
+
+
+async def test_locked_file_is_unavailable_in_time_and_recovers(
+    broker: SqliteBroker, path: Path
+) -> None:
+    """A stuck process holds up nobody for longer than the deadline."""
+    async with broker.consume(DEDUPE, prefetch=2) as consumer:
+        with locked(path):
+            began = time.monotonic()
+            with pytest.raises(BrokerUnavailable):
+                await broker.publish(make_publication())
+            took = time.monotonic() - began
+            assert broker.problem is not None
+
+        assert took < 2 * DEADLINE.total_seconds()
+        publication = make_publication()
+        await broker.publish(publication)
+        delivery = await receive_one(consumer)
+        await delivery.ack()
+        assert broker.problem is None
+
+
+async def test_settlement_that_failed_can_be_repeated(
+    broker: SqliteBroker, path: Path
+) -> None:
+    """A locked file does not settle a delivery."""
+    await broker.publish(make_publication())
+    async with broker.consume(DEDUPE, prefetch=1) as consumer:
+        delivery = await receive_one(consumer)
+        with locked(path), pytest.raises(BrokerUnavailable):
+            await delivery.ack()
+
+        await delivery.ack()
+
+    assert (await broker.depth(DEDUPE)).ready == 0
+
+
+async def test_problem_goes_away_without_anybody_publishing(
+    broker: SqliteBroker, path: Path
+) -> None:
+    """Readiness must not depend on the traffic that it keeps away."""
+    with locked(path), pytest.raises(BrokerUnavailable):
+        await broker.publish(make_publication())
+    assert broker.problem is not None
+
+    async def is_well() -> bool:
+        return broker.problem is None
+
+    await eventually(is_well)
+
+
+async def test_closing_works_while_the_file_is_locked(
+    path: Path, topology: Topology
+) -> None:
+    """What could not be given back comes back when the lease has run out."""
+    async with SqliteBroker(path, deadline=DEADLINE, lease=LEASE) as broker:
+        await broker.declare(topology)
+        await broker.publish(make_publication())
+        consumer = broker.consume(DEDUPE, prefetch=1)
+        await consumer.__aenter__()
+        await receive_one(consumer)
+        with locked(path):
+            began = time.monotonic()
+            await broker.__aexit__(None, None, None)
+            assert time.monotonic() - began < 4 * DEADLINE.total_seconds()
+
+    async with SqliteBroker(path, deadline=DEADLINE, lease=LEASE) as again:
+        await again.declare(topology)
+        async with again.consume(DEDUPE, prefetch=1) as consumer:
+            assert (await receive_one(consumer)).redelivered
+
+
+async def test_topology_is_declared_again_when_the_file_is_gone(
+    broker: SqliteBroker, path: Path, topology: Topology
+) -> None:
+    """A deleted file is made anew, and consumers go on."""
+    async with broker.consume(DEDUPE, prefetch=1) as consumer:
+        for suffix in ("", "-wal", "-shm"):
+            path.with_name(path.name + suffix).unlink()
+
+        publication = make_publication()
+        await broker.publish(publication)
+
+        delivery = await receive_one(consumer)
+        assert publication.envelope == delivery.envelope
+        await delivery.ack()
+    assert [] == list(await broker.check(topology))
+
+
+async def test_full_disk_refuses_and_recovers(broker: SqliteBroker) -> None:
+    """Nothing half is stored, and consuming makes room again."""
+    session = broker._session
+    pages = await session.write(lambda c: c.pragma("page_count"))
+    await session.write(lambda c: c.pragma("max_page_count", pages + 10))
+    big = [make_publication(make_envelope(body=b"x" * 4000)) for _ in range(200)]
+
+    results = await asyncio.gather(
+        *(broker.publish(publication) for publication in big), return_exceptions=True
+    )
+
+    stored = results.count(None)
+    failed = [result for result in results if result is not None]
+    assert failed
+    assert all(isinstance(result, BrokerUnavailable) for result in failed)
+    assert "full" in str(failed[0])
+    for publication in big:
+        with contextlib.suppress(BrokerUnavailable):
+            await broker.publish(publication)
+            stored += 1
+    assert (await broker.depth(DEDUPE)).ready == stored
+    assert 0 < stored < 200
+    async with broker.consume(DEDUPE, prefetch=stored) as consumer:
+        await consumer.ack(await receive(consumer, stored))
+    await broker.publish(make_publication())
+
+
+async def test_file_of_another_kind_is_a_mismatch(
+    path: Path, topology: Topology
+) -> None:
+    """The ledger's file is not taken for a broker."""
+    async with Database(path) as ledger:
+        await ledger.write(
+            lambda c: migrate(c, ["CREATE TABLE x (y)"], application_id=7)
+        )
+
+    async with SqliteBroker(path, deadline=DEADLINE) as broker:
+        with pytest.raises(TopologyMismatch, match="a file each"):
+            await broker.declare(topology)
+        assert broker.problem is not None
+
+
+async def test_surplus_binding_is_a_difference(
+    broker: SqliteBroker, topology: Topology
+) -> None:
+    """A pattern that was taken out of a subscription still delivers."""
+    wider = make_topology(
+        prefix=topology.prefix, patterns=("task.complete", "task.first")
+    )
+    await broker.declare(wider)
+
+    (difference,) = await broker.check(topology)
+
+    assert "task.first" in difference
+
+
+async def test_another_process_learns_of_new_bindings(
+    broker: SqliteBroker, other: SqliteBroker, topology: Topology
+) -> None:
+    """Routes that were worked out are thrown away when the topology changes."""
+    event = make_publication(make_envelope(routing_key="task.first"), exchange="events")
+    await other.publish(event)
+
+    await broker.declare(
+        make_topology(prefix=topology.prefix, patterns=("task.complete", "task.first"))
+    )
+    await other.publish(event)
+
+    assert (await broker.depth("notify.orders")).ready == 1
+
+
+async def test_delayed_message_without_a_target_is_kept(
+    broker: SqliteBroker, topology: Topology
+) -> None:
+    """It waits until its queue exists, and holds up nothing that comes after it."""
+    stray = topology.retry("nowhere", make_envelope(body=b"stray"), SHORT_DELAY)
+    await broker.publish(stray)
+    await broker.publish(*make_publications(1))
+    async with broker.consume(DEDUPE, prefetch=1) as consumer:
+        delivery = await receive_one(consumer)
+        await delivery.retry(SHORT_DELAY, FetchFailed("503"), at=AT)
+
+        assert (await receive_one(consumer)).envelope.body == b"0"
+
+    assert (await broker.depth(DEDUPE)).delayed == 1
+
+
+@pytest.mark.parametrize("text", ["\ud800", "key.\udfff"])
+async def test_text_that_is_no_unicode_is_refused(
+    broker: SqliteBroker, text: str
+) -> None:
+    """A lone surrogate cannot be stored, in a header or in a key."""
+    for envelope in (
+        make_envelope(headers={"name": text}),
+        make_envelope(routing_key=text),
+    ):
+        with pytest.raises(PublishRefused):
+            await broker.publish(make_publication(envelope))
+
+
+async def test_consumers_do_not_pile_up_in_the_handle(broker: SqliteBroker) -> None:
+    """A process that browses for years keeps nothing of it."""
+    for _ in range(20):
+        async with broker.consume(DEDUPE, prefetch=1):
+            pass
+
+    assert not broker._session.consumers
+    rows = await broker._session.read(
+        lambda c: c.execute("SELECT count(*) FROM consumers").get
+    )
+    assert rows == 0
+
+
+@pytest.mark.slow
+async def test_processes_share_one_file(path: Path, topology: Topology) -> None:
+    """Two publish, three consume, one of these is killed: nothing is lost."""
+    url = f"sqlite:///{path}?lease_seconds=1"
+    each = 600
+    seen: Counter[str] = Counter()
+
+    async def spawn(what: str) -> asyncio.subprocess.Process:
+        return await asyncio.create_subprocess_exec(
+            *(sys.executable, str(Path(__file__).with_name("broker_process.py"))),
+            *(url, topology.prefix, what, str(each)),
+            stdout=asyncio.subprocess.PIPE,
+            env={"PYTHONPATH": str(REPOSITORY)},
+        )
+
+    async def follow(process: asyncio.subprocess.Process) -> None:
+        assert process.stdout is not None
+        async for line in process.stdout:
+            seen[line.decode().strip()] += 1
+
+    publishers = [await spawn("publish") for _ in range(2)]
+    victim, *consumers = [await spawn("consume") for _ in range(3)]
+    followers = [asyncio.create_task(follow(p)) for p in (victim, *consumers)]
+
+    async def has_begun() -> bool:
+        return seen.total() > each // 4
+
+    async def is_complete() -> bool:
+        # The victim may have died between an acknowledgement and its line.
+        return set(seen) == expected and seen.total() >= 2 * each - BATCH
+
+    expected = {str(number) for number in range(each)}
+    await eventually(has_begun, within=30)
+    victim.kill()
+    codes = [await publisher.wait() for publisher in publishers]
+    await eventually(is_complete, within=40)
+    for process in consumers:
+        process.kill()
+        await process.wait()
+    await victim.wait()
+    await asyncio.wait(followers)
+
+    assert [0, 0] == codes
+    assert 2 * each - BATCH <= seen.total() <= 2 * each + BATCH
