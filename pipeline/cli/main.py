@@ -7,7 +7,7 @@ from typing import Annotated, Final
 
 import typer
 
-from pipeline.cli import config, dead_letters, render, run, tasks, topology
+from pipeline.cli import config, dead_letters, demo, render, run, tasks, topology
 from pipeline.errors import PipelineError
 
 FAILED: Final = 1
@@ -22,6 +22,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog=(
         "[bold]First steps[/]\n\n"
+        "pipeline demo  see it work, with a simulated provider\n\n"
         "pipeline run  everything in one process, no server needed\n\n"
         "pipeline config show  what is set, and where each value comes from\n\n"
         "pipeline dead-letters list  what could not be processed, and why\n\n"
@@ -30,6 +31,7 @@ app = typer.Typer(
     ),
 )
 run.add_to(app)
+demo.add_to(app)
 app.add_typer(tasks.app)
 app.add_typer(dead_letters.app)
 app.add_typer(topology.app)

@@ -71,9 +71,21 @@ class SimulatedSubscriber:
     answered 200 again and has no second effect.
 
     To be used as an async context manager.
+
+    Args:
+        host: address to listen on.
+        port: 0 takes any free port.
+        on_request: called with every request once it is noted; must be quick.
     """
 
-    def __init__(self, *, host: str = "127.0.0.1", port: int = 0) -> None:
+    def __init__(
+        self,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        on_request: Callable[[ReceivedRequest], None] | None = None,
+    ) -> None:
+        self._on_request = on_request
         self._host = host
         self._port = port
         self._endpoints: dict[str, _Endpoint] = {}
@@ -184,6 +196,8 @@ class SimulatedSubscriber:
         )
         async with self._changed:
             self._note(endpoint, received)
+            if self._on_request is not None:
+                self._on_request(received)
             self._changed.notify_all()
         return web.Response(
             status=status, headers=endpoint.headers if is_failing else {}

@@ -1,0 +1,274 @@
+"""``pipeline demo``, ``simulate`` and ``run --simulate``: the provider, simulated."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import shlex
+import shutil
+import sys
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipeline.cli import render
+from pipeline.cli.loop import run_async
+from pipeline.cli.options import AsJson, BrokerUrl, read_settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pipeline.demo import DemoOptions, Summary
+    from pipeline.simulator import SentCallback
+
+Tasks = Annotated[int, typer.Option(min=1, help="How many tasks the provider has.")]
+Seed = Annotated[int, typer.Option(help="The same seed plays the same tasks.")]
+TimeScale = Annotated[
+    float, typer.Option(min=0.1, help="Simulated seconds per real second.")
+]
+CallbackUrl = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL",
+        help="Use the pipeline behind this callback address, such as"
+        " http://ingress:8080/callbacks/{operation}, and its PIPELINE_… settings,"
+        " instead of one in this process.",
+        show_default=False,
+    ),
+]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    app.command(
+        epilog="[bold]Examples[/]\n\n"
+        "pipeline demo\n\n"
+        "pipeline demo --tasks 50 --json\n\n"
+        "pipeline demo --load 10000 --broker-url amqp://guest:guest@localhost/"
+    )(demo)
+    app.command(
+        epilog="Example: pipeline simulate http://127.0.0.1:8080/callbacks/{operation}"
+    )(simulate)
+
+
+def demo(
+    *,
+    tasks: Tasks = 6,
+    seed: Seed = 1,
+    load: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Send so many callbacks without files instead, one in five twice."
+        ),
+    ] = 0,
+    time_scale: TimeScale = 100.0,
+    broker_url: BrokerUrl = None,
+    callback_url: CallbackUrl = None,
+    host: Annotated[
+        str, typer.Option(help="Where the simulated parties listen.")
+    ] = "127.0.0.1",
+    public_host: Annotated[
+        str, typer.Option(help="Under which name the pipeline reaches them.")
+    ] = "127.0.0.1",
+    provider_port: Annotated[int, typer.Option(help="0 takes a free one.")] = 0,
+    subscriber_port: Annotated[int, typer.Option(help="0 takes a free one.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Play the whole pipeline against a simulated provider, and give a verdict.
+
+    Real callbacks with real audio, with repeats, in any order; one subscriber fails,
+    its notifications become dead letters and are replayed. Everything is kept in a
+    temporary folder. Exit code 1 if anything that was accepted is lost.
+    """
+    from pipeline.demo import DemoOptions
+
+    options = DemoOptions(
+        tasks=tasks,
+        seed=seed,
+        load=load,
+        time_scale=time_scale,
+        callback_url=callback_url,
+        host=host,
+        public_host=public_host,
+        provider_port=provider_port,
+        subscriber_port=subscriber_port,
+    )
+    _quiet_logs()
+    write = None if as_json or load else _write_line
+    with tempfile.TemporaryDirectory(prefix="pipeline-demo-") as folder:
+        summary = run_async(_play(Path(folder), options, broker_url, write))
+    if as_json:
+        render.print_json(summary.as_dict())
+    else:
+        _print_summary(summary)
+    if summary.lost:
+        raise typer.Exit(1)
+
+
+def simulate(
+    *,
+    callback_url: Annotated[
+        str,
+        typer.Argument(
+            metavar="URL",
+            help="Where to post; {operation} is replaced by each task's operation.",
+        ),
+    ],
+    tasks: Tasks = 6,
+    seed: Seed = 1,
+    time_scale: TimeScale = 100.0,
+    host: Annotated[str, typer.Option(help="Where its API and files are.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(help="0 takes a free one.")] = 0,
+    stay: Annotated[
+        bool,
+        typer.Option(
+            help="Keep offering the files when all callbacks are sent, until Ctrl-C."
+        ),
+    ] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Be the provider: post callbacks to an address and offer the files.
+
+    Repeats, other orders, failures, oddities and dead links are in it. The pipeline
+    must be allowed to fetch from this machine: download.allow_private_addresses.
+    """
+    from pipeline.demo.timeline import Timeline
+    from pipeline.simulator import (
+        ProviderOptions,
+        ScenarioOptions,
+        SimulatedProvider,
+        plan_scenario,
+    )
+
+    timeline = Timeline(None if as_json else _write_line)
+
+    def note(sent: SentCallback) -> None:
+        timeline.callback_sent(sent)
+
+    async def main() -> None:
+        options = ProviderOptions(host=host, port=port, seed=seed, time_scale=time_scale)
+        async with SimulatedProvider(options, on_sent=note) as provider:
+            timeline.note(f"API and files at {provider.url}")
+            scenario = plan_scenario(ScenarioOptions(tasks=tasks, seed=seed))
+            report = await provider.run(scenario, callback_url=callback_url)
+            if as_json:
+                render.print_json(report.as_dict())
+            else:
+                render.print_fields(report.as_dict())
+            if stay and not as_json:
+                timeline.note("all sent; the files stay until Ctrl-C")
+                await asyncio.Event().wait()
+
+    _quiet_logs()
+    try:
+        run_async(main())
+    except KeyboardInterrupt:
+        raise typer.Exit from None
+
+
+def run_simulated(*, tasks: int, port: int | None) -> None:
+    """Run everything with the simulated provider, and stay until Ctrl-C."""
+    from secrets import randbelow
+
+    from pipeline.demo import DemoOptions
+
+    folder = Path("data") / f"demo-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+    folder.mkdir(parents=True)
+    options = DemoOptions(tasks=tasks, seed=randbelow(1_000_000))
+    _quiet_logs()
+    run_async(_stay(folder, options, 8080 if port is None else port))
+
+
+async def _play(
+    folder: Path,
+    options: DemoOptions,
+    broker_url: str | None,
+    write: Callable[[str, str], None] | None,
+) -> Summary:
+    from pipeline.demo import Demo
+    from pipeline.demo.timeline import Timeline
+
+    settings = None
+    if options.callback_url is not None:
+        settings = read_settings(None, None, broker_url=broker_url).settings
+    demo = Demo(
+        folder, options, Timeline(write), broker_url=broker_url, settings=settings
+    )
+    async with demo:
+        return await demo.run()
+
+
+async def _stay(folder: Path, options: DemoOptions, port: int) -> None:
+    from pipeline.demo import Demo
+    from pipeline.demo.timeline import Timeline
+    from pipeline.service import stopping_on_signals
+
+    timeline = Timeline(_write_line)
+    async with (
+        stopping_on_signals() as stopping,
+        Demo(folder, options, timeline, port=port) as demo,
+    ):
+        timeline.note(f"the provider posts to {demo.callback_url}")
+        accepted = await demo.send()
+        await demo.settle(accepted)
+        waiting = await demo.dead_letters()
+        demo.heal()
+        _print_summary(await demo.summarise(accepted, sum(waiting.values()), 0))
+        _print_suggestions(folder, demo.config or folder, sum(waiting.values()))
+        await stopping.wait()
+        timeline.note("stopping: work in progress is finished first")
+
+
+def _print_suggestions(folder: Path, config: Path, dead: int) -> None:
+    command = _command_name()
+    files = folder / "assets" / "sha256"
+    typer.echo()
+    typer.echo(f"The files are in {files}; everything else is in {folder}.")
+    if dead:
+        typer.echo(
+            f"The subscriber studio has failed: {render.count_of(dead, 'dead letter')}."
+            " It works now; replay them from another terminal:"
+        )
+        for rest in ("list", "replay --yes"):
+            line = f"{command} dead-letters {rest} --config {shlex.quote(str(config))}"
+            typer.secho(f"    {line}", bold=True)
+    typer.echo("Look at a task:")
+    line = f"{command} tasks list --config {shlex.quote(str(config))}"
+    typer.secho(f"    {line}", bold=True)
+    typer.echo("Stop with Ctrl-C.")
+
+
+def _print_summary(summary: Summary) -> None:
+    typer.echo()
+    figures = summary.as_dict()
+    losses = figures.pop("losses")
+    render.print_fields({k.replace("_", " "): v for k, v in figures.items()})
+    for loss in losses:
+        typer.secho(f"lost: {loss}", fg="red")
+
+
+def _write_line(line: str, colour: str) -> None:
+    typer.secho(re.sub(r"[\x00-\x1f\x7f-\x9f]", " ", line), fg=colour)
+
+
+def _command_name() -> str:
+    """How this command was called, so that a suggestion can be pasted."""
+    called = Path(sys.argv[0])
+    if shutil.which("pipeline") or called.name != "pipeline":
+        return "pipeline"
+    try:
+        return str(called.resolve().relative_to(Path.cwd()))
+    except ValueError:
+        return str(called)
+
+
+def _quiet_logs() -> None:
+    """The screen belongs to the timeline; only what is wrong is logged."""
+    from pipeline.logs import configure_logs
+
+    configure_logs(level="ERROR", form="text", stream=sys.stderr)

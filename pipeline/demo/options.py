@@ -1,0 +1,101 @@
+"""What a demo is asked for, and the settings that it runs with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from pipeline.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+#: Hears everything and always answers 200.
+ARCHIVE: Final = "archive"
+#: Hears of finished tasks and fails until it is healed.
+STUDIO: Final = "studio"
+STUDIO_EVENT: Final = "task.complete"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DemoOptions:
+    """How large and how fast a demo is."""
+
+    tasks: int = 6
+    seed: int = 1
+    #: So many callbacks without files instead, as fast as they are taken; 0: none.
+    load: int = 0
+    #: Simulated seconds per real second.
+    time_scale: float = 100.0
+    #: The longest to wait for everything to settle.
+    patience: timedelta = timedelta(seconds=90)
+    #: The callback address of an ingress that runs elsewhere, with ``{operation}``;
+    #: ``None``: the pipeline runs in this process.
+    callback_url: str | None = None
+    #: Where the simulated provider and subscribers listen, and under which host
+    #: name others reach them.
+    host: str = "127.0.0.1"
+    public_host: str = "127.0.0.1"
+    #: 0 takes free ones.
+    provider_port: int = 0
+    subscriber_port: int = 0
+
+
+def write_config(folder: Path, subscriber_url: str, broker_url: str | None) -> Path:
+    """Write the configuration of a demo, so that commands can be given it later.
+
+    Args:
+        folder: gets the configuration, the list of subscriptions and all data.
+        subscriber_url: base address of the simulated subscribers.
+        broker_url: another broker than a file in ``folder``.
+
+    Returns:
+        The configuration file.
+    """
+    subscriptions = folder / "subscriptions.toml"
+    subscriptions.write_text(
+        _subscription(ARCHIVE, f"{subscriber_url}/{ARCHIVE}", "#")
+        + _subscription(STUDIO, f"{subscriber_url}/{STUDIO}", STUDIO_EVENT),
+        encoding="utf-8",
+    )
+    config = folder / "pipeline.toml"
+    broker = broker_url or f"sqlite:///{(folder / 'broker.db').resolve()}"
+    values: Mapping[str, str] = {
+        "broker_url": broker,
+        "ledger_url": f"sqlite:///{(folder / 'ledger.db').resolve()}",
+        "assets_url": str((folder / "assets").resolve()),
+        "subscriptions_file": str(subscriptions.resolve()),
+    }
+    lines = [f'{key} = "{value}"' for key, value in values.items()]
+    # Short waits: in a demo nobody wants to wait seven hours for a dead letter.
+    lines += [
+        "",
+        "[broker]",
+        f'prefix = "demo-{folder.name.lower()}"',
+        'delays = ["200ms", "1s"]',
+        "",
+        "[download]",
+        'waits = ["200ms", "1s"]',
+        "allow_private_addresses = true  # the simulated provider is on this machine",
+        "",
+        "[notify]",
+        'waits = ["200ms", "200ms"]',
+        "",
+    ]
+    config.write_text("\n".join(lines), encoding="utf-8")
+    return config
+
+
+def demo_settings(config: Path, *, port: int) -> Settings:
+    """Load the settings of a demo from its file alone."""
+    return load_settings(
+        file=config, environ={}, flags={"ingress.port": port}
+    ).settings
+
+
+def _subscription(name: str, url: str, pattern: str) -> str:
+    return (
+        f'[[subscriptions]]\nname = "{name}"\nurl = "{url}"\nevents = ["{pattern}"]\n\n'
+    )
