@@ -3,32 +3,43 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
 
 from pipeline.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from pipeline.ledger.port import Ledger
 
-_SQLITE = "sqlite:///"
+__all__ = ["open_ledger"]
 
 
 def open_ledger(url: str) -> Ledger:
-    """Make a handle on the ledger at ``url``; it opens when its context is entered.
+    """Make the handle that ``url`` asks for; entering its context opens it.
 
-    ``sqlite:///ledger.db`` is relative to the working directory,
-    ``sqlite:////var/lib/ledger.db`` is absolute.
+    ``sqlite:///relative/path`` or ``sqlite:////absolute/path``.
+
+    Args:
+        url: address of the ledger; it is never put into an error, as it can hold a
+            password.
 
     Raises:
-        ConfigurationError: there is no adapter for the scheme, or no path.
+        ConfigurationError: the address cannot be understood.
     """
-    path = url.removeprefix(_SQLITE)
-    if path == url or not path:
-        scheme = url.partition(":")[0]
+    parts = urlsplit(url)
+    if parts.scheme != "sqlite":
         message = (
-            "expected the ledger's address as sqlite:///<path>, got one that starts"
-            f" with {scheme!r}: give it a path to a file"
+            "expected a ledger address that begins with sqlite:///,"
+            f" got one that begins with {parts.scheme!r}"
         )
         raise ConfigurationError(message)
-    from pipeline.ledger.sqlite import SqliteLedger  # noqa: PLC0415 - only if chosen
+    path = unquote(parts.path.removeprefix("/"))
+    if parts.netloc or not path or parts.query:
+        message = (
+            "expected sqlite:///relative/path or sqlite:////absolute/path,"
+            " with three or four slashes and nothing after the path"
+        )
+        raise ConfigurationError(message)
+    # Imported here: who has one ledger need not have the other's library.
+    from pipeline.ledger.sqlite import SqliteLedger  # noqa: PLC0415
 
     return SqliteLedger(path)

@@ -1,0 +1,221 @@
+"""Bodies of the provider's other operations: id, stage, failure and files."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+import pytest
+
+from pipeline.provider.callback import normalise, peek
+from pipeline.task import Stage, TaskUpdate
+from tests.callbacks import TASK, make_item
+
+LINK = "https://files.example.com/out"
+
+
+def told(operation: str, content: dict[str, Any]) -> TaskUpdate:
+    """Read a body, and make sure that the ingress saw the same."""
+    body = orjson.dumps({"msg": "", **content})
+    update = normalise(body, operation)
+    assert update.stage is peek(body, operation).stage
+    assert update.task_id == TASK
+    return update
+
+
+def links(update: TaskUpdate) -> list[dict[str, str]]:
+    return [dict(track.links) for track in update.tracks]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"audioWavUrl": LINK, "task_id": TASK},
+        {"audio_wav_url": LINK, "taskId": TASK},
+        {"taskId": TASK, "successFlag": "SUCCESS", "response": {"audioWavUrl": LINK}},
+    ],
+)
+def test_a_wav_file_is_the_audio_of_one_track(data: dict[str, Any]) -> None:
+    update = told("wav", {"code": 200, "data": data})
+
+    assert update.stage is Stage.COMPLETE
+    assert [{"audio": LINK}] == links(update)
+
+
+@pytest.mark.parametrize("name", ["vocal_removal_info", "vocal_separation_info"])
+def test_each_stem_is_a_file_of_one_track(name: str) -> None:
+    info = {
+        "vocal_url": f"{LINK}/my vocals.mp3",
+        "instrumental_url": LINK,
+        "origin_url": "",
+        "drums_url": None,
+        "backing_vocals_url": LINK,
+    }
+
+    update = told("vocal-removal", {"code": 200, "data": {"task_id": TASK, name: info}})
+
+    assert update.stage is Stage.COMPLETE
+    assert [
+        {
+            "vocal": f"{LINK}/my vocals.mp3",
+            "instrumental": LINK,
+            "backing_vocals": LINK,
+        }
+    ] == links(update)
+
+
+def test_advanced_stems_are_tracks_of_their_own() -> None:
+    data = {
+        "task_id": TASK,
+        "vocal_removal_info": {
+            "origin_data": [
+                {"extract": {"audio_url": LINK}, "remove": {"audio_url": LINK}},
+                {"audio_url": LINK, "stem_type_group_name": "Drums", "id": "d1"},
+                None,
+            ]
+        },
+    }
+
+    update = told("vocal-removal", {"code": 200, "data": data})
+
+    assert ["stem-1-extract", "stem-1-remove", "d1"] == [
+        t.track_id for t in update.tracks
+    ]
+    assert [{"audio": LINK}] * 3 == links(update)
+
+
+@pytest.mark.parametrize("code", [0, 200])
+def test_a_music_video_is_a_video_of_one_track(code: int) -> None:
+    data = {"task_id": TASK, "video_url": LINK}
+
+    update = told("music-video", {"code": code, "data": data})
+
+    assert update.stage is Stage.COMPLETE
+    assert [{"video": LINK}] == links(update)
+
+
+def test_each_cover_is_an_image_of_its_own() -> None:
+    data = {"taskId": TASK, "images": [LINK, f"{LINK}/2", 3]}
+
+    update = told("cover-image", {"code": 200, "data": data})
+
+    assert update.stage is Stage.COMPLETE
+    assert [{"image": LINK}, {"image": f"{LINK}/2"}] == links(update)
+
+
+def test_recovered_files_are_those_of_their_tracks() -> None:
+    items = [
+        {"id": "a", "audio_url": LINK, "title": "", "status": "success", "error": None},
+        {"id": "b", "audio_url": None, "status": "failed", "error": "clip_error"},
+    ]
+
+    update = told("recovery", {"code": 200, "task_id": TASK, "data": items})
+
+    assert update.stage is Stage.COMPLETE
+    assert [{"audio": LINK}, {}] == links(update)
+
+
+def test_a_recovery_at_work_is_no_failure() -> None:
+    update = told("recovery", {"code": 201, "task_id": TASK, "data": None})
+
+    assert update.stage is Stage.UNKNOWN
+
+
+@pytest.mark.parametrize(
+    ("operation", "data"),
+    [
+        ("midi", {"taskId": TASK, "state": "complete", "instruments": [{"name": "x"}]}),
+        ("voice", {"taskId": TASK, "voiceId": "v1", "status": "success"}),
+        ("lyrics", {"task_id": TASK, "callbackType": "complete", "data": []}),
+    ],
+)
+def test_what_brings_no_file_is_complete_without_one(
+    operation: str, data: dict[str, Any]
+) -> None:
+    assert told(operation, {"code": 200, "data": data}).stage is Stage.COMPLETE
+
+
+def test_each_lyric_is_a_track_with_words() -> None:
+    items = [
+        {"text": "la", "title": "A", "status": "complete", "error_message": ""},
+        {"text": "", "title": "", "status": "failed", "error_message": "no"},
+    ]
+    data = {"taskId": TASK, "callbackType": "complete", "data": items}
+
+    update = told("lyrics", {"code": 200, "data": data})
+
+    assert [("A", "la"), ("", "")] == [(t.title, t.prompt) for t in update.tracks]
+
+
+def test_a_failed_voice_in_a_fine_envelope_has_failed() -> None:
+    data = {
+        "taskId": TASK,
+        "voiceId": None,
+        "status": "fail",
+        "errorCode": 500,
+        "errorMessage": "too short",
+    }
+
+    update = told("voice", {"code": 200, "data": data})
+
+    assert update.stage is Stage.FAILED
+    assert (500, "too short") == (update.code, update.message)
+
+
+@pytest.mark.parametrize(
+    ("operation", "content"),
+    [
+        ("wav", {"code": 500, "data": {"audioWavUrl": None, "task_id": TASK}}),
+        ("vocal-removal", {"code": 500, "data": {"task_id": TASK}}),
+        ("midi", {"code": 500, "data": {"taskId": TASK}}),
+        ("music-video", {"code": 500, "data": {"task_id": TASK, "video_url": None}}),
+        ("cover-image", {"code": 501, "data": {"taskId": TASK, "images": None}}),
+        ("recovery", {"code": 500, "task_id": TASK, "data": []}),
+        ("wav", {"code": 200, "data": {"taskId": TASK, "successFlag": "X_FAILED"}}),
+        ("midi", {"code": 200, "data": {"taskId": TASK, "successFlag": 3}}),
+    ],
+)
+def test_failures_are_told_by_code_or_flag(
+    operation: str, content: dict[str, Any]
+) -> None:
+    assert told(operation, content).stage is Stage.FAILED
+
+
+@pytest.mark.parametrize(
+    ("operation", "content"),
+    [
+        ("wav", {"code": 200, "data": {"audioWavUrl": None, "task_id": TASK}}),
+        ("midi", {"code": 200, "data": {"taskId": TASK, "successFlag": 0}}),
+        ("wav", {"code": 200, "data": {"taskId": TASK, "successFlag": "PENDING"}}),
+        ("cover-image", {"code": 200, "data": {"taskId": TASK, "images": None}}),
+        ("voice", {"data": {"taskId": TASK}}),
+    ],
+)
+def test_what_says_nothing_is_unknown_and_kept(
+    operation: str, content: dict[str, Any]
+) -> None:
+    update = told(operation, content)
+
+    assert update.stage is Stage.UNKNOWN
+    assert update.unknown_reason
+
+
+def test_a_result_with_a_link_of_no_use_is_unknown() -> None:
+    body = orjson.dumps({"code": 200, "data": {"task_id": TASK, "video_url": "gone"}})
+
+    assert normalise(body, "music-video").stage is Stage.UNKNOWN
+
+
+def test_an_audio_callback_sent_to_the_wrong_address_is_kept() -> None:
+    body = orjson.dumps(
+        {
+            "code": 200,
+            "data": {
+                "task_id": TASK,
+                "callbackType": "complete",
+                "data": [make_item()],
+            },
+        }
+    )
+
+    assert normalise(body, "wav").stage is Stage.UNKNOWN
