@@ -10,26 +10,34 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Final, TypeAlias, assert_never
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from pipeline.errors import (
-    BrokerError,
     BrokerUnavailable,
     DeliveryLost,
     LedgerUnavailable,
     PipelineError,
-    Reject,
-    Retry,
+    PublishRefused,
+    Unroutable,
 )
 from pipeline.logs import get_logger
 from pipeline.message import Envelope, Publication
 from pipeline.metrics import DELIVERIES, DELIVERY_SECONDS, WORKER_PAUSED
+from pipeline.outcome import (
+    DeadLetter,
+    Done,
+    Failed,
+    Outcome,
+    Result,
+    RetryLater,
+    decide,
+    decide_failed,
+)
 
 if TYPE_CHECKING:
-    from pipeline.retry import RetryPolicy
     from pipeline.broker.port import Broker, Consumer, Delivery
+    from pipeline.retry import RetryPolicy
 
 log = get_logger("worker")
 
@@ -37,39 +45,21 @@ log = get_logger("worker")
 Handler: TypeAlias = Callable[[Envelope], Awaitable[Sequence[Publication]]]
 #: Handles many envelopes at once. The result has one entry for each, in order:
 #: what to publish for it, or the error that a ``Handler`` would have raised.
-BatchHandler: TypeAlias = Callable[
-    [Sequence[Envelope]], Awaitable[Sequence[Sequence[Publication] | Exception]]
-]
+BatchHandler: TypeAlias = Callable[[Sequence[Envelope]], Awaitable[Sequence[Result]]]
 
 #: Something that every delivery needs is away: wait for it, count no attempt.
 UNAVAILABLE: Final = (LedgerUnavailable, BrokerUnavailable)
+#: The broker took none of what was published, so nothing was settled.
+NOT_TAKEN: Final = (PublishRefused, Unroutable)
 PAUSE: Final = timedelta(seconds=0.5)
 LONGEST_PAUSE: Final = timedelta(seconds=10)
 
-
-@dataclass(frozen=True, slots=True)
-class Done:
-    """Handled: publish and acknowledge."""
-
-    publications: Sequence[Publication]
-
-
-@dataclass(frozen=True, slots=True)
-class RetryLater:
-    """Failed, attempts left: back to the queue after a wait."""
-
-    wait: timedelta
-    error: Exception
-
-
-@dataclass(frozen=True, slots=True)
-class DeadLetter:
-    """Failed for good: to the dead-letter queue."""
-
-    error: Exception
-
-
-Outcome: TypeAlias = Done | RetryLater | DeadLetter
+#: Outcomes in logs and metrics.
+_NAMES: Final[dict[type, str]] = {
+    Done: "done",
+    RetryLater: "retry",
+    DeadLetter: "dead_letter",
+}
 
 
 class DeadlineExceeded(PipelineError):
@@ -79,28 +69,11 @@ class DeadlineExceeded(PipelineError):
 def one_by_one(handler: Handler) -> BatchHandler:
     """Make a batch handler of a handler of single envelopes."""
 
-    async def handle(
-        envelopes: Sequence[Envelope],
-    ) -> Sequence[Sequence[Publication] | Exception]:
+    async def handle(envelopes: Sequence[Envelope]) -> Sequence[Result]:
         (envelope,) = envelopes
         return [await handler(envelope)]
 
     return handle
-
-
-def decide(
-    result: Sequence[Publication] | Exception, *, attempt: int, policy: RetryPolicy
-) -> Outcome:
-    """Turn what a handler said about one envelope into how it is settled."""
-    match result:
-        case Reject():
-            return DeadLetter(result)
-        case Exception():
-            after = result.after if isinstance(result, Retry) else None
-            wait = policy.wait_after(attempt, at_least=after)
-            return DeadLetter(result) if wait is None else RetryLater(wait, result)
-        case _:
-            return Done(result)
 
 
 class Worker:
@@ -113,6 +86,7 @@ class Worker:
         concurrency: the most calls of ``handler`` at the same time.
         deadline: the longest that one call may take.
         policy: when a failed delivery is tried again.
+        drain: the longest that calls in progress may go on once we are stopping.
     """
 
     def __init__(
@@ -150,55 +124,68 @@ class Worker:
         Shutdown: (1) stop consuming, (2) let calls in progress finish for at most
         ``drain``, then cancel them, (3) leave the consumer, which gives back what
         is not settled. Cancelling does (3) at once.
-        """
-        consumer = self._broker.consume(
-            self.queue, prefetch=self._concurrency * self._batch_size
-        )
-        async with consumer:
-            self._consumer = consumer
-            stop = asyncio.create_task(self._stop_when(stopping, consumer))
-            calls: set[asyncio.Task[None]] = set()
-            try:
-                while deliveries := await consumer.receive(self._batch_size):
-                    calls.add(asyncio.create_task(self._process(consumer, deliveries)))
-                    if len(calls) >= self._concurrency:
-                        await _first_of(calls)
-                await _all_of(calls, within=self._drain)
-            finally:
-                await _cancel(stop, *calls)
 
-    @staticmethod
-    async def _stop_when(stopping: asyncio.Event, consumer: Consumer) -> None:
-        await stopping.wait()
-        await consumer.stop()
+        Raises:
+            ExceptionGroup: there is an error in this program; all is given back.
+        """
+        prefetch = self._concurrency * self._batch_size
+        async with self._broker.consume(self.queue, prefetch=prefetch) as consumer:
+            self._consumer = consumer
+            async with asyncio.TaskGroup() as group:
+                stop = group.create_task(_stop_when(stopping, consumer))
+                calls: set[asyncio.Task[None]] = set()
+                while deliveries := await consumer.receive(self._batch_size):
+                    call = self._process(consumer, list(deliveries), stop)
+                    calls.add(group.create_task(call))
+                    calls = await self._with_room(calls, stop)
+                await _finish(calls, within=self._drain)
+
+    async def _with_room(
+        self, calls: set[asyncio.Task[None]], stop: asyncio.Task[None]
+    ) -> set[asyncio.Task[None]]:
+        """Wait until one more call may start, or until we are stopping."""
+        calls = {call for call in calls if not call.done()}
+        while len(calls) >= self._concurrency and not stop.done():
+            await asyncio.wait({*calls, stop}, return_when=asyncio.FIRST_COMPLETED)
+            calls = {call for call in calls if not call.done()}
+        return calls
 
     async def _process(
-        self, consumer: Consumer, deliveries: Sequence[Delivery]
+        self, consumer: Consumer, left: list[Delivery], stop: asyncio.Task[None]
     ) -> None:
-        """Handle and settle, waiting for what is unavailable as long as it takes."""
-        pause = PAUSE
-        while True:
-            try:
-                started = time.perf_counter()
-                results = await self._handle([d.envelope for d in deliveries])
-                await self._settle(consumer, deliveries, results, started)
-            except UNAVAILABLE as error:
-                WORKER_PAUSED.labels(self.queue).inc()
-                log.warning(
-                    "worker_paused",
-                    queue=self.queue,
-                    error_type=type(error).__name__,
-                    error=str(error),
-                    pause_seconds=pause.total_seconds(),
-                )
-                await asyncio.sleep(pause.total_seconds())
-                pause = min(pause * 2, LONGEST_PAUSE)
-            else:
-                return
+        """Handle and settle, waiting for what is unavailable as long as it takes.
 
-    async def _handle(
-        self, envelopes: Sequence[Envelope]
-    ) -> Sequence[Sequence[Publication] | Exception]:
+        A delivery that cannot even be dead-lettered stays un-acked until it can be.
+        What is not settled when we stop is given back by leaving the consumer.
+        """
+        pause = PAUSE
+        while (stuck := await self._try(consumer, left)) is not None:
+            WORKER_PAUSED.labels(self.queue).inc()
+            log.warning(
+                "worker_paused",
+                queue=self.queue,
+                error_type=type(stuck).__name__,
+                error=str(stuck),
+                pause_seconds=pause.total_seconds(),
+            )
+            await asyncio.wait({stop}, timeout=pause.total_seconds())
+            if stop.done():
+                return
+            pause = min(pause * 2, LONGEST_PAUSE)
+
+    async def _try(
+        self, consumer: Consumer, left: list[Delivery]
+    ) -> PipelineError | None:
+        """Handle and settle what is left; return the error that has to pass first."""
+        started = time.perf_counter()
+        try:
+            results = await self._handle([d.envelope for d in left])
+            await self._settle(consumer, left, results, started)
+        except (*UNAVAILABLE, *NOT_TAKEN) as error:
+            return error
+        return None
+
+    async def _handle(self, envelopes: Sequence[Envelope]) -> Sequence[Result]:
         """Call the handler; a batch that fails as a whole is handled one by one.
 
         So one poisonous message costs its neighbours a second call and no more.
@@ -220,68 +207,71 @@ class Worker:
     async def _settle(
         self,
         consumer: Consumer,
-        deliveries: Sequence[Delivery],
-        results: Sequence[Sequence[Publication] | Exception],
+        left: list[Delivery],
+        results: Sequence[Result],
         started: float,
     ) -> None:
-        """Settle everything that succeeded in one go, the rest one by one."""
-        done: list[Delivery] = []
-        publications: list[Publication] = []
-        failed: list[tuple[Delivery, Outcome]] = []
-        for delivery, result in zip(deliveries, results, strict=True):
-            outcome = decide(
-                result, attempt=delivery.envelope.attempt, policy=self._policy
-            )
+        """Settle all that succeeded in one go, the rest one by one.
+
+        What is settled is taken out of ``left``, also when an error ends this early.
+        """
+        done: list[tuple[Delivery, Done]] = []
+        failed: list[tuple[Delivery, Failed]] = []
+        for delivery, result in zip(left, results, strict=True):
+            attempt = delivery.envelope.attempt
+            outcome = decide(result, attempt=attempt, policy=self._policy)
             if isinstance(outcome, Done):
-                done.append(delivery)
-                publications.extend(outcome.publications)
+                done.append((delivery, outcome))
             else:
                 failed.append((delivery, outcome))
         if done:
-            await self._ack(consumer, done, publications, started)
+            failed += await self._ack(consumer, left, done, started)
         for delivery, outcome in failed:
             await self._settle_failed(delivery, outcome, started)
+            left.remove(delivery)
 
     async def _ack(
         self,
         consumer: Consumer,
-        done: Sequence[Delivery],
-        publications: Sequence[Publication],
+        left: list[Delivery],
+        done: Sequence[tuple[Delivery, Done]],
         started: float,
-    ) -> None:
-        outcome: Outcome = Done(publications)
+    ) -> list[tuple[Delivery, Failed]]:
+        """Publish and acknowledge; return the deliveries for which that was refused.
+
+        Those are tried again later by the same policy as if their handler had
+        failed. One of them costs its neighbours a second copy and no more.
+        """
+        deliveries = [delivery for delivery, _ in done]
+        publications = [p for _, outcome in done for p in outcome.publications]
         try:
-            await consumer.ack(done, publications)
+            await consumer.ack(deliveries, publications)
         except DeliveryLost:
             log.warning("delivery_lost", queue=self.queue, deliveries=len(done))
-        except BrokerUnavailable:
-            raise
-        except BrokerError as error:
-            # Unroutable or refused: nothing is settled yet, so try again later
-            # by the same policy as a failing handler.
-            for delivery in done:
-                outcome = decide(
-                    error, attempt=delivery.envelope.attempt, policy=self._policy
-                )
-                await self._settle_failed(delivery, outcome, started)
-            return
-        for delivery in done:
-            self._report(delivery, outcome, started)
+        except NOT_TAKEN as error:
+            if len(done) > 1:
+                alone = [
+                    await self._ack(consumer, left, [one], started) for one in done
+                ]
+                return [refused for some in alone for refused in some]
+            attempt = deliveries[0].envelope.attempt
+            outcome = decide_failed(error, attempt=attempt, policy=self._policy)
+            return [(deliveries[0], outcome)]
+        settled = set(map(id, deliveries))
+        left[:] = [delivery for delivery in left if id(delivery) not in settled]
+        for delivery, handled in done:
+            self._report(delivery, handled, started)
+        return []
 
     async def _settle_failed(
-        self, delivery: Delivery, outcome: Outcome, started: float
+        self, delivery: Delivery, outcome: Failed, started: float
     ) -> None:
         now = datetime.now(UTC)
         try:
-            match outcome:
-                case RetryLater(wait, error):
-                    await delivery.retry(wait, error, at=now)
-                case DeadLetter(error):
-                    await delivery.dead_letter(error, at=now)
-                case Done(publications):
-                    await delivery.ack(*publications)
-                case _:
-                    assert_never(outcome)
+            if isinstance(outcome, RetryLater):
+                await delivery.retry(outcome.wait, outcome.error, at=now)
+            else:
+                await delivery.dead_letter(outcome.error, at=now)
         except DeliveryLost:
             log.warning("delivery_lost", queue=self.queue, deliveries=1)
         self._report(delivery, outcome, started)
@@ -290,52 +280,34 @@ class Worker:
         """Write the one canonical log line of a delivery and count it."""
         seconds = time.perf_counter() - started
         envelope = delivery.envelope
-        match outcome:
-            case Done():
-                name, error = "done", None
-            case RetryLater(_, error):
-                name = "retry"
-            case DeadLetter(error):
-                name = "dead_letter"
-            case _:
-                assert_never(outcome)
+        name = _NAMES[type(outcome)]
         DELIVERIES.labels(self.queue, name).inc()
         DELIVERY_SECONDS.labels(self.queue).observe(seconds)
-        write = log.info if error is None else log.warning
-        write(
-            "delivery_settled",
-            queue=self.queue,
-            message_id=envelope.message_id,
-            routing_key=envelope.routing_key,
-            outcome=name,
-            attempt=envelope.attempt,
-            redelivered=delivery.redelivered,
-            duration_ms=round(seconds * 1000, 1),
-            **(
-                {}
-                if error is None
-                else {"error_type": type(error).__name__, "error": str(error)[:200]}
-            ),
-        )
+        fields: dict[str, object] = {
+            "queue": self.queue,
+            "message_id": envelope.message_id,
+            "routing_key": envelope.routing_key,
+            "outcome": name,
+            "attempt": envelope.attempt,
+            "redelivered": delivery.redelivered,
+            "duration_ms": round(seconds * 1000, 1),
+        }
+        if isinstance(outcome, Done):
+            log.info("delivery_settled", **fields)
+        else:
+            fields["error_type"] = type(outcome.error).__name__
+            fields["error"] = str(outcome.error)[:200]
+            log.warning("delivery_settled", **fields)
 
 
-async def _first_of(calls: set[asyncio.Task[None]]) -> None:
-    """Wait until one call has finished; raise what it raised."""
-    done, _ = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
-    calls -= done
-    for call in done:
-        call.result()
+async def _stop_when(stopping: asyncio.Event, consumer: Consumer) -> None:
+    await stopping.wait()
+    await consumer.stop()
 
 
-async def _all_of(calls: set[asyncio.Task[None]], *, within: timedelta) -> None:
-    """Wait for every call, at most ``within``; raise what one of them raised."""
+async def _finish(calls: set[asyncio.Task[None]], *, within: timedelta) -> None:
+    """Wait for every call, at most ``within``, then cancel those that are left."""
     if calls:
-        done, _ = await asyncio.wait(calls, timeout=within.total_seconds())
-        for call in done:
-            call.result()
-
-
-async def _cancel(*tasks: asyncio.Task[None]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+        _, late = await asyncio.wait(calls, timeout=within.total_seconds())
+        for call in late:
+            call.cancel()

@@ -61,7 +61,8 @@ def demo(
     load: Annotated[
         int,
         typer.Option(
-            min=0, help="Send so many callbacks without files instead, one in five twice."
+            min=0,
+            help="Send so many callbacks without files instead, one in five twice.",
         ),
     ] = 0,
     time_scale: TimeScale = 100.0,
@@ -151,7 +152,9 @@ def simulate(
         timeline.callback_sent(sent)
 
     async def main() -> None:
-        options = ProviderOptions(host=host, port=port, seed=seed, time_scale=time_scale)
+        options = ProviderOptions(
+            host=host, port=port, seed=seed, time_scale=time_scale
+        )
         async with SimulatedProvider(options, on_sent=note) as provider:
             timeline.note(f"API and files at {provider.url}")
             scenario = plan_scenario(ScenarioOptions(tasks=tasks, seed=seed))
@@ -176,12 +179,17 @@ def run_simulated(*, tasks: int, port: int | None) -> None:
     from secrets import randbelow
 
     from pipeline.demo import DemoOptions
+    from pipeline.service import StoppedAtOnce
 
     folder = Path("data") / f"demo-{datetime.now(UTC):%Y%m%d-%H%M%S}"
     folder.mkdir(parents=True)
     options = DemoOptions(tasks=tasks, seed=randbelow(1_000_000))
     _quiet_logs()
-    run_async(_stay(folder, options, 8080 if port is None else port))
+    try:
+        run_async(_stay(folder, options, 8080 if port is None else port))
+    except StoppedAtOnce as error:
+        render.fail("stopped at once; what was in progress will be delivered again")
+        raise typer.Exit(1) from error
 
 
 async def _play(
@@ -234,7 +242,7 @@ def _print_suggestions(folder: Path, config: Path, dead: int) -> None:
             f"The subscriber studio has failed: {render.count_of(dead, 'dead letter')}."
             " It works now; replay them from another terminal:"
         )
-        for rest in ("list", "replay --yes"):
+        for rest in ("list", "replay"):
             line = f"{command} dead-letters {rest} --config {shlex.quote(str(config))}"
             typer.secho(f"    {line}", bold=True)
     typer.echo("Look at a task:")

@@ -57,6 +57,7 @@ def as_document(letter: DeadLetter, *, complete: bool = False) -> dict[str, Any]
 
 
 def as_row(letter: DeadLetter) -> Sequence[object]:
+    """Give the cells for ``COLUMNS``."""
     envelope, failure = letter.envelope, letter.envelope.failure
     return (
         letter.queue,
@@ -72,6 +73,7 @@ def as_row(letter: DeadLetter) -> Sequence[object]:
 
 
 def print_letter(letter: DeadLetter) -> None:
+    """Print a dead letter with its headers and its body, for people."""
     document = as_document(letter, complete=True)
     headers = document.pop("headers")
     document.pop("body", None)
@@ -90,6 +92,7 @@ def print_letter(letter: DeadLetter) -> None:
 
 
 def print_result(verb: str, done: Progress, *, dry_run: bool, as_json: bool) -> None:
+    """Say how many were replayed or discarded, or would have been."""
     if as_json:
         document = {
             verb: 0 if dry_run else done.matched,

@@ -45,6 +45,7 @@ def add_to(app: typer.Typer) -> None:
     app.command(
         epilog="[bold]Examples[/]\n\n"
         "pipeline run\n\n"
+        "pipeline run --simulate\n\n"
         "pipeline run --port 9000 --set subscriptions_file=subscriptions.toml\n\n"
         "The provider posts to http://HOST:PORT/callbacks/OPERATION, such as"
         " upload-extend."
@@ -66,12 +67,25 @@ def run(
     ledger_url: LedgerUrl = None,
     host: Host = None,
     port: Port = None,
+    simulate: Annotated[
+        bool,
+        typer.Option(
+            "--simulate",
+            help="With a simulated provider and subscribers, and data of their own in"
+            " ./data/demo-…; other options but --port are not looked at.",
+        ),
+    ] = False,
 ) -> None:
     """Run everything in this process: ingress and all workers.
 
     Without settings it needs no server and keeps its data in ./data. Stop it with
     Ctrl-C: work in progress is finished first; a second Ctrl-C stops at once.
     """
+    if simulate:
+        from pipeline.cli.demo import run_simulated
+
+        run_simulated(tasks=6, port=port)
+        return
     from pipeline.bootstrap import Plan
 
     loaded = read_settings(
