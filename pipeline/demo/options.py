@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from pipeline.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
 #: Hears everything and always answers 200.
 ARCHIVE: Final = "archive"
@@ -73,7 +73,7 @@ def write_config(folder: Path, subscriber_url: str, broker_url: str | None) -> P
     lines += [
         "",
         "[broker]",
-        f'prefix = "demo-{folder.name.lower()}"',
+        f'prefix = "{folder.name.lower()}"',
         'delays = ["200ms", "1s"]',
         "",
         "[download]",
@@ -90,9 +90,7 @@ def write_config(folder: Path, subscriber_url: str, broker_url: str | None) -> P
 
 def demo_settings(config: Path, *, port: int) -> Settings:
     """Load the settings of a demo from its file alone."""
-    return load_settings(
-        file=config, environ={}, flags={"ingress.port": port}
-    ).settings
+    return load_settings(file=config, environ={}, flags={"ingress.port": port}).settings
 
 
 def _subscription(name: str, url: str, pattern: str) -> str:
