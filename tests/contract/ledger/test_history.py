@@ -1,0 +1,123 @@
+"""Tries and notifications are remembered once each."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from pipeline.ledger.port import Attempt, Notification
+from pipeline.message import MessageId
+from pipeline.task import EventId
+from tests.callbacks import TASK, after, make_claim
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from pipeline.ledger.port import Ledger
+
+
+def make_attempt(number: int = 1, **changes: Any) -> Attempt:
+    values: dict[str, Any] = {
+        "queue": "download",
+        "message_id": MessageId("m1"),
+        "task_id": TASK,
+        "subject": "8551-1/audio",
+        "number": number,
+        "outcome": "FetchFailed",
+        "detail": "503 from files.example.com",
+        "duration_seconds": 0.25,
+        "finished_at": after(number),
+    }
+    return Attempt(**(values | changes))
+
+
+def make_notification(
+    delivered_at: datetime | None = None, **changes: Any
+) -> Notification:
+    values: dict[str, Any] = {
+        "subscription": "orders",
+        "event_id": EventId("e1"),
+        "event_type": "task.complete",
+        "task_id": TASK,
+        "attempts": 1,
+        "status": 200,
+    }
+    return Notification(delivered_at=delivered_at, **(values | changes))
+
+
+async def test_tries_are_listed_the_oldest_first(ledger: Ledger) -> None:
+    attempts = [make_attempt(1), make_attempt(2), make_attempt(3, outcome="ok")]
+    await ledger.add_attempts(attempts[1:])
+    await ledger.add_attempts(attempts[:1])
+
+    assert attempts == list(await ledger.list_attempts(TASK))
+
+
+async def test_the_same_try_is_remembered_once(ledger: Ledger) -> None:
+    await ledger.add_attempts([make_attempt(), make_attempt()])
+    await ledger.add_attempts([make_attempt(detail="again")])
+
+    assert [make_attempt()] == list(await ledger.list_attempts(TASK))
+
+
+async def test_tries_of_other_queues_and_replays_are_others(ledger: Ledger) -> None:
+    """Subscriptions share one event; a replay counts from 1 again."""
+    attempts = [
+        make_attempt(queue="notify.a"),
+        make_attempt(queue="notify.b"),
+        make_attempt(queue="notify.b", replays=1),
+    ]
+    await ledger.add_attempts(attempts)
+
+    assert attempts == list(await ledger.list_attempts(TASK))
+
+
+async def test_no_tries_are_no_tries(ledger: Ledger) -> None:
+    await ledger.add_attempts([])
+
+    assert await ledger.list_attempts(TASK) == []
+
+
+async def test_a_notification_is_found_by_subscription_and_event(
+    ledger: Ledger,
+) -> None:
+    notification = make_notification(after(1))
+    await ledger.note_notification(notification)
+
+    assert await ledger.find_notification("orders", EventId("e1")) == notification
+    assert await ledger.find_notification("other", EventId("e1")) is None
+    assert await ledger.find_notification("orders", EventId("e2")) is None
+    assert [notification] == list(await ledger.list_notifications(TASK))
+
+
+async def test_what_was_delivered_stays_delivered(ledger: Ledger) -> None:
+    failed = make_notification(status=None)
+    delivered = make_notification(after(2), attempts=2)
+    await ledger.note_notification(failed)
+    await ledger.note_notification(delivered)
+
+    await ledger.note_notification(replace(failed, attempts=3, status=500))
+
+    assert await ledger.find_notification("orders", EventId("e1")) == delivered
+    assert (await ledger.totals()).notifications_delivered == 1
+
+
+async def test_an_undelivered_notification_shows_its_last_try(ledger: Ledger) -> None:
+    await ledger.note_notification(make_notification(status=500))
+    await ledger.note_notification(make_notification(status=None, attempts=2))
+
+    found = await ledger.find_notification("orders", EventId("e1"))
+
+    assert found is not None
+    assert (found.attempts, found.status) == (2, None)
+    assert (await ledger.totals()).notifications_delivered == 0
+
+
+async def test_totals_start_at_nothing_and_count_everything(ledger: Ledger) -> None:
+    empty = await ledger.totals()
+    await ledger.record([make_claim(), make_claim()])
+
+    totals = await ledger.totals()
+
+    assert (0, 0, 0) == (empty.tasks, empty.updates, empty.duplicates)
+    assert (1, 1, 1) == (totals.tasks, totals.updates, totals.duplicates)

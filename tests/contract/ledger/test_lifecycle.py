@@ -1,0 +1,91 @@
+"""Opening, closing and opening again."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pipeline.errors import ConfigurationError, LedgerUnavailable
+from pipeline.ledger import open_ledger
+from tests.callbacks import TASK, make_claim
+
+if TYPE_CHECKING:
+    from pipeline.ledger.port import Ledger
+    from tests.contract.ledger.conftest import OpenAgain
+
+
+async def test_what_was_recorded_is_there_after_closing(ledger_url: str) -> None:
+    async with open_ledger(ledger_url) as ledger:
+        await ledger.record([make_claim()])
+
+    async with open_ledger(ledger_url) as ledger:
+        assert await ledger.find_task(TASK) is not None
+
+
+async def test_migrations_applied_twice_change_nothing(
+    ledger: Ledger, open_again: OpenAgain
+) -> None:
+    await ledger.record([make_claim()])
+
+    handles = await asyncio.gather(*(open_again() for _ in range(4)))
+
+    for handle in handles:
+        assert (await handle.totals()).tasks == 1
+
+
+async def test_an_empty_ledger_can_be_opened_by_many_at_once(
+    open_again: OpenAgain,
+) -> None:
+    handles = await asyncio.gather(*(open_again() for _ in range(6)))
+
+    for number, handle in enumerate(handles):
+        assert (await handle.totals()).tasks == min(number, 1)
+        await handle.record([make_claim()])
+
+
+async def test_closing_twice_is_harmless(ledger: Ledger) -> None:
+    await ledger.__aexit__(None, None, None)
+    await ledger.__aexit__(None, None, None)
+
+
+async def test_a_closed_ledger_is_unavailable(ledger: Ledger) -> None:
+    await ledger.__aexit__(None, None, None)
+
+    with pytest.raises(LedgerUnavailable):
+        await ledger.record([make_claim()])
+    with pytest.raises(LedgerUnavailable):
+        await ledger.totals()
+
+
+async def test_a_cancelled_call_leaves_the_handle_usable(ledger: Ledger) -> None:
+    call = asyncio.create_task(_record(ledger))
+    await asyncio.sleep(0)
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+
+    await ledger.record([make_claim()])
+
+    assert (await ledger.totals()).tasks == 1
+
+
+async def _record(ledger: Ledger) -> None:
+    await ledger.record([make_claim()])
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "mysql://localhost/x",
+        "ledger.db",
+        "sqlite://ledger.db",
+        "sqlite:///",
+        "sqlite:///a.db?mode=ro",
+        "",
+    ],
+)
+def test_an_address_that_cannot_be_understood_is_refused(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="expected"):
+        open_ledger(url)
