@@ -12,6 +12,7 @@ settled. A second signal goes straight to (3).
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final, Protocol
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
 log = get_logger("service")
 
 SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+#: Objects made before the collector looks for cycles among them; Python's 700 is
+#: meant for programs that are short of memory.
+YOUNG_OBJECTS: Final = 20_000
 #: Pause between attempts to declare the topology while the broker is away.
 DECLARE_PAUSE_SECONDS: Final = 1.0
 
@@ -134,11 +138,24 @@ async def run_roles(roles: Sequence[Role], stopping: asyncio.Event) -> None:
     Raises:
         ExceptionGroup: one of them failed; the others were cancelled.
     """
+    _spare_the_collector()
     async with asyncio.TaskGroup() as group:
         for role in roles:
             group.create_task(role.run(stopping), name=role.name)
         log.info("roles_started", roles=[role.name for role in roles])
     log.info("roles_stopped")
+
+
+def _spare_the_collector() -> None:
+    """Leave modules and start-up objects out of every garbage collection.
+
+    They live as long as the process; looking through them again and again cost
+    the ingress a few per cent of its time. Young objects are collected less often
+    for the same reason: nearly all of ours die without the collector's help.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(YOUNG_OBJECTS, 20, 50)
 
 
 @asynccontextmanager

@@ -87,29 +87,24 @@ def table(headers: Mapping[str, HeaderValue]) -> bytes:
     Raises:
         ValueError: a name is too long or an integer has more than 64 bits.
     """
-    parts = []
-    for name, value in headers.items():
-        parts.append(_header_name(name))
-        if isinstance(value, str):
-            raw = value.encode("utf-8", "replace")
-            parts.append(_STRING.pack(b"S", len(raw)))
-            parts.append(raw)
-        elif isinstance(value, bool):
-            parts.append(b"t\x01" if value else b"t\x00")
-        else:
-            try:
-                parts.append(_LONG_LONG.pack(b"l", value))
-            except struct.error as error:
-                message = f"expected an integer of 64 bits for {name}, got {value}"
-                raise ValueError(message) from error
-    content = b"".join(parts)
+    content = b"".join([_field(*item) for item in headers.items()])
     return _LONG.pack(len(content)) + content
 
 
-@lru_cache(maxsize=256)
-def _header_name(name: str) -> bytes:
-    """Encode a header's name once; there are about twenty of them."""
-    return short_string(name)
+@lru_cache(maxsize=4096, typed=True)
+def _field(name: str, value: HeaderValue) -> bytes:
+    """Encode one header; most of them are the same from message to message."""
+    head = short_string(name)
+    if isinstance(value, str):
+        raw = value.encode("utf-8", "replace")
+        return b"".join((head, _STRING.pack(b"S", len(raw)), raw))
+    if isinstance(value, bool):
+        return head + (b"t\x01" if value else b"t\x00")
+    try:
+        return head + _LONG_LONG.pack(b"l", value)
+    except struct.error as error:
+        message = f"expected an integer of 64 bits for {name}, got {value}"
+        raise ValueError(message) from error
 
 
 def publish_method(
@@ -135,7 +130,12 @@ def header_tail(content_type: str, headers: Mapping[str, HeaderValue]) -> bytes:
     Raises:
         ValueError: a value does not fit, as for ``table``.
     """
-    return short_string(content_type) + table(headers) + PERSISTENT
+    return b"".join((_media_type(content_type), table(headers), PERSISTENT))
+
+
+@lru_cache(maxsize=64)
+def _media_type(content_type: str) -> bytes:
+    return short_string(content_type)
 
 
 def content_frames(

@@ -1,0 +1,25 @@
+"""A private RabbitMQ for benchmarks, the same one that the tests start."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.rabbitmq_node import find_server, started_node
+
+
+@contextmanager
+def broker_for_benchmarks() -> Iterator[str]:
+    """Give the URL of a RabbitMQ: that of the environment, else a private node."""
+    if url := os.environ.get("PIPELINE_TEST_AMQP_URL"):
+        yield url
+        return
+    find_server("rabbitmq-server")
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        print("starting a private RabbitMQ …", file=sys.stderr)
+        with started_node(Path(folder)) as node:
+            yield node.url

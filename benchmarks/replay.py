@@ -1,0 +1,159 @@
+"""How fast dead letters are listed and replayed, and how much memory that takes.
+
+    python benchmarks/replay.py                                  # SQLite
+    python benchmarks/replay.py --broker-url amqp://guest:guest@127.0.0.1/
+
+Fills a queue under a prefix of its own, then runs the command line as a user would,
+once on few and once on many dead letters: the peak memory of both should be close.
+On RabbitMQ the queues are left behind empty; delete them by their prefix.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.broker import open_broker
+from pipeline.errors import Reject
+from pipeline.message import TASK_ID, Envelope, failed, new_message_id
+from pipeline.topology import (
+    DOWNLOAD,
+    Topology,
+    build_topology,
+    dead_letter,
+    dead_letter_queue,
+)
+
+if TYPE_CHECKING:
+    from pipeline.broker.port import Broker
+    from pipeline.message import Publication
+
+ROOT = Path(__file__).parent.parent
+#: Beside the many: to see that memory does not grow with them.
+FEW = 2_000
+BODY = b'{"code": 200, "data": "' + b"x" * 2_200 + b'"}'
+DEADLINE = timedelta(seconds=30)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """What one run of the command line took."""
+
+    command: str
+    messages: int
+    seconds: float
+    peak_mib: float
+
+    @property
+    def rate(self) -> float:
+        """Messages a second, with the start of the process."""
+        return self.messages / self.seconds
+
+
+def measure(command: str, environ: dict[str, str], count: int) -> Measured:
+    """Run ``pipeline dead-letters`` in a process of its own.
+
+    Raises:
+        RuntimeError: it failed, or did not see every dead letter.
+    """
+    arguments = [sys.executable, "-m", "pipeline", "dead-letters", command, "--json"]
+    with tempfile.TemporaryFile() as output:
+        started = time.perf_counter()
+        process = subprocess.Popen(
+            arguments, stdout=output, env=os.environ | environ, cwd=ROOT
+        )
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - started
+        process.returncode = os.waitstatus_to_exitcode(status)
+        output.seek(0)
+        found = json.load(output)
+    seen = len(found) if command == "list" else found["replayed"]
+    if process.returncode or seen != count:
+        message = f"expected {count} dead letters, {command} gave {seen}"
+        raise RuntimeError(message)
+    return Measured(
+        command=command,
+        messages=count,
+        seconds=seconds,
+        peak_mib=usage.ru_maxrss / 1024,
+    )
+
+
+async def fill(broker: Broker, count: int) -> None:
+    """Publish ``count`` dead letters."""
+    for start in range(0, count, 1000):
+        await broker.publish(
+            *(make_letter(n) for n in range(start, min(start + 1000, count)))
+        )
+
+
+def make_letter(number: int) -> Publication:
+    """Make a dead letter such as the download worker leaves."""
+    envelope = Envelope(
+        body=BODY,
+        routing_key="asset.requested",
+        message_id=new_message_id(),
+        headers={TASK_ID: f"task-{number}"},
+        attempt=7,
+    )
+    noted = failed(
+        envelope, queue=DOWNLOAD, error=Reject("too large"), at=datetime.now(UTC)
+    )
+    return dead_letter(DOWNLOAD, noted)
+
+
+async def prepare(url: str, topology: Topology, count: int) -> float:
+    """Fill up and return how long that took; what an earlier round left is counted."""
+    async with open_broker(url, deadline=DEADLINE) as broker:
+        await broker.declare(topology)
+        left = (await broker.depth(dead_letter_queue(DOWNLOAD))).ready
+        started = time.perf_counter()
+        await fill(broker, count - left)
+        return time.perf_counter() - started
+
+
+def run(url: str, messages: int) -> list[Measured]:
+    """Measure both commands on few and on many dead letters."""
+    prefix = f"bench-{uuid.uuid4().hex[:8]}"
+    topology = build_topology(prefix=prefix)
+    environ = {"PIPELINE_BROKER_URL": url, "PIPELINE_BROKER__PREFIX": prefix}
+    found = []
+    for count in (FEW, messages):
+        seconds = asyncio.run(prepare(url, topology, count))
+        print(f"# {count:,} dead letters made in {seconds:.1f} s", file=sys.stderr)
+        found += [measure(c, environ, count) for c in ("list", "replay")]
+    return found
+
+
+def main() -> None:
+    """Measure and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--messages", type=int, default=100_000)
+    parser.add_argument("--broker-url")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        url = options.broker_url or f"sqlite:///{folder}/broker.db"
+        found = run(url, options.messages)
+    print(
+        f"{'command':<8} {'messages':>9} {'seconds':>8} {'rate/s':>8} {'peak MiB':>9}"
+    )
+    for one in found:
+        print(
+            f"{one.command:<8} {one.messages:>9,} {one.seconds:>8.2f}"
+            f" {one.rate:>8,.0f} {one.peak_mib:>9.1f}"
+        )
+
+
+if __name__ == "__main__":
+    main()
