@@ -45,7 +45,6 @@ _EXPECTED: Final = {
     "missing": "a value",
     "extra_forbidden": "no such key",
     "string_pattern_mismatch": "text of the form {pattern}",
-    "too_short": "at least {min_length} item",
     "tuple_type": "a list",
     "string_type": "text",
     "model_type": "a table",
@@ -80,6 +79,12 @@ def _check_pattern(pattern: str) -> str:
     return pattern
 
 
+def _check_any(events: tuple[str, ...]) -> tuple[str, ...]:
+    if not events:
+        raise _expected("at least one pattern, such as task.complete")
+    return events
+
+
 def _check_headers(headers: Mapping[str, SecretStr]) -> Mapping[str, SecretStr]:
     for name, value in headers.items():
         low = name.lower()
@@ -104,7 +109,8 @@ class Subscription(BaseModel):
     url: Annotated[str, AfterValidator(_check_url), Field(repr=False)]
     #: Topic patterns: ``*`` is one word, ``#`` is any number of words.
     events: Annotated[
-        tuple[Annotated[str, AfterValidator(_check_pattern)], ...], Field(min_length=1)
+        tuple[Annotated[str, AfterValidator(_check_pattern)], ...],
+        AfterValidator(_check_any),
     ]
     #: The longest to wait for an answer; ``None``: as in the settings.
     timeout_seconds: Annotated[float, Field(gt=0, le=300)] | None = None
