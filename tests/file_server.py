@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Self, TypeAlias
 
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import Mapping
     from types import TracebackType
 
@@ -146,15 +145,18 @@ class FileServer:
     async def _serve(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
-        with suppress(ConnectionError, asyncio.IncompleteReadError):
+        try:
             request = await _read(reader)
             self.requests.append(request)
             path = request.target.partition("?")[0]
-            how = self.answers.get(path, answer(status=404))
-            await how(writer)
-        writer.close()
-        with suppress(ConnectionError):
+            await self.answers.get(path, answer(status=404))(writer)
+            writer.close()
             await writer.wait_closed()
+        except (ConnectionError, asyncio.IncompleteReadError, ssl.SSLError):
+            # The client has had enough.
+            return
+        finally:
+            writer.transport.abort()
 
 
 async def _read(reader: asyncio.StreamReader) -> Request:

@@ -244,6 +244,8 @@ def _parse(text: str, *, base: bool = False) -> URL:
     """
     proper = text.isascii() and text.isprintable() and " " not in text
     try:
+        # yarl would leave out lone surrogates without a word.
+        text.encode()
         link = URL(text, encoded=proper)
         return link if base else _checked(link)
     except ValueError as error:
