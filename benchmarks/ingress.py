@@ -1,8 +1,10 @@
-"""The ingress beside its peers: POST, confirmed on a quorum queue, 200.
+"""The ingress beside its peers: POST, stored on disk, 200.
 
     python -m benchmarks.ingress --broker-url amqp://guest:guest@127.0.0.1:5672/
 
-Rounds are interleaved (A B C A B C …), so that a change in the machine's speed
+"ours" and the peers publish with a confirm to a quorum queue; "ours, embedded" is the
+same on the SQLite broker, with fsync; "no-op" stores nothing. Ours has token check,
+parsing and metrics switched on. Rounds are interleaved (A B C A B C …), so that a change in the machine's speed
 meets every case alike. Needs wrk; the fastify peer needs node and npm, and is left
 out with a line that says so where they are missing.
 """
@@ -51,6 +53,11 @@ def main() -> None:
                     samples[name].append(sample)
                 print(f"round {number} {name}: {sample.rate:.0f}/s", file=sys.stderr)
         print(_report(samples, options.connections))
+        if {"ours, embedded", "no-op"} <= samples.keys():
+            ratio = median(samples["ours, embedded"], "rate") / median(
+                samples["no-op"], "rate"
+            )
+            print(f"\nembedded broker, rate beside a no-op: {ratio:.2f}")
 
 
 def _options() -> argparse.Namespace:
@@ -80,6 +87,16 @@ def _start_servers(
             None,
             f"{path}/{TOKEN}",
         ),
+        "ours, embedded": (
+            [*python, "pipeline", "ingress"],
+            {
+                "PIPELINE_BROKER_URL": f"sqlite:///{stack.enter_context(_folder())}/b",
+                "PIPELINE_INGRESS__TOKENS": TOKEN,
+            },
+            None,
+            f"{path}/{TOKEN}",
+        ),
+        "no-op": ([*python, "benchmarks.peers.noop"], {}, None, path),
         "naive": ([*python, "benchmarks.peers.naive"], peer, None, path),
         "fastapi": ([*python, "benchmarks.peers.fastapi_faststream"], peer, None, path),
     }
@@ -90,7 +107,7 @@ def _start_servers(
         if only and name not in only:
             continue
         port = free_port()
-        if name == "ours":
+        if name.startswith("ours"):
             environment["PIPELINE_INGRESS__PORT"] = str(port)
         else:
             command = [*command, str(port)]
@@ -98,6 +115,10 @@ def _start_servers(
         stack.callback(server.close)
         servers.append((name, server, address))
     return servers
+
+
+def _folder() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="bench-")
 
 
 def _fastify(stack: ExitStack) -> Path | None:

@@ -1,0 +1,192 @@
+"""The dedupe worker beside a bare aio-pika consumer that only acknowledges.
+
+    python -m benchmarks.workers --broker-url amqp://guest:guest@127.0.0.1:5672/
+
+Ours parses each callback, claims it in the ledger on disk, publishes its event with
+a confirm, writes its log line and acknowledges; the peer acknowledges. Both have the
+same prefetch and the same quorum queue; rounds are interleaved.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+import tempfile
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from statistics import median
+
+import aio_pika
+import uvloop
+
+from benchmarks.broker import broker_for_benchmarks
+from benchmarks.measure import table
+from pipeline.broker import open_broker
+from pipeline.ledger import open_ledger
+from pipeline.logs import configure_logs
+from pipeline.message import OPERATION, Envelope, Publication, new_message_id
+from pipeline.retry import RetryPolicy
+from pipeline.simulator import LoadOptions, plan_load
+from pipeline.topology import CALLBACKS, DEDUPE, Topology, build_topology
+from pipeline.worker import Worker
+from pipeline.workers.dedupe import Dedupe
+
+BATCH = 100
+CONCURRENCY = 2
+PREFETCH = BATCH * CONCURRENCY
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Round:
+    """What one round of one case gave."""
+
+    rate: float
+    cpu_per_1000: float
+
+
+def main() -> None:
+    """Measure both and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--broker-url", help="default: a private RabbitMQ")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--callbacks", type=int, default=20_000)
+    options = parser.parse_args()
+    configure_logs(form="json", stream=Path(os.devnull).open("w"))
+    rounds: dict[str, list[Round]] = {"ours": [], "bare": []}
+    with ExitStack() as stack:
+        url = options.broker_url or stack.enter_context(broker_for_benchmarks())
+        for number in range(options.rounds):
+            for name, case in (("ours", dedupe), ("bare", bare)):
+                found = uvloop.run(case(url, options.callbacks))
+                rounds[name].append(found)
+                print(f"round {number} {name}: {found.rate:.0f}/s", file=sys.stderr)
+    base = median(r.rate for r in rounds["bare"])
+    base_cpu = median(r.cpu_per_1000 for r in rounds["bare"])
+    rows = [
+        [
+            name,
+            f"{median(r.rate for r in found):.0f}",
+            f"{min(r.rate for r in found):.0f}-{max(r.rate for r in found):.0f}",
+            f"{median(r.rate for r in found) / base:.2f}",
+            f"{median(r.cpu_per_1000 for r in found):.4f}",
+            f"{median(r.cpu_per_1000 for r in found) / base_cpu:.2f}",
+        ]
+        for name, found in rounds.items()
+    ]
+    header = [
+        f"dedupe, prefetch {PREFETCH}",
+        "msg/s",
+        "min-max",
+        "x bare",
+        "CPU s/1000",
+        "x bare",
+    ]
+    print(table(header, rows))
+
+
+async def dedupe(url: str, count: int) -> Round:
+    """Our worker, on callbacks of which one in five is a repeat."""
+    topology = build_topology(prefix=f"bench-{os.getpid()}-{time.time_ns()}")
+    with tempfile.TemporaryDirectory() as folder:
+        ledger_url = f"sqlite:///{folder}/ledger.db"
+        async with (
+            open_broker(url, deadline=timedelta(seconds=30)) as broker,
+            open_ledger(ledger_url) as ledger,
+        ):
+            await broker.declare(topology)
+            callbacks = plan_load(LoadOptions(callbacks=count))
+            publications = [_publication(c.body, c.stage) for c in callbacks]
+            for start in range(0, count, 1000):
+                await broker.publish(*publications[start : start + 1000])
+            worker = Worker(
+                broker,
+                DEDUPE,
+                Dedupe(ledger, clock=lambda: datetime.now(UTC)).handle,
+                deadline=timedelta(seconds=30),
+                policy=RetryPolicy(),
+                concurrency=CONCURRENCY,
+                batch_size=BATCH,
+            )
+            stopping = asyncio.Event()
+            started, cpu = time.perf_counter(), time.process_time()
+            running = asyncio.create_task(worker.run(stopping))
+            while True:
+                totals = await ledger.totals()
+                if totals.updates + totals.duplicates >= count:
+                    break
+                await asyncio.sleep(0.02)
+            elapsed, spent = time.perf_counter() - started, time.process_time() - cpu
+            stopping.set()
+            await running
+        await _delete(url, topology)
+    return Round(rate=count / elapsed, cpu_per_1000=spent / count * 1000)
+
+
+async def bare(url: str, count: int) -> Round:
+    """aio-pika as its tutorial shows: acknowledge each message, do nothing else."""
+    body = plan_load(LoadOptions(callbacks=1))[0].body
+    async with await aio_pika.connect(url) as connection:
+        channel = await connection.channel()
+        queue = await channel.declare_queue(
+            f"bench.bare.{time.time_ns()}",
+            durable=True,
+            arguments={"x-queue-type": "quorum"},
+        )
+        for start in range(0, count, 500):
+            await asyncio.gather(
+                *(
+                    channel.default_exchange.publish(
+                        aio_pika.Message(body, delivery_mode=2), queue.name
+                    )
+                    for _ in range(start, min(start + 500, count))
+                )
+            )
+        await channel.set_qos(PREFETCH)
+        seen = 0
+        done = asyncio.Event()
+
+        async def acknowledge(message: aio_pika.abc.AbstractIncomingMessage) -> None:
+            nonlocal seen
+            await message.ack()
+            seen += 1
+            if seen == count:
+                done.set()
+
+        started, cpu = time.perf_counter(), time.process_time()
+        tag = await queue.consume(acknowledge)
+        await done.wait()
+        elapsed, spent = time.perf_counter() - started, time.process_time() - cpu
+        await queue.cancel(tag)
+        await queue.delete(if_unused=False, if_empty=False)
+    return Round(rate=count / elapsed, cpu_per_1000=spent / count * 1000)
+
+
+def _publication(body: bytes, stage: str) -> Publication:
+    envelope = Envelope(
+        body=body,
+        routing_key=f"callback.upload-extend.{stage}",
+        message_id=new_message_id(),
+        headers={OPERATION: "upload-extend"},
+        published_at=datetime.now(UTC),
+    )
+    return Publication(exchange=CALLBACKS, envelope=envelope)
+
+
+async def _delete(url: str, topology: Topology) -> None:
+    async with await aio_pika.connect(url) as connection:
+        channel = await connection.channel()
+        for queue in topology.queues:
+            await channel.queue_delete(
+                topology.queue_name(queue.name), if_unused=False, if_empty=False
+            )
+        for exchange in topology.exchanges:
+            await channel.exchange_delete(topology.exchange_name(exchange.name))
+
+
+if __name__ == "__main__":
+    main()
