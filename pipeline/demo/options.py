@@ -82,6 +82,7 @@ def write_config(folder: Path, subscriber_url: str, broker_url: str | None) -> P
         "",
         "[notify]",
         'waits = ["200ms", "200ms"]',
+        "concurrency = 16",
         "",
     ]
     config.write_text("\n".join(lines), encoding="utf-8")

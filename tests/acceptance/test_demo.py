@@ -1,0 +1,84 @@
+"""The whole pipeline as its users start it, against the simulated provider."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+#: How many callbacks the load has; `make load` sends 10,000.
+LOAD = int(os.environ.get("PIPELINE_TEST_LOAD", "2000"))
+
+
+@pytest.fixture(params=["sqlite", pytest.param("rabbitmq", marks=pytest.mark.rabbitmq)])
+def broker_options(request: pytest.FixtureRequest) -> Sequence[str]:
+    """What makes the demo use the one broker or the other."""
+    if request.param == "sqlite":
+        return ()
+    return ("--broker-url", request.getfixturevalue("rabbitmq_url"))
+
+
+@pytest.mark.timeout(120)
+def test_demo_loses_nothing_and_replays_what_failed(
+    broker_options: Sequence[str],
+) -> None:
+    """Duplicates are dropped, dead links settled, dead letters replayed."""
+    figures = play("--tasks", "6", "--seed", "1", *broker_options)
+
+    assert 0 == figures["lost"]
+    assert [] == figures["losses"]
+    assert 6 == figures["tasks"]
+    assert figures["callbacks_sent"] >= figures["callbacks_accepted"] > 15
+    assert figures["duplicates_dropped"] > 0
+    assert figures["assets_stored"] > 10
+    assert figures["assets_expired"] > 0
+    assert figures["dead_lettered"] == figures["replayed"] > 0
+    assert 0 == figures["dead_letters_left"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_load_in_random_order_publishes_each_event_once(
+    broker_options: Sequence[str],
+) -> None:
+    """One callback in five is a repeat, and no two tasks take turns."""
+    figures = play("--load", str(LOAD), "--seed", "7", *broker_options)
+
+    distinct = LOAD - LOAD // 5
+    assert 0 == figures["lost"]
+    assert LOAD == figures["callbacks_accepted"]
+    assert LOAD // 5 == figures["duplicates_dropped"]
+    assert distinct == figures["events_published"]
+    assert 0 == figures["events_repeated"]
+    assert distinct == figures["notifications_delivered"]
+    assert 0 == figures["dead_lettered"]
+
+
+def test_same_seed_plays_the_same_tasks() -> None:
+    """A run that went wrong can be repeated."""
+    first, second = (play("--tasks", "3", "--seed", "5") for _ in range(2))
+
+    for name in ("callbacks_accepted", "duplicates_dropped", "assets_stored", "tasks"):
+        assert first[name] == second[name]
+
+
+def play(*options: str) -> dict[str, Any]:
+    """Run ``pipeline demo --json`` and give its figures."""
+    environ = {k: v for k, v in os.environ.items() if not k.startswith("PIPELINE_")}
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline", "demo", "--json", *options],
+        capture_output=True,
+        check=False,
+        env=environ,
+        text=True,
+    )
+    assert 0 == done.returncode, done.stderr + done.stdout
+    figures: dict[str, Any] = json.loads(done.stdout)
+    return figures
