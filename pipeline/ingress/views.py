@@ -136,8 +136,12 @@ class CallbackView:
         A small body has usually arrived with the headers; then there is nothing
         to wait for, and no timer is set.
         """
-        if request.content.is_eof():
-            return await request.read()
+        content = request.content
+        if content.is_eof():
+            body = content.read_nowait()
+            if len(body) > self._max_body_bytes:
+                raise web.HTTPRequestEntityTooLarge(self._max_body_bytes)
+            return body
         async with asyncio.timeout(self._body_timeout_seconds):
             return await request.read()
 
