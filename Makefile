@@ -4,58 +4,84 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 RUN := $(BIN)/python -m
-STAMP := .venv/.installed
+INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check
+# Stamps: what .venv is good for.
+CAN_RUN := .venv/.can-run
+CAN_DEVELOP := .venv/.can-develop
+CAN_BENCH := .venv/.can-bench
 
-.PHONY: help run test check lint types imports docs format bench lock clean
+.PHONY: help run test check lint types imports docs format bench lock image compose-check clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
 
-# The environment, from hash-checked requirements; made again when they change.
-$(STAMP): requirements/dev.lock pyproject.toml
-	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.lock
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+# The environment, from hash-checked requirements; brought up to date when they
+# change. What it takes to run is a fifth of what it takes to develop, so that the
+# first `make run` need not wait for linters; the rest is added when it is wanted.
+$(BIN)/pip:
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("expected Python 3.11 or newer, got %d.%d; name another one: make PYTHON=python3.12 $(MAKECMDGOALS)" % sys.version_info[:2])'
+	@echo "Making the environment in .venv; this takes about a minute, once."
+	@$(PYTHON) -m venv .venv
+
+$(CAN_RUN): requirements/runtime.lock requirements/build.lock pyproject.toml | $(BIN)/pip
+	@$(INSTALL) --no-compile --require-hashes -r requirements/build.lock -r requirements/runtime.lock
+	@$(INSTALL) --no-deps --no-build-isolation -e .
 	@touch $@
 
-run: $(STAMP) ## run everything in one process, with the simulated provider
+$(CAN_DEVELOP): requirements/dev.lock pyproject.toml | $(BIN)/pip
+	@echo "Installing what tests and checks need."
+	@$(INSTALL) --require-hashes -r requirements/dev.lock
+	@$(INSTALL) --no-deps --no-build-isolation -e .
+	@touch $(CAN_RUN) $@
+
+run: $(CAN_RUN) ## run everything in one process, with the simulated provider
 	$(BIN)/pipeline run --simulate
 
-test: $(STAMP) ## all tests, on the embedded broker and on a real RabbitMQ
+test: $(CAN_DEVELOP) ## all tests, on the embedded broker and on a real RabbitMQ
 	$(RUN) pytest $(ARGS)
 
 check: lint types imports docs ## everything that needs no test run
 
-lint: $(STAMP)
+lint: $(CAN_DEVELOP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 
-types: $(STAMP)
+types: $(CAN_DEVELOP)
 	$(BIN)/mypy
 
-imports: $(STAMP)
+imports: $(CAN_DEVELOP)
 	$(BIN)/lint-imports
 
-docs: $(STAMP)
+docs: $(CAN_DEVELOP)
 	$(RUN) tests.check_docs
 
-format: $(STAMP) ## lay out the code and mend what can be mended
+format: $(CAN_DEVELOP) ## lay out the code and mend what can be mended
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(STAMP) .venv/.bench ## measure beside peers; ARGS="--rounds 3" and the like
+bench: $(CAN_DEVELOP) $(CAN_BENCH) ## measure beside peers; ARGS="--rounds 3" and the like
 	$(RUN) benchmarks $(ARGS)
 
-.venv/.bench: requirements/bench.lock
-	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bench.lock
+$(CAN_BENCH): requirements/bench.lock | $(CAN_DEVELOP)
+	@$(INSTALL) --require-hashes -r requirements/bench.lock
 	@touch $@
 
-COMPILE := $(BIN)/uv pip compile pyproject.toml --quiet --universal --generate-hashes --no-emit-index-url --no-header --no-annotate
+COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --no-annotate
+# The first one decides on versions, the others follow it.
+FOLLOW := $(COMPILE) --constraint requirements/dev.lock
 
-lock: $(STAMP) ## resolve the requirements anew; UPGRADE=--upgrade for newer ones
-	$(COMPILE) $(UPGRADE) --extra postgres --extra objectstore --extra media --extra speed -o requirements/runtime.lock
-	$(COMPILE) $(UPGRADE) --all-extras --group dev -o requirements/dev.lock
-	$(COMPILE) $(UPGRADE) --all-extras --group dev --group bench -o requirements/bench.lock
+lock: $(CAN_DEVELOP) ## resolve the requirements anew; UPGRADE=--upgrade for newer ones
+	$(COMPILE) $(UPGRADE) pyproject.toml --all-extras --group dev -o requirements/dev.lock
+	$(FOLLOW) --group build -o requirements/build.lock
+	$(FOLLOW) pyproject.toml --extra speed -o requirements/runtime.lock
+	$(FOLLOW) pyproject.toml --extra speed --extra media -o requirements/runtime-media.lock
+	$(FOLLOW) $(UPGRADE) pyproject.toml --all-extras --group dev --group bench -o requirements/bench.lock
+
+image: ## build the container image callback-pipeline:local
+	docker build --tag callback-pipeline:local .
+
+compose-check: ## build, start, play, break and stop the containers; needs docker
+	tests/compose/check.sh
 
 clean: ## remove the environment and what was made
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
