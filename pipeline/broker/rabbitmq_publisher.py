@@ -39,8 +39,6 @@ BUFFER_LIMIT_BYTES: Final = 16 * 1024 * 1024
 #: Messages written in one go; more than a busy broker confirms at once anyway.
 BATCH_LIMIT: Final = 512
 METHOD_CACHE_LIMIT: Final = 4096
-#: What a delivery tag can add to a message id, at the most.
-TAG_ROOM: Final = "." + "f" * 16
 UNCONFIRMED: Final = "the broker did not confirm in time; the outcome is unknown"
 #: RabbitMQ refuses frames below this (AMQP 0-9-1, frame-min-size).
 FRAME_MIN_BYTES: Final = 4096
@@ -263,7 +261,7 @@ class FastPublisher(Publisher):
                 self._methods[key] = method
             envelope = publication.envelope
             tail = wire.header_tail(envelope.content_type, encode_headers(publication))
-            size = wire.header_frame_bytes(tail, envelope.message_id + TAG_ROOM)
+            size = wire.header_frame_bytes(tail)
             if size > self._frame_max:
                 raise ValueError(  # noqa: TRY301  one answer for whatever does not fit
                     f"expected headers of at most {self._frame_max} bytes, got {size}"

@@ -29,6 +29,8 @@ FRAME_OVERHEAD_BYTES: Final = 8
 PROPERTY_FLAGS: Final = 1 << 15 | 1 << 13 | 1 << 12 | 1 << 7
 PERSISTENT: Final = b"\x02"
 SHORT_STRING_LIMIT_BYTES: Final = 255
+#: The bit of a ``basic.nack``; the one before it is ``multiple``.
+REQUEUE: Final = 2
 
 METHOD_FRAME: Final = 1
 HEADER_FRAME: Final = 2
@@ -51,6 +53,9 @@ _MESSAGE_ID: Final = 1 << 7
 #: Anything but content type, headers, delivery mode and message id.
 _UNUSUAL: Final = 0xFFFF ^ PROPERTY_FLAGS
 
+#: What reading bytes that are not what they should be ends in, here and in pamqp.
+UNREADABLE: Final = (ValueError, IndexError, KeyError, OverflowError, struct.error)
+
 _STRING_TYPE: Final = ord("S")
 _INTEGER_TYPE: Final = ord("l")
 _BOOLEAN_TYPE: Final = ord("t")
@@ -63,7 +68,7 @@ _STRING = struct.Struct(">cI")
 _LONG_LONG = struct.Struct(">cq")
 _SIGNED = struct.Struct(">q")
 _TAG = struct.Struct(">QB")
-_ACK = struct.Struct(">BHIIQBB")
+_SETTLE = struct.Struct(">BHIIQBB")
 _BODY_SIZE = struct.Struct(">Q")
 _SHORT = struct.Struct(">H")
 
@@ -146,11 +151,11 @@ def content_frames(
     Args:
         channel: number of the channel.
         tail: from ``header_tail``.
-        message_id: the AMQP property; ASCII, at most 255 characters.
+        message_id: the AMQP property; of what is too long, the end is kept.
         body: may be empty.
         frame_max: the largest frame the connection agreed on, in bytes.
     """
-    raw_id = message_id.encode()
+    raw_id = message_id.encode("utf-8", "replace")[-SHORT_STRING_LIMIT_BYTES:]
     properties = b"".join((tail, bytes((len(raw_id),)), raw_id))
     frames = [
         _FRAME.pack(2, channel, _CONTENT.size + len(properties)),
@@ -169,14 +174,20 @@ def content_frames(
     return frames
 
 
-def header_frame_bytes(tail: bytes, message_id: str) -> int:
-    """Give the size of the header frame, which cannot be split."""
-    return FRAME_OVERHEAD_BYTES + _CONTENT.size + len(tail) + 1 + len(message_id)
+def header_frame_bytes(tail: bytes) -> int:
+    """Give the most that the header frame can take, which cannot be split."""
+    most = FRAME_OVERHEAD_BYTES + _CONTENT.size + 1 + SHORT_STRING_LIMIT_BYTES
+    return most + len(tail)
 
 
 def acknowledge(channel: int, tag: int, *, multiple: bool = False) -> bytes:
     """Make a ``basic.ack`` frame."""
-    return _ACK.pack(1, channel, 13, BASIC_ACK, tag, multiple, FRAME_END[0])
+    return _SETTLE.pack(1, channel, 13, BASIC_ACK, tag, multiple, FRAME_END[0])
+
+
+def give_back(channel: int, tag: int) -> bytes:
+    """Make a ``basic.nack`` frame that puts one delivery back into its queue."""
+    return _SETTLE.pack(1, channel, 13, BASIC_NACK, tag, REQUEUE, FRAME_END[0])
 
 
 def frame_at(buffer: bytes, position: int) -> tuple[int, int, int] | None:
@@ -289,8 +300,17 @@ class Content:
 def _properties(header: bytes) -> tuple[str | None, dict[str, Any], str]:
     """Read content type, headers and message id of a header frame's payload.
 
-    Properties and header types that we never send are left to pamqp.
+    Properties and header types that we never send are left to pamqp. What cannot
+    be read at all is left out: the body is worth keeping, and to fail here would
+    cost the connection again and again.
     """
+    try:
+        return _readable_properties(header)
+    except UNREADABLE:
+        return None, {}, ""
+
+
+def _readable_properties(header: bytes) -> tuple[str | None, dict[str, Any], str]:
     (flags,) = _SHORT.unpack_from(header, 12)
     headers: dict[str, Any] | None = {}
     content_type, message_id = None, ""
