@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -24,8 +25,6 @@ from pipeline.settings import (
 from pipeline.settings.values import parse_duration
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from pipeline.settings import Loaded
 
 TOKEN = "correct-horse-battery"
@@ -172,8 +171,8 @@ x.y = 1
         ),
         f"broker_ulr ({toml}): unknown key; did you mean broker_url?",
         (
-            f"broker_url ({toml}): expected a URL that starts with sqlite://, amqp:// or"
-            " amqps://, got 'ampq://user:***@broker/'"
+            f"broker_url ({toml}): expected a URL that starts with sqlite://,"
+            " amqp:// or amqps://, got 'ampq://user:***@broker/'"
         ),
         f"dedupe ({toml}): expected a table, got 5",
         f"download.concurrency ({toml}): expected greater than or equal to 1, got 0",
@@ -185,8 +184,8 @@ x.y = 1
         f"ingres ({toml}): unknown key; did you mean ingress?",
         f"ingress.host ({toml}): expected a length of at least 1, got ''",
         (
-            f"ingress.max_body_bytes ({toml}): expected a size such as 1048576, 512KiB or"
-            " 1MiB, got 'lots'"
+            f"ingress.max_body_bytes ({toml}): expected a size such as 1048576,"
+            " 512KiB or 1MiB, got 'lots'"
         ),
         "ingress.port (PIPELINE_INGRESS__PORT): expected a valid integer, got 'web'",
         f"ingress.prot ({toml}): unknown key; did you mean port?",
@@ -460,3 +459,27 @@ def test_settings_cannot_be_changed() -> None:
 
     with pytest.raises(ValidationError, match="frozen"):
         settings.drain = timedelta(0)  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("section", ["download", "notify"])
+def test_a_timeout_has_to_end_before_the_deadline(section: str) -> None:
+    flags: dict[str, object] = {f"{section}.timeout": "20m"}
+
+    (mistake,) = mistakes(flags=flags)
+
+    assert mistake.startswith(f"{section} (flag): expected timeout below deadline")
+
+
+def test_a_patient_subscriber_puts_off_the_deadline_of_its_own_worker() -> None:
+    notify = Settings().notify
+
+    assert notify.with_room_for(None).deadline == timedelta(seconds=30)
+    assert notify.with_room_for(1).deadline == timedelta(seconds=30)
+    assert notify.with_room_for(60).deadline == timedelta(seconds=75)
+
+
+@pytest.mark.parametrize("name", ["single-machine.toml", "rabbitmq.toml"])
+def test_the_shipped_configurations_are_right(name: str) -> None:
+    file = Path(__file__).parents[2] / "configs" / name
+
+    assert load(file).file == file
