@@ -229,7 +229,9 @@ async def test_a_stored_file_cannot_expire_but_an_expired_one_can_be_stored(
     await ledger.settle_asset(IMAGE, STORED, at=after(2))
 
     found = [await ledger.find_asset(key) for key in (AUDIO, IMAGE)]
-    assert [AssetState.STORED] * 2 == [asset.state for asset in found if asset]
+    assert [(AssetState.STORED, None)] * 2 == [
+        (asset.state, asset.reason) for asset in found if asset
+    ]
 
 
 async def test_a_file_belongs_to_every_stage_that_named_it(ledger: Ledger) -> None:
