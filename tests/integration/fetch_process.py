@@ -1,0 +1,44 @@
+"""Fetches one file in a process of its own, which tests may limit or kill.
+
+    python fetch_process.py URL FOLDER [LARGEST_FILE_BYTES] [LOOP]
+
+Prints what was stored, or the class of the error and its text, in one line.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import sys
+from pathlib import Path
+
+from pipeline.assets.fetch import Fetcher, FetchRules
+from pipeline.assets.local import LocalAssetStore
+from pipeline.errors import AssetError
+
+
+async def fetch(url: str, folder: str) -> str:
+    """Fetch, and say what came of it."""
+    rules = FetchRules(allow_private_addresses=True)
+    async with LocalAssetStore(Path(folder)) as store, Fetcher(rules) as fetcher:
+        try:
+            return (await fetcher.fetch(url, store)).location
+        except AssetError as error:
+            return f"{type(error).__name__} {error}"
+
+
+def main(url: str, folder: str, limit: str = "0", loop: str = "asyncio") -> None:
+    """Fetch under a limit for the size of files, on the loop that is asked for."""
+    if int(limit):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))
+    factory = None
+    if loop == "uvloop":
+        import uvloop  # noqa: PLC0415  an extra
+
+        factory = uvloop.new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        print(runner.run(fetch(url, folder)))  # noqa: T201  the answer
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
