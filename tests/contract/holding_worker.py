@@ -19,7 +19,7 @@ async def main(url: str, prefix: str, queue: str) -> None:
         await broker.declare(make_topology(prefix=prefix))
         async with broker.consume(queue, prefetch=5) as consumer:
             for delivery in await consumer.receive():
-                print(delivery.envelope.message_id, flush=True)  # noqa: T201
+                print("holding", delivery.envelope.message_id, flush=True)  # noqa: T201
             await asyncio.Event().wait()
 
 

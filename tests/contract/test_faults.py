@@ -44,19 +44,28 @@ async def test_what_a_killed_worker_held_is_redelivered(
         stdout=asyncio.subprocess.PIPE,
         env={"PYTHONPATH": str(REPOSITORY)},
     )
-    assert worker.stdout is not None
-    async with asyncio.timeout(20):
-        held = (await worker.stdout.readline()).decode().strip()
-    assert publications[0].envelope.message_id == held
-
-    worker.kill()
-    await worker.wait()
+    try:
+        async with asyncio.timeout(20):
+            held = await _held_by(worker)
+    finally:
+        worker.kill()
+        await worker.wait()
 
     async with broker.consume(DEDUPE, prefetch=5) as consumer:
         deliveries = await receive(consumer, 5, within=20)
     by_id = {d.envelope.message_id: d for d in deliveries}
     assert {p.envelope.message_id for p in publications} == set(by_id)
+    assert publications[0].envelope.message_id == held
     assert by_id[publications[0].envelope.message_id].redelivered
+
+
+async def _held_by(worker: asyncio.subprocess.Process) -> str:
+    """Wait until the worker says which message it holds; it may log before."""
+    assert worker.stdout is not None
+    async for line in worker.stdout:
+        if line.startswith(b"holding "):
+            return line.decode().split()[1]
+    pytest.fail("the worker ended before it had received anything")
 
 
 @pytest.mark.timeout(240)

@@ -186,7 +186,8 @@ class BrokerMachine(RuleBasedStateMachine):
         rows = self.run(
             self.broker._session.read(
                 lambda connection: connection.execute(
-                    "SELECT CAST(headers AS TEXT) ->> ? FROM messages JOIN queues ON queues.id = queue"
+                    "SELECT CAST(headers AS TEXT) ->> ? FROM messages"
+                    " JOIN queues ON queues.id = queue"
                     " WHERE name = ? ORDER BY messages.id",
                     (f'$."{MESSAGE_ID}"', name),
                 ).fetchall()
