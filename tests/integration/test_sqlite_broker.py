@@ -416,20 +416,35 @@ async def test_consumers_do_not_pile_up_in_the_handle(broker: SqliteBroker) -> N
     assert rows == 0
 
 
+@pytest.fixture
+async def processes() -> AsyncIterator[list[asyncio.subprocess.Process]]:
+    """Child processes, none of which outlives its test."""
+    started: list[asyncio.subprocess.Process] = []
+    yield started
+    for process in started:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
 @pytest.mark.slow
-async def test_processes_share_one_file(path: Path, topology: Topology) -> None:
+async def test_processes_share_one_file(
+    path: Path, topology: Topology, processes: list[asyncio.subprocess.Process]
+) -> None:
     """Two publish, three consume, one of these is killed: nothing is lost."""
     url = f"sqlite:///{path}?lease_seconds=1"
     each = 600
     seen: Counter[str] = Counter()
 
     async def spawn(what: str) -> asyncio.subprocess.Process:
-        return await asyncio.create_subprocess_exec(
+        process = await asyncio.create_subprocess_exec(
             *(sys.executable, str(Path(__file__).with_name("broker_process.py"))),
             *(url, topology.prefix, what, str(each)),
             stdout=asyncio.subprocess.PIPE,
             env={"PYTHONPATH": str(REPOSITORY)},
         )
+        processes.append(process)
+        return process
 
     async def follow(process: asyncio.subprocess.Process) -> None:
         assert process.stdout is not None
@@ -454,8 +469,6 @@ async def test_processes_share_one_file(path: Path, topology: Topology) -> None:
     await eventually(is_complete, within=40)
     for process in consumers:
         process.kill()
-        await process.wait()
-    await victim.wait()
     await asyncio.wait(followers)
 
     assert [0, 0] == codes
