@@ -38,10 +38,23 @@ app.add_typer(topology.app)
 app.add_typer(config.app)
 
 
+def print_version(wanted: bool) -> None:
+    """Print the version and exit, if that is what is asked for."""
+    if wanted:
+        typer.echo(f"pipeline {installed_version()}")
+        raise typer.Exit
+
+
 @app.callback()
 def pipeline(
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version and exit.")
+        bool,
+        typer.Option(
+            "--version",
+            callback=print_version,
+            is_eager=True,
+            help="Print the version and exit.",
+        ),
     ] = False,
 ) -> None:
     """A durable pipeline behind the callback address of an AI-music provider.
@@ -49,9 +62,7 @@ def pipeline(
     Takes callbacks, drops repeats, fetches the files, tells subscribers; what
     fails for good is kept as a dead letter and can be replayed.
     """
-    if version:
-        typer.echo(f"pipeline {installed_version()}")
-        raise typer.Exit
+    del version  # its callback has done the work
 
 
 def installed_version() -> str:

@@ -1,0 +1,160 @@
+"""The roles of a process that stays, made from settings: names every concrete class."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime
+from functools import partial
+from typing import TYPE_CHECKING
+
+from pipeline.assets.fetch import Fetcher, FetchRules
+from pipeline.assets.store import open_store
+from pipeline.bootstrap import (
+    NOTIFY,
+    Parts,
+    Plan,
+    broker_of,
+    ledger_of,
+    subscriptions_of,
+    topology_of,
+)
+from pipeline.ingress.app import Routes, make_ingress
+from pipeline.ingress.health import health_routes
+from pipeline.service import HttpRole, WorkerRole, declare_when_up
+from pipeline.settings import DedupeSettings
+from pipeline.topology import DEDUPE, DOWNLOAD, notify_queue
+from pipeline.worker import Worker, one_by_one
+from pipeline.workers.dedupe import Dedupe
+from pipeline.workers.download import Download
+from pipeline.workers.notify import Notify, make_session
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import AsyncIterator, Callable, Sequence
+
+    from pipeline.broker.port import Broker
+    from pipeline.ledger.port import Ledger
+    from pipeline.service import Role
+    from pipeline.settings import Settings, WorkerSettings
+    from pipeline.worker import BatchHandler
+
+
+@asynccontextmanager
+async def opened_roles(settings: Settings, plan: Plan) -> AsyncIterator[Sequence[Role]]:
+    """Do what ``bootstrap.open_roles`` says."""
+    topology = topology_of(settings)
+    async with AsyncExitStack() as stack:
+        roles: list[Role] = []
+        if plan.workers:
+            broker = await stack.enter_async_context(broker_of(settings))
+            parts = Parts(broker=broker, topology=topology)
+            roles += await _open_workers(stack, settings, plan, parts)
+            if (port := settings.metrics.port) is not None and not plan.ingress:
+                roles.append(_make_health(settings, broker, port, roles))
+        if plan.ingress:
+            # Its own handle: a callback waits less long than a worker may.
+            handle = broker_of(settings, deadline=settings.ingress.publish_timeout)
+            broker = await stack.enter_async_context(handle)
+            parts = Parts(broker=broker, topology=topology)
+            roles.append(_make_ingress(settings, parts, roles))
+        yield roles
+
+
+async def _open_workers(
+    stack: AsyncExitStack, settings: Settings, plan: Plan, parts: Parts
+) -> list[Role]:
+    ledger = await stack.enter_async_context(ledger_of(settings))
+    roles: list[Role] = []
+    if DEDUPE in plan.workers:
+        handle = Dedupe(ledger, clock=now).handle
+        roles.append(_role(settings, parts, DEDUPE, handle, settings.dedupe))
+    if DOWNLOAD in plan.workers:
+        download = await _open_download(stack, settings, ledger)
+        handler = one_by_one(download.handle)
+        roles.append(_role(settings, parts, DOWNLOAD, handler, settings.download))
+    if NOTIFY in plan.workers:
+        session = await stack.enter_async_context(make_session())
+        limits = settings.notify
+        for one in subscriptions_of(settings, plan.subscription):
+            notify = Notify(one, ledger, session, clock=now, timeout=limits.timeout)
+            fitting = limits.with_room_for(one.timeout_seconds)
+            handler = one_by_one(notify.handle)
+            queue = notify_queue(one.name)
+            roles.append(_role(settings, parts, queue, handler, fitting))
+    return roles
+
+
+async def _open_download(
+    stack: AsyncExitStack, settings: Settings, ledger: Ledger
+) -> Download:
+    limits = settings.download
+    store = await stack.enter_async_context(open_store(settings.assets_url))
+    # What a killed process has left half-done; nobody works on it any more.
+    await store.sweep(limits.deadline * 2)
+    rules = FetchRules(
+        max_bytes=int(limits.max_bytes),
+        deadline=limits.timeout,
+        connect_timeout=limits.connect_timeout,
+        read_timeout=limits.read_timeout,
+        min_bytes_per_second=int(limits.min_bytes_per_second),
+        allow_private_addresses=limits.allow_private_addresses,
+    )
+    fetcher = await stack.enter_async_context(Fetcher(rules))
+    return Download(fetcher, store, ledger, clock=now)
+
+
+def _role(
+    settings: Settings,
+    parts: Parts,
+    queue: str,
+    handler: BatchHandler,
+    limits: WorkerSettings,
+) -> Role:
+    batch_size = limits.batch_size if isinstance(limits, DedupeSettings) else 1
+    worker = Worker(
+        parts.broker,
+        queue,
+        handler,
+        deadline=limits.deadline,
+        policy=limits.policy,
+        concurrency=limits.concurrency,
+        batch_size=batch_size,
+        drain=settings.drain,
+    )
+    return WorkerRole(worker, parts.broker, parts.topology)
+
+
+def _make_ingress(settings: Settings, parts: Parts, others: Sequence[Role]) -> HttpRole:
+    async def declare(stopping: asyncio.Event) -> None:
+        await declare_when_up(parts.broker, parts.topology, stopping)
+
+    ingress = settings.ingress
+    return HttpRole(
+        "ingress",
+        make_ingress(parts.broker, ingress, checks=_checks(others)),
+        host=ingress.host,
+        port=ingress.port,
+        max_body_bytes=int(ingress.max_body_bytes),
+        ready=declare,
+    )
+
+
+def _make_health(
+    settings: Settings, broker: Broker, port: int, others: Sequence[Role]
+) -> HttpRole:
+    checks = {"broker": lambda: broker.problem, **_checks(others)}
+    return HttpRole(
+        "health",
+        Routes(health_routes(checks), None),
+        host=settings.metrics.host,
+        port=port,
+    )
+
+
+def _checks(roles: Sequence[Role]) -> dict[str, Callable[[], str | None]]:
+    return {role.name: partial(getattr, role, "problem") for role in roles}
+
+
+def now() -> datetime:
+    """Give the present time."""
+    return datetime.now(UTC)

@@ -1,0 +1,223 @@
+"""The command line: it teaches, it fails in one line, it says so by its exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+from typer.testing import CliRunner
+
+from pipeline.cli.main import app
+
+if TYPE_CHECKING:
+    from tests.acceptance.conftest import CommandLine
+
+COMMANDS = [
+    (),
+    ("run",),
+    ("ingress",),
+    ("worker",),
+    ("tasks",),
+    ("tasks", "list"),
+    ("tasks", "show"),
+    ("dead-letters",),
+    ("dead-letters", "list"),
+    ("dead-letters", "show"),
+    ("dead-letters", "replay"),
+    ("dead-letters", "discard"),
+    ("topology",),
+    ("topology", "apply"),
+    ("topology", "check"),
+    ("config",),
+    ("config", "show"),
+    ("config", "check"),
+]
+NOBODY = "amqp://guest:hush@127.0.0.1:1/"
+
+
+def test_help_comes_at_once(cli: CommandLine) -> None:
+    """Under half a second of work, so that it feels immediate."""
+    times = []
+    for _ in range(3):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "pipeline", "--help"],
+            cwd=cli.folder,
+            env=cli._environ(None),
+            stdout=subprocess.DEVNULL,
+        )
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        times.append(usage.ru_utime + usage.ru_stime)
+
+    assert min(times) < 0.5
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_command_explains_itself(command: tuple[str, ...]) -> None:
+    done = CliRunner().invoke(app, [*command, "--help"], prog_name="pipeline")
+
+    assert done.exit_code == 0
+    assert f"Usage: {' '.join(('pipeline', *command))}" in done.stdout
+    assert done.stderr == ""
+
+
+def test_the_version_is_printed(cli: CommandLine) -> None:
+    assert cli("--version").stdout.startswith("pipeline ")
+
+
+def test_a_shell_gets_its_completion(cli: CommandLine) -> None:
+    done = cli("--show-completion", "bash")
+
+    assert done.returncode == 0
+    assert "_PIPELINE_COMPLETE=complete_bash" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("walk",), "No such command 'walk'"),
+        (("run", "--fast"), "No such option: --fast"),
+        (("worker", "compare"), "'compare' is not one of"),
+        (("worker", "dedupe", "--subscription", "x"), "with notify only"),
+        (("config", "show", "--set", "ingress.port"), "expected KEY=VALUE"),
+        (("dead-letters", "list", "--older-than", "soon"), "expected a duration"),
+        (("dead-letters", "replay", "--limit", "0"), "greater than or equal to 1"),
+        (("dead-letters", "show"), "Missing argument"),
+        (("tasks", "list", "--stage", "done"), "'done' is not one of"),
+    ],
+)
+def test_wrong_usage_ends_with_code_2(arguments: tuple[str, ...], words: str) -> None:
+    runner = CliRunner(env={"COLUMNS": "200"})
+
+    done = runner.invoke(app, [*arguments], prog_name="pipeline")
+
+    assert done.exit_code == 2
+    assert words in done.stderr
+
+
+def test_an_unknown_queue_is_wrong_usage_too(cli: CommandLine) -> None:
+    done = cli("dead-letters", "list", "--queue", "nope", environ={"COLUMNS": "200"})
+
+    assert done.returncode == 2
+    assert "expected one of dedupe, download; got nope" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("topology", "check"), ("dead-letters", "replay", "--json")],
+    ids=" ".join,
+)
+def test_a_broker_that_is_away_is_one_clear_line(
+    cli: CommandLine, arguments: tuple[str, ...]
+) -> None:
+    done = cli(*arguments, "--broker-url", NOBODY, "--set", "broker.deadline=500ms")
+
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: ")
+    assert len(done.stderr.splitlines()) == 1
+    assert "127.0.0.1:1" in done.stderr
+    assert "hush" not in done.stderr
+
+
+def test_wrong_settings_are_all_named_by_every_command(cli: CommandLine) -> None:
+    environ = {"PIPELINE_INGRESS__PORT": "web", "PIPELINE_BROKER_ULR": "x"}
+
+    done = cli("dead-letters", "list", "--set", "drain=1h", environ=environ)
+
+    assert done.returncode == 1
+    assert done.stdout == ""
+    head, *lines = done.stderr.splitlines()
+    assert head == "error: 3 settings are wrong:"
+    assert [line.split()[0] for line in lines] == [
+        "PIPELINE_BROKER_ULR",
+        "drain",
+        "ingress.port",
+    ]
+
+
+def test_config_check_ends_with_0_or_1(cli: CommandLine) -> None:
+    good = cli("config", "check")
+    bad = cli("config", "check", "--set", "drain=1h", "--set", "nope=1")
+    as_json = cli("config", "check", "--set", "drain=1h", "--json")
+
+    assert (good.returncode, good.stdout) == (0, "the settings are right\n")
+    assert bad.returncode == 1
+    assert len(bad.stderr.splitlines()) == 2
+    assert as_json.returncode == 1
+    assert json.loads(as_json.stdout) == {
+        "ok": False,
+        "mistakes": [
+            {"key": "drain", "origin": "flag", "text": "expected 25s or less, got '1h'"}
+        ],
+    }
+
+
+def test_config_show_says_where_each_value_comes_from(cli: CommandLine) -> None:
+    (cli.folder / "pipeline.toml").write_text("drain = 3\n", encoding="utf-8")
+    cli.environ["PIPELINE_BROKER_URL"] = "amqp://me:hush@broker/"
+    cli.environ["PIPELINE_INGRESS__TOKENS"] = "a-secret-of-some-length"
+
+    shown = cli.json("config", "show", "--set", "ingress.port=1234")
+    text = cli("config", "show", "--set", "ingress.port=1234").stdout
+
+    assert shown["drain"] == {"value": "3s", "origin": "pipeline.toml"}
+    assert shown["ingress.port"] == {"value": 1234, "origin": "flag"}
+    assert shown["log.level"] == {"value": "INFO", "origin": "default"}
+    assert shown["broker_url"]["value"] == "amqp://me:***@broker/"
+    assert shown["broker_url"]["origin"] == "PIPELINE_BROKER_URL"
+    assert shown["ingress.tokens"]["value"] == "set"
+    assert "port = 1234" in text
+    assert "hush" not in text
+    assert "a-secret" not in text
+
+
+def test_output_that_is_no_terminal_has_no_colours(cli: CommandLine) -> None:
+    done = cli("config", "show")
+
+    assert "\x1b" not in done.stdout
+
+
+def test_the_topology_is_made_and_compared(cli: CommandLine) -> None:
+    before = cli("topology", "check")
+    made = cli("topology", "apply")
+    after = cli("topology", "check")
+
+    assert before.returncode == 1
+    assert "queue pipeline.v1.dedupe: expected it to exist" in before.stderr
+    assert made.returncode == 0
+    assert (after.returncode, after.stdout) == (
+        0,
+        "the broker has the whole topology\n",
+    )
+
+
+def test_an_unknown_subscription_is_one_clear_line(cli: CommandLine) -> None:
+    done = cli("worker", "notify", "--subscription", "studio")
+
+    assert done.returncode == 1
+    assert "expected a subscription that there is (none), got 'studio'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_task_that_nobody_knows_is_a_failure(cli: CommandLine) -> None:
+    done = cli("tasks", "show", "nobody")
+
+    assert done.returncode == 1
+    assert done.stderr == "error: the ledger has no task nobody\n"
+    assert cli.json("tasks", "list") == []
+
+
+@pytest.mark.parametrize("arguments", [("list",), ("discard", "--yes")])
+def test_no_dead_letters_are_no_failure(
+    cli: CommandLine, arguments: tuple[str, ...]
+) -> None:
+    done = cli("dead-letters", *arguments)
+
+    assert done.returncode == 0
+    assert done.stdout.startswith("0 dead letters")
