@@ -4,40 +4,37 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from dataclasses import replace
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final, Self, cast
+from typing import TYPE_CHECKING, Final, Self, cast
 
 import aiormq
 
 from pipeline.broker import rabbitmq_wire as wire
 from pipeline.broker.port import Consumer, Delivery
-from pipeline.broker.rabbitmq_connection import bounded
+from pipeline.broker.rabbitmq_connection import FOREIGN_ERRORS, bounded
+from pipeline.broker.rabbitmq_delivered import decode, of_message
 from pipeline.broker.rabbitmq_stream import FrameStream, Tap, stream_of
 from pipeline.errors import (
     AlreadySettled,
+    BrokerError,
     BrokerUnavailable,
     DeliveryLost,
 )
 from pipeline.logs import get_logger
-from pipeline.message import Envelope, Failure, decode_headers
-from pipeline.topology import DELIVERY_LIMIT
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
     from types import TracebackType
 
     from aio_pika.abc import AbstractConnection
     from aiormq.abc import DeliveredMessage
 
+    from pipeline.broker.rabbitmq_delivered import Delivered
     from pipeline.message import Publication
     from pipeline.topology import Topology
 
 log = get_logger("broker")
 
 RESUBSCRIBE_PAUSE_SECONDS: Final = 0.5
-#: RabbitMQ's own header on what it has dead-lettered by itself.
-DEATHS: Final = "x-death"
 
 
 class RabbitConsumer(Consumer):
@@ -72,6 +69,7 @@ class RabbitConsumer(Consumer):
         self._on_closed = on_closed
         self._channel: aiormq.abc.AbstractChannel | None = None
         self._stream: FrameStream | None = None
+        self._tap: tuple[int, Tap] | None = None
         self._consumer_tag = ""
         self._epoch = 0
         self._arrived: deque[Delivery] = deque()
@@ -120,6 +118,7 @@ class RabbitConsumer(Consumer):
                     await channel.close()
             except BrokerUnavailable as problem:
                 log.debug("consumer_close_failed", error=str(problem))
+        self._untap()
         self._forget()
         self._on_closed(self)
 
@@ -160,16 +159,23 @@ class RabbitConsumer(Consumer):
         self._require_open()
         for delivery in deliveries:
             _require_unsettled(delivery)
-        if publications:
-            await self._publish(*publications)
-        lost = 0
+        tags = [_tag_of(delivery) for delivery in deliveries]
+        # While we publish, nobody else can settle them.
         for delivery in deliveries:
-            epoch, tag = _tag_of(delivery)
+            delivery.tag = None
+        if publications:
+            try:
+                await self._publish(*publications)
+            except BaseException:
+                for delivery, known in zip(deliveries, tags, strict=True):
+                    delivery.tag = known
+                raise
+        lost = 0
+        for epoch, tag in tags:
             if epoch == self._epoch and tag in self._unacked:
                 self._unacked[tag] = True
             else:
                 lost += 1
-            delivery.tag = None
         self._flush_soon()
         if lost:
             message = f"{lost} of {len(deliveries)} deliveries went back to the broker"
@@ -192,7 +198,12 @@ class RabbitConsumer(Consumer):
         _, tag = _tag_of(delivery)
         delivery.tag = None
         self._unacked.pop(tag, None)
-        await channel.basic_nack(tag, requeue=True, wait=False)
+        if self._stream is not None:
+            # The same way as acknowledgements: one of those that overtook this
+            # and meant "all up to" would take the delivery for settled.
+            self._stream.write(wire.give_back(channel.number, tag))
+        else:
+            await channel.basic_nack(tag, requeue=True, wait=False)
 
     # -- acknowledging ----------------------------------------------------------
 
@@ -231,10 +242,12 @@ class RabbitConsumer(Consumer):
         while not self._stopped:
             try:
                 await self._subscribe()
-            except BrokerUnavailable as error:
+            except BrokerError as error:
                 log.debug("subscribe_failed", queue=self.queue, error=str(error))
             finally:
                 self._forget()
+                if not self._stopped:
+                    self._channel = None
             await asyncio.sleep(RESUBSCRIBE_PAUSE_SECONDS)
 
     async def _subscribe(self) -> None:
@@ -247,15 +260,16 @@ class RabbitConsumer(Consumer):
             self._consumer_tag = f"pipeline.{self.queue}.{id(self):x}.{self._epoch}"
             epoch = self._epoch
 
-            def deliver(delivered: wire.Delivered) -> None:
+            def deliver(delivered: Delivered) -> None:
                 self._deliver(delivered, epoch)
 
             async def deliver_slowly(message: DeliveredMessage) -> None:
-                self._deliver(_delivered(message), epoch)
+                self._deliver(of_message(message), epoch)
 
             self._stream = stream = stream_of(connection)
             if stream is not None:
-                stream.tap(channel.number, Tap(on_delivery=deliver))
+                self._tap = channel.number, Tap(on_delivery=deliver)
+                stream.tap(*self._tap)
             await channel.basic_qos(prefetch_count=self._prefetch)
             # Deliveries come, and may be settled, before the answer to this does.
             self._channel = channel
@@ -266,16 +280,14 @@ class RabbitConsumer(Consumer):
             except aiormq.exceptions.ChannelNotFoundEntity:
                 await self._redeclare()
                 raise
+        await lost.wait()
+        self._forget()
         try:
-            await lost.wait()
+            if not channel.is_closed:
+                async with bounded(self._deadline_seconds, "closing a lost consumer"):
+                    await channel.close()
         finally:
-            if stream is not None:
-                stream.untap(channel.number)
-            if not self._stopped:
-                self._channel = None
-        if not channel.is_closed:
-            async with bounded(self._deadline_seconds, "closing a lost consumer"):
-                await channel.close()
+            self._untap()
 
     @staticmethod
     async def _open_channel(
@@ -292,13 +304,23 @@ class RabbitConsumer(Consumer):
         channel.on_consumer_cancel_callbacks.add(note)
         return channel
 
+    def _untap(self) -> None:
+        """Leave a channel that is closed to aiormq again.
+
+        Not before: half a delivery would be given to aiormq, which cannot make
+        sense of it.
+        """
+        if self._stream is not None and self._tap is not None:
+            self._stream.untap(*self._tap)
+            self._tap = None
+
     def _forget(self) -> None:
         """Drop everything of this epoch: the broker delivers it again."""
         self._epoch += 1
         self._arrived.clear()
         self._unacked.clear()
 
-    def _deliver(self, delivered: wire.Delivered, epoch: int) -> None:
+    def _deliver(self, delivered: Delivered, epoch: int) -> None:
         if epoch != self._epoch:
             return
         self._unacked[delivered.tag] = False
@@ -327,72 +349,13 @@ async def _plain_ack(
     channel: aiormq.abc.AbstractChannel, tag: int, *, multiple: bool
 ) -> None:
     """Acknowledge through aiormq, where there is no short cut."""
-    await channel.basic_ack(tag, multiple, wait=False)
+    try:
+        await channel.basic_ack(tag, multiple, wait=False)
+    except FOREIGN_ERRORS as error:
+        # The channel is gone: the broker delivers it again.
+        log.debug("ack_failed", error=str(error))
 
 
 def _tag_of(delivery: Delivery) -> tuple[int, int]:
     """Give the epoch and the delivery tag within it."""
     return cast("tuple[int, int]", delivery.tag)
-
-
-def decode(delivered: wire.Delivered, topology: Topology) -> Envelope:
-    """Read an envelope; what the broker dead-lettered by itself is a failure too."""
-    headers = delivered.headers
-    death = _crash_loop(headers)
-    # Names with x- are the broker's own remarks, and change from hop to hop.
-    ours = {k: v for k, v in headers.items() if not k.startswith("x-")}
-    envelope = decode_headers(
-        ours,
-        body=delivered.body,
-        wire_key=_first_key(death) or delivered.routing_key,
-        content_type=delivered.content_type,
-        fallback_id=delivered.message_id,
-    )
-    return (
-        envelope if death is None else replace(envelope, failure=_loop(death, topology))
-    )
-
-
-def _delivered(message: DeliveredMessage) -> wire.Delivered:
-    """Take what aiormq has decoded by itself, where there is no short cut."""
-    properties = message.header.properties
-    frame = message.delivery
-    return wire.Delivered(
-        tag=message.delivery_tag or 0,
-        redelivered=bool(getattr(frame, "redelivered", False)),
-        routing_key=message.routing_key or "",
-        content_type=properties.content_type,
-        headers=dict(properties.headers or {}),
-        message_id=properties.message_id or "",
-        body=message.body,
-    )
-
-
-def _crash_loop(headers: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """Find RabbitMQ's own note that a message has reached the delivery limit."""
-    deaths = headers.get(DEATHS)
-    for death in deaths if isinstance(deaths, list) else ():
-        if isinstance(death, dict) and death.get("reason") == "delivery_limit":
-            return death
-    return None
-
-
-def _first_key(death: Mapping[str, Any] | None) -> str:
-    """Give the routing key that a message had when the broker took it away."""
-    keys = death.get("routing-keys") if death is not None else None
-    return str(keys[0]) if isinstance(keys, list) and keys else ""
-
-
-def _loop(death: Mapping[str, Any], topology: Topology) -> Failure:
-    at = death.get("time")
-    when = at.replace(tzinfo=UTC) if isinstance(at, datetime) else datetime.now(UTC)
-    return Failure(
-        queue=str(death.get("queue", "")).removeprefix(topology.queue_name("")),
-        error_type="DeliveryLimitExceeded",
-        error_text=(
-            f"delivered {DELIVERY_LIMIT} times and never settled: the worker dies or"
-            " is cut off while it handles this message"
-        ),
-        first_failed_at=when,
-        last_failed_at=when,
-    )

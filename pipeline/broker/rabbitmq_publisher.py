@@ -181,8 +181,8 @@ class FastPublisher(Publisher):
         self._closed: BrokerUnavailable | None = None
         self._closing = channel.closing
         self._closing.add_done_callback(self._on_channel_closed)
-        tap = Tap(on_confirm=self._on_confirm, on_return=self._on_return)
-        stream.tap(self._channel, tap)
+        self._tap = Tap(on_confirm=self._on_confirm, on_return=self._on_return)
+        stream.tap(self._channel, self._tap)
         self._writer = asyncio.create_task(self._write())
         self._sweeper: asyncio.TimerHandle | None = None
 
@@ -334,7 +334,7 @@ class FastPublisher(Publisher):
     def _fail(self, error: BrokerUnavailable) -> None:
         if self._closed is None:
             self._closed = error
-        self._stream.untap(self._channel)
+        self._stream.untap(self._channel, self._tap)
         if asyncio.current_task() is not self._writer:
             self._writer.cancel()
         self._closing.remove_done_callback(self._on_channel_closed)

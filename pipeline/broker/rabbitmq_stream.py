@@ -18,11 +18,14 @@ import aio_pika
 import aiormq
 
 from pipeline.broker import rabbitmq_wire as wire
+from pipeline.broker.rabbitmq_delivered import Content
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from yarl import URL
+
+    from pipeline.broker.rabbitmq_delivered import Delivered
 
 #: The server's answer to a client of another protocol version starts with this.
 PROTOCOL_HEADER: Final = b"AMQP"
@@ -30,6 +33,7 @@ PROTOCOL_HEADER: Final = b"AMQP"
 #: after this much time with tapped frames only, it is shown a heartbeat.
 SIGN_OF_LIFE_SECONDS: Final = 1.0
 READ_LIMIT_BYTES: Final = 256 * 1024
+FRAME_END: Final = wire.FRAME_END[0]
 
 
 def _ignore(*_: object) -> None:
@@ -41,13 +45,13 @@ class Tap:
     """Takes the frames of one channel that carry deliveries, confirms, returns."""
 
     #: Called with each complete delivery.
-    on_delivery: Callable[[wire.Delivered], None] = _ignore
+    on_delivery: Callable[[Delivered], None] = _ignore
     #: Called with a delivery tag, whether all below are meant too, and whether the
     #: answer is yes.
     on_confirm: Callable[[int, bool, bool], None] = _ignore
     #: Called with the message id of what could not be routed; its ack follows.
     on_return: Callable[[str], None] = _ignore
-    _content: wire.Content | None = field(default=None, init=False)
+    _content: Content | None = field(default=None, init=False)
 
     def take(self, kind: int, buffer: bytes, start: int, size: int) -> bool:
         """Handle a frame's payload; ``False``: it is none of ours."""
@@ -69,12 +73,12 @@ class Tap:
     def _take_method(self, buffer: bytes, start: int) -> bool:
         method = wire.method_of(buffer, start)
         if method == wire.BASIC_DELIVER:
-            self._content = wire.Content.of_delivery(buffer, start)
+            self._content = Content.of_delivery(buffer, start)
         elif method in (wire.BASIC_ACK, wire.BASIC_NACK):
             tag, multiple = wire.confirm_of(buffer, start)
             self.on_confirm(tag, multiple, method == wire.BASIC_ACK)
         elif method == wire.BASIC_RETURN:
-            self._content = wire.Content.of_return()
+            self._content = Content.of_return()
         else:
             return False
         return True
@@ -87,11 +91,18 @@ class Splitter:
         self.taps: dict[int, Tap] = {}
         #: Why the broker does not read what we publish; ``None``: it does.
         self.blocked: str | None = None
+        #: Whether the last bytes completed a frame.
+        self.has_cut = False
         self._rest = b""
         self._is_foreign = False
 
     def feed(self, data: bytes) -> bytes:
-        """Take bytes in; give those back that are for aiormq, in their order."""
+        """Take bytes in; give those back that are for aiormq, in their order.
+
+        Raises:
+            ValueError, IndexError, struct.error: these are no frames of AMQP; the
+                connection cannot be used any more.
+        """
         buffer = self._rest + data if self._rest else data
         if self._is_foreign or buffer.startswith(PROTOCOL_HEADER):
             self._is_foreign, self._rest = True, b""
@@ -101,6 +112,8 @@ class Splitter:
         while (frame := wire.frame_at(buffer, position)) is not None:
             kind, channel, size = frame
             start, end = position + wire.FRAME_HEAD_BYTES, position + size + 8
+            if buffer[end - 1] != FRAME_END:
+                raise ValueError(f"expected the end of a frame at byte {end - 1}")
             if channel == 0:
                 self._note_alarm(kind, buffer, start)
             tap = self.taps.get(channel)
@@ -112,6 +125,7 @@ class Splitter:
         if others_from < position:
             others.append(buffer[others_from:position])
         self._rest = buffer[position:]
+        self.has_cut = position > 0
         return b"".join(others)
 
     def _note_alarm(self, kind: int, buffer: bytes, start: int) -> None:
@@ -136,11 +150,16 @@ class _Protocol(asyncio.StreamReaderProtocol):
         self._shown_at = 0.0
 
     def data_received(self, data: bytes) -> None:
-        others = self._splitter.feed(data)
+        try:
+            others = self._splitter.feed(data)
+        except wire.UNREADABLE as error:
+            # asyncio closes a connection whose protocol raises; this kind of error
+            # is what aiormq expects of one that broke.
+            raise ConnectionAbortedError(f"no frame of AMQP: {error}") from error
         now = self._clock()
         if others:
             self._shown_at = now
-        elif self._splitter.taps and now - self._shown_at > SIGN_OF_LIFE_SECONDS:
+        elif self._splitter.has_cut and now - self._shown_at > SIGN_OF_LIFE_SECONDS:
             self._shown_at = now
             others = wire.HEARTBEAT
         if others:
@@ -168,9 +187,13 @@ class FrameStream(aiormq.TransportFactory):
         """Give the frames of a channel to ``tap`` from now on."""
         self._splitter.taps[channel] = tap
 
-    def untap(self, channel: int) -> None:
-        """Leave the frames of a channel to aiormq again."""
-        self._splitter.taps.pop(channel, None)
+    def untap(self, channel: int, tap: Tap) -> None:
+        """Leave the frames of a channel to aiormq again, if ``tap`` has them still.
+
+        The number of a closed channel may be another one's by then.
+        """
+        if self._splitter.taps.get(channel) is tap:
+            del self._splitter.taps[channel]
 
     def write(self, frames: bytes) -> None:
         """Write whole frames; they are never torn apart by those of aiormq."""

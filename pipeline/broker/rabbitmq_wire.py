@@ -2,8 +2,8 @@
 
 Written out by hand because ingress and dedupe spend most of their time here
 otherwise (``docs/decisions/0003``): the method frame of a publish is made once for
-each exchange and routing key, header and body frames are joined from ready parts,
-and of a delivery only what an envelope needs is decoded. Layout: AMQP 0-9-1
+each exchange and routing key, header and body frames are joined from ready parts.
+What deliveries say is read in ``rabbitmq_delivered.py``. Layout: AMQP 0-9-1
 specification, sections 2.3.5 (frames), 4.2.5.5 (field tables) and 1.8.3 (``basic``);
 field type letters as RabbitMQ reads them, see its page "AMQP 0-9-1 errata".
 """
@@ -11,11 +11,8 @@ field type letters as RabbitMQ reads them, see its page "AMQP 0-9-1 errata".
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final
-
-from pamqp.header import ContentHeader
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -46,19 +43,8 @@ BASIC_DELIVER: Final = 60 << 16 | 60
 BASIC_ACK: Final = 60 << 16 | 80
 BASIC_NACK: Final = 60 << 16 | 120
 
-# Property flags of those that are read; the others in between are skipped.
-_CONTENT_TYPE: Final = 1 << 15
-_HEADERS: Final = 1 << 13
-_MESSAGE_ID: Final = 1 << 7
-#: Anything but content type, headers, delivery mode and message id.
-_UNUSUAL: Final = 0xFFFF ^ PROPERTY_FLAGS
-
 #: What reading bytes that are not what they should be ends in, here and in pamqp.
 UNREADABLE: Final = (ValueError, IndexError, KeyError, OverflowError, struct.error)
-
-_STRING_TYPE: Final = ord("S")
-_INTEGER_TYPE: Final = ord("l")
-_BOOLEAN_TYPE: Final = ord("t")
 
 _FRAME = struct.Struct(">BHI")
 _CONTENT = struct.Struct(">HHQH")
@@ -66,11 +52,8 @@ _METHOD = struct.Struct(">HHH")
 _LONG = struct.Struct(">I")
 _STRING = struct.Struct(">cI")
 _LONG_LONG = struct.Struct(">cq")
-_SIGNED = struct.Struct(">q")
 _TAG = struct.Struct(">QB")
 _SETTLE = struct.Struct(">BHIIQBB")
-_BODY_SIZE = struct.Struct(">Q")
-_SHORT = struct.Struct(">H")
 
 
 def short_string(text: str) -> bytes:
@@ -216,150 +199,3 @@ def short_string_at(buffer: bytes, position: int) -> tuple[str, int]:
     """Read a short string; give it and where the next field starts."""
     end = position + 1 + buffer[position]
     return buffer[position + 1 : end].decode("utf-8", "replace"), end
-
-
-@dataclass(frozen=True, slots=True)
-class Delivered:
-    """What a delivery says, as far as an envelope needs it."""
-
-    #: 0 for a returned message.
-    tag: int
-    redelivered: bool
-    routing_key: str
-    content_type: str | None
-    headers: dict[str, Any]
-    message_id: str
-    body: bytes
-
-
-class Content:
-    """A delivery or a return whose header and body frames are still coming."""
-
-    __slots__ = (
-        "_header",
-        "_parts",
-        "_redelivered",
-        "_remaining",
-        "_routing_key",
-        "_tag",
-    )
-
-    def __init__(self, *, tag: int, redelivered: bool, routing_key: str) -> None:
-        self._tag = tag
-        self._redelivered = redelivered
-        self._routing_key = routing_key
-        self._header = b""
-        self._parts: list[bytes] = []
-        self._remaining = -1
-
-    @classmethod
-    def of_delivery(cls, buffer: bytes, start: int) -> Content:
-        """Read the method of a delivery."""
-        position = start + 4
-        position += 1 + buffer[position]  # the consumer tag
-        tag, redelivered = _TAG.unpack_from(buffer, position)
-        position += _TAG.size
-        position += 1 + buffer[position]  # the exchange
-        routing_key, _ = short_string_at(buffer, position)
-        return cls(tag=tag, redelivered=bool(redelivered), routing_key=routing_key)
-
-    @classmethod
-    def of_return(cls) -> Content:
-        """Start on a returned message, of which only the id is wanted."""
-        return cls(tag=0, redelivered=False, routing_key="")
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether the last byte of the body is here."""
-        return self._remaining == 0
-
-    def add(self, kind: int, buffer: bytes, start: int, size: int) -> None:
-        """Take the payload of a header or body frame."""
-        if kind == HEADER_FRAME:
-            self._header = buffer[start : start + size]
-            (self._remaining,) = _BODY_SIZE.unpack_from(self._header, 4)
-        else:
-            self._parts.append(buffer[start : start + size])
-            self._remaining -= size
-
-    def delivered(self) -> Delivered:
-        """Decode what has arrived."""
-        content_type, headers, message_id = _properties(self._header)
-        parts = self._parts
-        return Delivered(
-            self._tag,
-            self._redelivered,
-            self._routing_key,
-            content_type,
-            headers,
-            message_id,
-            parts[0] if len(parts) == 1 else b"".join(parts),
-        )
-
-
-def _properties(header: bytes) -> tuple[str | None, dict[str, Any], str]:
-    """Read content type, headers and message id of a header frame's payload.
-
-    Properties and header types that we never send are left to pamqp. What cannot
-    be read at all is left out: the body is worth keeping, and to fail here would
-    cost the connection again and again.
-    """
-    try:
-        return _readable_properties(header)
-    except UNREADABLE:
-        return None, {}, ""
-
-
-def _readable_properties(header: bytes) -> tuple[str | None, dict[str, Any], str]:
-    (flags,) = _SHORT.unpack_from(header, 12)
-    headers: dict[str, Any] | None = {}
-    content_type, message_id = None, ""
-    position = 14
-    if not flags & _UNUSUAL:
-        if flags & _CONTENT_TYPE:
-            content_type, position = short_string_at(header, position)
-        if flags & _HEADERS:
-            headers, position = _plain_table(header, position)
-        if flags & 1 << 12:
-            position += 1  # the delivery mode
-        if headers is not None:
-            if flags & _MESSAGE_ID:
-                message_id, _ = short_string_at(header, position)
-            return content_type, headers, message_id
-    full = ContentHeader()
-    full.unmarshal(header)
-    properties = full.properties
-    return (
-        properties.content_type,
-        dict(properties.headers or {}),
-        properties.message_id or "",
-    )
-
-
-def _plain_table(header: bytes, position: int) -> tuple[dict[str, Any] | None, int]:
-    """Read a table of strings, booleans and 64-bit integers.
-
-    ``None`` instead of the table: it holds other types.
-    """
-    (size,) = _LONG.unpack_from(header, position)
-    position += 4
-    end = position + size
-    found: dict[str, Any] = {}
-    while position < end:
-        value_at = position + 1 + header[position]
-        name = header[position + 1 : value_at].decode("utf-8", "replace")
-        kind = header[value_at]
-        value_at += 1
-        if kind == _STRING_TYPE:
-            (length,) = _LONG.unpack_from(header, value_at)
-            position = value_at + 4 + length
-            found[name] = header[value_at + 4 : position].decode("utf-8", "replace")
-        elif kind == _INTEGER_TYPE:
-            (found[name],) = _SIGNED.unpack_from(header, value_at)
-            position = value_at + 8
-        elif kind == _BOOLEAN_TYPE:
-            found[name] = header[value_at] != 0
-            position = value_at + 1
-        else:
-            return None, end
-    return found, end

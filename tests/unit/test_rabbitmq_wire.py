@@ -16,6 +16,7 @@ from pamqp.body import ContentBody
 from pamqp.header import ContentHeader
 
 from pipeline.broker import rabbitmq_wire as wire
+from pipeline.broker.rabbitmq_delivered import Content, Delivered
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -213,7 +214,7 @@ def test_delivery_of_pamqp_is_read(
     delivered = _delivered(_header(properties, body), body)
 
     assert (
-        wire.Delivered(
+        Delivered(
             tag=9,
             redelivered=True,
             routing_key="käy",
@@ -352,14 +353,14 @@ def _header(properties: commands.Basic.Properties, body: bytes) -> bytes:
     return pamqp.frame.marshal(header, CHANNEL)
 
 
-def _delivered(header: bytes, body: bytes) -> wire.Delivered:
+def _delivered(header: bytes, body: bytes) -> Delivered:
     """Feed a delivery's frames to the reader, as the splitter does."""
     method = pamqp.frame.marshal(
         commands.Basic.Deliver("tag", 9, True, "exchange", "käy"),  # noqa: FBT003
         CHANNEL,
     )
     start = wire.FRAME_HEAD_BYTES
-    content = wire.Content.of_delivery(method, start)
+    content = Content.of_delivery(method, start)
     assert not content.is_complete
     content.add(wire.HEADER_FRAME, header, start, len(header) - 8)
     if body:
