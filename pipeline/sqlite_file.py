@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 #: Three usual callbacks fit on such a page; only one would on SQLite's 4 KiB.
 PAGE_BYTES: Final = 8192
 
+#: What the write-ahead log keeps on the disk for the next burst.
+LOG_BYTES: Final = 64 * 1024 * 1024
+
 #: What tells of the file, the disk or other users of it, not of the statement.
 _UNAVAILABLE: Final = (
     apsw.BusyError,
@@ -238,6 +241,8 @@ class File:
             connection.set_busy_handler(self._wait_for_lock)
             connection.pragma("page_size", PAGE_BYTES)
             connection.pragma("journal_mode", "WAL")
+            # After a burst the log gives its room on the disk back.
+            connection.pragma("journal_size_limit", LOG_BYTES)
             connection.pragma("synchronous", "FULL")
             connection.pragma("foreign_keys", 1)
             if self._prepare is not None:

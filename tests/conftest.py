@@ -23,8 +23,13 @@ if TYPE_CHECKING:
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Install RabbitMQ before the first test, where its time limit does not count."""
-    wanted = any(item.get_closest_marker("rabbitmq") for item in items)
-    if wanted and not os.environ.get("PIPELINE_TEST_AMQP_URL"):
+    given = os.environ.get("PIPELINE_TEST_AMQP_URL")
+    if any(
+        # Some tests take a node down: they need one of their own in any case.
+        "rabbitmq_node" in getattr(item, "fixturenames", ())
+        or (not given and item.get_closest_marker("rabbitmq"))
+        for item in items
+    ):
         install_server()
 
 

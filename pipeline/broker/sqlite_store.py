@@ -20,6 +20,14 @@ from pipeline.broker.sqlite_message import (
     exceeded,
     pack,
 )
+from pipeline.broker.sqlite_queries import (
+    COPY,
+    DELETE_HELD,
+    DELETE_ONE_HELD,
+    INSERT,
+    LEASE,
+    READY,
+)
 from pipeline.broker.sqlite_routing import Router, StoredQueue, declare
 from pipeline.errors import BrokerUnavailable, Unroutable
 from pipeline.message import from_milliseconds
@@ -42,37 +50,6 @@ SUSPECT_DELIVERIES: Final = 3
 
 #: At most so many delays end in one transaction.
 EXPIRE_LIMIT: Final = 1000
-
-_READY: Final = """
-    SELECT id, routing_key, content_type, headers, body, coalesce(deliveries, 0)
-    FROM messages INDEXED BY messages_by_queue LEFT JOIN leases ON message = id
-    WHERE queue = ? AND consumer IS NULL ORDER BY id LIMIT ?
-"""
-_LEASE: Final = """
-    INSERT INTO leases (message, consumer, deliveries)
-    SELECT value, ?, 1 FROM json_each(?) WHERE true
-    ON CONFLICT (message) DO UPDATE
-    SET consumer = excluded.consumer, deliveries = deliveries + 1
-"""
-_INSERT: Final = """
-    INSERT INTO messages (queue, due_at, routing_key, content_type, headers, body)
-    VALUES (?, ?, ?, ?, ?, ?)
-"""
-_COPY: Final = """
-    INSERT INTO messages (queue, due_at, routing_key, content_type, headers, body)
-    SELECT ?, ?, routing_key, content_type, headers, body FROM messages WHERE id = ?
-"""
-_DELETE_HELD: Final = """
-    DELETE FROM messages WHERE id IN (
-        SELECT message FROM json_each(?) CROSS JOIN leases
-        ON message = value ->> 0 AND deliveries = value ->> 1 WHERE consumer = ?
-    )
-"""
-_DELETE_ONE_HELD: Final = """
-    DELETE FROM messages WHERE id = ?1 AND EXISTS (
-        SELECT 1 FROM leases WHERE message = ?1 AND deliveries = ?2 AND consumer = ?3
-    )
-"""
 
 
 class Store:
@@ -114,7 +91,7 @@ class Store:
             for queue in queues:
                 delay = queue.delay_milliseconds
                 due_at = None if delay is None else now + delay
-                connection.execute(_INSERT, (queue.id, due_at, *message))
+                connection.execute(INSERT, (queue.id, due_at, *message))
                 touched.add(queue.name)
         return touched
 
@@ -142,7 +119,7 @@ class Store:
             "INSERT OR IGNORE INTO consumers VALUES (?, ?)", (consumer, now + lease)
         )
         lapsed = connection.changes() > 0
-        rows = [Row(*row) for row in connection.execute(_READY, (queue.id, room))]
+        rows = [Row(*row) for row in connection.execute(READY, (queue.id, room))]
         fresh, touched = self._bury_spent(connection, queue, rows, now)
         chosen, alone = fresh, False
         if queue.kind is QueueKind.WORK:
@@ -150,7 +127,7 @@ class Store:
         more = len(rows) == room or len(chosen) < len(rows)
         if chosen:
             ids = orjson.dumps([row.id for row in chosen]).decode()
-            connection.execute(_LEASE, (consumer, ids))
+            connection.execute(LEASE, (consumer, ids))
         leased = [row._replace(deliveries=row.deliveries + 1) for row in chosen]
         return Claim(leased, more=more, alone=alone, touched=touched, lapsed=lapsed)
 
@@ -173,9 +150,9 @@ class Store:
         """
         touched = self.insert(connection, parcels, now) if parcels else ()
         if len(held) == 1:
-            connection.execute(_DELETE_ONE_HELD, (*held[0], consumer))
+            connection.execute(DELETE_ONE_HELD, (*held[0], consumer))
         else:
-            connection.execute(_DELETE_HELD, (orjson.dumps(held).decode(), consumer))
+            connection.execute(DELETE_HELD, (orjson.dumps(held).decode(), consumer))
         return len(held) - connection.changes(), touched
 
     def release(
@@ -339,11 +316,11 @@ class Store:
         for number, key in due:
             targets = self._router.routes(queue.expires_to or "", key)
             for target in targets:
-                connection.execute(_COPY, (target.id, None, number))
+                connection.execute(COPY, (target.id, None, number))
             if not targets:
                 # Nobody can take it yet: it is kept, and holds up nothing behind it.
                 again = now + (queue.delay_milliseconds or 0)
-                connection.execute(_COPY, (queue.id, again, number))
+                connection.execute(COPY, (queue.id, again, number))
             connection.execute("DELETE FROM messages WHERE id = ?", (number,))
 
 
