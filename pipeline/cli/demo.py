@@ -10,6 +10,7 @@ import sys
 import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
+from secrets import randbelow
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -57,7 +58,13 @@ def add_to(app: typer.Typer) -> None:
 def demo(
     *,
     tasks: Tasks = 6,
-    seed: Seed = 1,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            help="The same seed plays the same tasks.",
+            show_default="1; with --callback-url another one each time",
+        ),
+    ] = None,
     load: Annotated[
         int,
         typer.Option(
@@ -86,6 +93,9 @@ def demo(
     """
     from pipeline.demo import DemoOptions
 
+    if seed is None:
+        # A pipeline that stays would take the same tasks again for repeats.
+        seed = 1 if callback_url is None else randbelow(1_000_000)
     options = DemoOptions(
         tasks=tasks,
         seed=seed,
@@ -176,8 +186,6 @@ def simulate(
 
 def run_simulated(*, tasks: int, port: int | None) -> None:
     """Run everything with the simulated provider, and stay until Ctrl-C."""
-    from secrets import randbelow
-
     from pipeline.demo import DemoOptions
     from pipeline.service import StoppedAtOnce
 

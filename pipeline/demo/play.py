@@ -200,6 +200,7 @@ class Demo:
         )
         repeated = sum(map(self._subscriber.repeats, (ARCHIVE, STUDIO)))
         return Summary(
+            seed=self._options.seed,
             callbacks_sent=accepted.callbacks_sent,
             callbacks_accepted=accepted.callbacks_accepted,
             duplicates_dropped=totals.duplicates,

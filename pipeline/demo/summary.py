@@ -32,6 +32,8 @@ class Accepted:
 class Summary:
     """The figures of a demo."""
 
+    #: Plays the same again.
+    seed: int
     callbacks_sent: int
     callbacks_accepted: int
     duplicates_dropped: int
