@@ -135,7 +135,7 @@ def _make_ingress(settings: Settings, parts: Parts, others: Sequence[Role]) -> H
         host=ingress.host,
         port=ingress.port,
         max_body_bytes=int(ingress.max_body_bytes),
-        ready=declare,
+        prepare=declare,
     )
 
 

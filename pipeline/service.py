@@ -42,6 +42,8 @@ SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 YOUNG_OBJECTS: Final = 20_000
 #: Pause between attempts to declare the topology while the broker is away.
 DECLARE_PAUSE_SECONDS: Final = 1.0
+#: The longest that listening is put off until what is behind it is ready.
+PREPARE_SECONDS: Final = 1.0
 
 
 class StoppedAtOnce(Exception):
@@ -86,7 +88,8 @@ class WorkerRole:
 class HttpRole:
     """An HTTP service that answers at once, whatever is missing behind it.
 
-    ``ready`` is called once it listens, and is given ``stopping``.
+    ``prepare`` is given ``stopping``; what it does goes on while requests come if it
+    takes long.
     """
 
     def __init__(
@@ -97,7 +100,7 @@ class HttpRole:
         host: str,
         port: int,
         max_body_bytes: int = 0,
-        ready: Callable[[asyncio.Event], Awaitable[object]] | None = None,
+        prepare: Callable[[asyncio.Event], Awaitable[object]] | None = None,
     ) -> None:
         self.name = name
         #: Where it listens; set before ``started``.
@@ -107,7 +110,7 @@ class HttpRole:
         self._max_body_bytes = max_body_bytes
         self._host = host
         self._port = port
-        self._ready = ready
+        self._prepare = prepare
 
     @property
     def problem(self) -> str | None:
@@ -116,19 +119,21 @@ class HttpRole:
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Listen until ``stopping`` is set; then requests in progress finish."""
-        served = serve(
-            self._routes,
-            host=self._host,
-            port=self._port,
-            max_body_bytes=self._max_body_bytes,
-        )
-        async with served as self.address, asyncio.TaskGroup() as group:
-            host, port = self.address
-            log.info("listening", role=self.name, host=host, port=port)
-            self.started.set()
-            if self._ready is not None:
-                group.create_task(_call(self._ready, stopping))
-            await stopping.wait()
+        async with asyncio.TaskGroup() as group:
+            preparing = group.create_task(_call(self._prepare, stopping))
+            # A broker that is there is ready at once, one that is not may take long.
+            await asyncio.wait({preparing}, timeout=PREPARE_SECONDS)
+            async with serve(
+                self._routes,
+                host=self._host,
+                port=self._port,
+                max_body_bytes=self._max_body_bytes,
+            ) as self.address:
+                host, port = self.address
+                log.info("listening", role=self.name, host=host, port=port)
+                self.started.set()
+                await stopping.wait()
+            preparing.cancel()
         self.address = None
 
 
@@ -210,9 +215,11 @@ async def declare_when_up(
 
 
 async def _call(
-    ready: Callable[[asyncio.Event], Awaitable[object]], stopping: asyncio.Event
+    prepare: Callable[[asyncio.Event], Awaitable[object]] | None,
+    stopping: asyncio.Event,
 ) -> None:
-    await ready(stopping)
+    if prepare is not None:
+        await prepare(stopping)
 
 
 async def _wait(stopping: asyncio.Event, seconds: float) -> None:

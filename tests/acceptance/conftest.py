@@ -1,119 +1,15 @@
-"""The command line as its users have it: processes, in a folder of their own."""
+"""Fixtures for tests that use the whole program from outside."""
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import subprocess
-import sys
-import time
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.command_line import CommandLine
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-ROOT: Final = Path(__file__).parents[2]
-#: Far more than anything should take, also on a busy machine.
-WITHIN_SECONDS: Final = 30.0
-
-
-def until(condition: Callable[[], object], *, within: float = WITHIN_SECONDS) -> None:
-    """Return as soon as ``condition`` is true.
-
-    Raises:
-        TimeoutError: it was not in time.
-    """
-    deadline = time.monotonic() + within
-    while not condition():
-        if time.monotonic() > deadline:
-            raise TimeoutError
-        time.sleep(0.02)
-
-
-@dataclass(slots=True)
-class Running:
-    """A process that stays, and the log it writes."""
-
-    process: subprocess.Popen[bytes]
-    log: Path
-    errors: Path
-
-    def events(self, name: str) -> list[dict[str, Any]]:
-        """Give the log lines of an event so far."""
-        lines = self.log.read_text(encoding="utf-8").splitlines()
-        found = [json.loads(line) for line in lines if line.endswith("}")]
-        return [line for line in found if line["event"] == name]
-
-    def address(self) -> str:
-        """Wait until it listens; give the base of its addresses."""
-        until(lambda: self.events("listening") or self.process.poll() is not None)
-        assert self.process.poll() is None, self.errors.read_text(encoding="utf-8")
-        listening = self.events("listening")[0]
-        return f"http://{listening['host']}:{listening['port']}"
-
-    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
-        """Send a signal, wait for the end, give the exit code."""
-        self.process.send_signal(number)
-        return self.process.wait(WITHIN_SECONDS)
-
-
-@dataclass(slots=True)
-class CommandLine:
-    """Runs ``pipeline`` in a folder, with nothing but its own environment."""
-
-    folder: Path
-    environ: dict[str, str] = field(default_factory=dict)
-
-    def __call__(
-        self, *arguments: str, environ: dict[str, str] | None = None
-    ) -> subprocess.CompletedProcess[str]:
-        """Run a command to its end."""
-        return subprocess.run(
-            [sys.executable, "-m", "pipeline", *arguments],
-            capture_output=True,
-            check=False,
-            cwd=self.folder,
-            env=self._environ(environ),
-            text=True,
-            timeout=WITHIN_SECONDS * 2,
-        )
-
-    def json(self, *arguments: str) -> Any:
-        """Run a command with ``--json`` and read what it prints."""
-        done = self(*arguments, "--json")
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
-
-    @contextmanager
-    def running(
-        self, *arguments: str, environ: dict[str, str] | None = None
-    ) -> Iterator[Running]:
-        """Run a command that stays; it is killed in the end if it still runs."""
-        log = self.folder / f"{arguments[0]}.log"
-        errors = self.folder / f"{arguments[0]}.err"
-        with log.open("wb") as output, errors.open("wb") as error:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "pipeline", *arguments],
-                cwd=self.folder,
-                env=self._environ(environ),
-                stderr=error,
-                stdout=output,
-            )
-        try:
-            yield Running(process, log, errors)
-        finally:
-            process.kill()
-            process.wait()
-
-    def _environ(self, more: dict[str, str] | None) -> dict[str, str]:
-        own = {k: v for k, v in os.environ.items() if not k.startswith("PIPELINE_")}
-        return own | {"PYTHONPATH": str(ROOT)} | self.environ | (more or {})
+    from pathlib import Path
 
 
 @pytest.fixture

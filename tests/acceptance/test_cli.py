@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from pipeline.cli.main import app
 
 if TYPE_CHECKING:
-    from tests.acceptance.conftest import CommandLine
+    from tests.command_line import CommandLine
 
 COMMANDS = [
     (),

@@ -29,11 +29,12 @@ from tests.factories import SUBSCRIPTION, make_envelope
 from tests.waiting import eventually, receive, receive_nothing
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from pipeline.broker.port import Broker
     from pipeline.message import Publication
-    from tests.contract.conftest import OpenAgain
+
+    OpenAgain = Callable[[], Awaitable[Broker]]
 
 NOTIFY = notify_queue(SUBSCRIPTION)
 QUEUES = (DEDUPE, DOWNLOAD, NOTIFY)
