@@ -216,6 +216,64 @@ async def test_fetching_ahead_is_no_delivery(
     assert [False, False] == [delivery.redelivered for delivery in deliveries]
 
 
+async def test_what_was_fetched_ahead_is_forgotten_with_its_lease(
+    broker: SqliteBroker, other: SqliteBroker
+) -> None:
+    """After standing still, a consumer does not deliver what others have now."""
+    await broker.publish(*make_publications(3))
+    async with broker.consume(DEDUPE, prefetch=3) as consumer:
+
+        async def has_fetched() -> bool:
+            return (await broker.depth(DEDUPE)).unacked == 3
+
+        await eventually(has_fetched)
+        await freeze(broker)
+        await crash(broker, consumer)
+        async with other.consume(DEDUPE, prefetch=3) as taker:
+            taken = await receive(taker, 3)
+
+            await broker._session.maintain(())  # what its upkeep does on waking up
+
+            assert (await broker.depth(DEDUPE)).unacked == 0
+            assert await receive_nothing(consumer, seconds=0.2)
+            await taker.ack(taken)
+
+
+async def test_consumer_that_starts_on_a_locked_file_gets_its_messages_later(
+    broker: SqliteBroker, path: Path
+) -> None:
+    """Subscribing goes on by itself; until then the consumer is not active."""
+    await broker.publish(make_publication())
+    with locked(path):
+        consumer = broker.consume(DEDUPE, prefetch=1)
+        await consumer.__aenter__()
+
+        async def has_problem() -> bool:
+            return broker.problem is not None
+
+        await eventually(has_problem)
+        assert not consumer.is_active
+
+    await (await receive_one(consumer)).ack()
+    assert consumer.is_active
+    await consumer.__aexit__(None, None, None)
+
+
+async def test_release_that_failed_can_be_repeated(
+    broker: SqliteBroker, path: Path
+) -> None:
+    """As with an acknowledgement, a locked file does not settle anything."""
+    await broker.publish(make_publication())
+    async with broker.consume(DEDUPE, prefetch=1) as consumer:
+        delivery = await receive_one(consumer)
+        with locked(path), pytest.raises(BrokerUnavailable):
+            await delivery.release()
+
+        await delivery.release()
+
+        assert (await receive_one(consumer)).redelivered
+
+
 async def test_locked_file_is_unavailable_in_time_and_recovers(
     broker: SqliteBroker, path: Path
 ) -> None:
