@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import TYPE_CHECKING, Literal, TextIO
+from typing import TYPE_CHECKING, Final, Literal, TextIO
 
 import orjson
 import structlog
@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger, Processor
 
 LogFormat = Literal["auto", "json", "text"]
+
+#: Libraries that log as an error, with a traceback, what the adapter around them
+#: says in one line: a connection that was lost. They speak at level DEBUG only.
+_SPOKEN_FOR: Final = ("aio_pika", "aiormq")
 
 
 def get_logger(component: str) -> FilteringBoundLogger:
@@ -66,6 +70,9 @@ def configure_logs(
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(max(number, logging.WARNING))
+    for name in _SPOKEN_FOR:
+        silenced = logging.CRITICAL if number > logging.DEBUG else logging.NOTSET
+        logging.getLogger(name).setLevel(silenced)
 
 
 def _to_json(event: object, **_: object) -> str:
