@@ -18,6 +18,7 @@ from pipeline.bootstrap import (
     subscriptions_of,
     topology_of,
 )
+from pipeline.errors import ConfigurationError
 from pipeline.ingress.app import Routes, make_ingress
 from pipeline.ingress.health import health_routes
 from pipeline.service import HttpRole, WorkerRole, declare_when_up
@@ -75,7 +76,11 @@ async def _open_workers(
     if NOTIFY in plan.workers:
         session = await stack.enter_async_context(make_session())
         limits = settings.notify
-        for one in subscriptions_of(settings, plan.subscription):
+        subscriptions = subscriptions_of(settings, plan.subscription)
+        if not subscriptions and plan.workers == {NOTIFY}:
+            message = "subscriptions_file: expected subscriptions to notify, got none"
+            raise ConfigurationError(message)
+        for one in subscriptions:
             notify = Notify(one, ledger, session, clock=now, timeout=limits.timeout)
             fitting = limits.with_room_for(one.timeout_seconds)
             handler = one_by_one(notify.handle)

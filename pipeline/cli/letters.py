@@ -15,15 +15,16 @@ if TYPE_CHECKING:
 
     from pipeline.dead_letters import DeadLetter, Progress
 
+#: What is needed most stands first: a narrow terminal cuts lines off.
 COLUMNS = (
-    render.Column("QUEUE", 18),
+    render.Column("QUEUE", 16),
     render.Column("MESSAGE ID", 32),
-    render.Column("TASK", 20),
-    render.Column("STAGE", 9),
-    render.Column("ERROR TYPE", 20),
+    render.Column("ERROR TYPE", 18),
     render.Column("TRIES", 5),
-    render.Column("REPLAYS", 7),
     render.Column("FAILED AT", 20),
+    render.Column("TASK", 32),
+    render.Column("STAGE", 8),
+    render.Column("REPLAYS", 7),
     render.Column("ERROR"),
 )
 
@@ -62,12 +63,12 @@ def as_row(letter: DeadLetter) -> Sequence[object]:
     return (
         letter.queue,
         envelope.message_id,
-        letter.task_id,
-        letter.stage,
         failure and failure.error_type,
         envelope.attempt,
-        envelope.replays,
         letter.failed_at,
+        letter.task_id,
+        letter.stage,
+        envelope.replays,
         failure and failure.error_text,
     )
 

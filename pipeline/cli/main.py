@@ -11,8 +11,6 @@ from pipeline.cli import config, dead_letters, demo, render, run, tasks, topolog
 from pipeline.errors import PipelineError
 
 FAILED: Final = 1
-USAGE: Final = 2
-INTERRUPTED: Final = 130
 
 app = typer.Typer(
     name="pipeline",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -96,3 +96,41 @@ def check(
         typer.echo("the broker has the whole topology")
     if differences:
         raise typer.Exit(1)
+
+
+@app.command()
+def delete(
+    *,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Really do it; all messages are lost.")
+    ] = False,
+    config: ConfigFile = None,
+    assignments: Assignments = None,
+    broker_url: BrokerUrl = None,
+) -> None:
+    """Remove every exchange and queue, with all messages, for ever.
+
+    For putting a pipeline out of service, or after a demo. Stop its processes first:
+    they make the topology again when they start.
+    """
+    from pipeline.bootstrap import open_parts
+
+    loaded = read_settings(config, assignments, broker_url=broker_url)
+
+    async def main() -> tuple[int, int]:
+        async with open_parts(loaded.settings) as parts:
+            broker, topology = parts.broker, parts.topology
+            depths = [await broker.depth(queue.name) for queue in topology.queues]
+            if yes:
+                await broker.delete(topology)
+            return len(topology.queues), sum(depth.ready for depth in depths)
+
+    queues, messages = run_once(main())
+    what = (
+        f"{render.count_of(queues, 'queue')} with"
+        f" {render.count_of(messages, 'message')}"
+    )
+    if not yes:
+        render.fail(f"this would delete {what}; add --yes to do it")
+        raise typer.Exit(2)
+    typer.echo(f"{what} deleted")

@@ -205,6 +205,15 @@ def test_an_unknown_subscription_is_one_clear_line(cli: CommandLine) -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_a_worker_that_has_nobody_to_notify_says_so(cli: CommandLine) -> None:
+    done = cli("worker", "notify")
+
+    assert done.returncode == 1
+    assert done.stderr == (
+        "error: subscriptions_file: expected subscriptions to notify, got none\n"
+    )
+
+
 def test_a_task_that_nobody_knows_is_a_failure(cli: CommandLine) -> None:
     done = cli("tasks", "show", "nobody")
 
