@@ -89,6 +89,17 @@ class Broker(ABC):
         """
 
     @abstractmethod
+    async def delete(self, topology: Topology) -> None:
+        """Remove everything in ``topology``, with every message in it. Idempotent.
+
+        For tests, demos and for putting a pipeline out of service. Consumers of its
+        queues lose them; this handle has to declare again before anything else.
+
+        Raises:
+            BrokerUnavailable: no answer in time; some of it may be removed.
+        """
+
+    @abstractmethod
     async def publish(self, *publications: Publication) -> None:
         """Publish, and return only when every message is stored on disk.
 

@@ -20,7 +20,12 @@ from pipeline.broker.rabbitmq_publisher import (
     Route,
 )
 from pipeline.broker.rabbitmq_stream import stream_of
-from pipeline.broker.rabbitmq_topology import declare, differences, frame_max_of
+from pipeline.broker.rabbitmq_topology import (
+    declare,
+    delete,
+    differences,
+    frame_max_of,
+)
 from pipeline.errors import BrokerClosed, TopologyMismatch, Unroutable
 from pipeline.logs import get_logger
 from pipeline.metrics import BROKER_CONNECTED
@@ -132,6 +137,13 @@ class RabbitBroker(Broker):
         connection = await self._publishing.connection(self._deadline_seconds)
         async with bounded(self._declare_seconds, "comparing the topology"):
             return await differences(connection, topology)
+
+    async def delete(self, topology: Topology) -> None:
+        self._require_open()
+        self._topology = None
+        connection = await self._publishing.connection(self._deadline_seconds)
+        async with bounded(self._declare_seconds, "deleting the topology"):
+            await delete(connection, topology)
 
     async def publish(self, *publications: Publication) -> None:
         self._require_declared()

@@ -117,6 +117,19 @@ async def declare(
             raise TopologyMismatch(message) from error
 
 
+async def delete(
+    connection: aio_pika.abc.AbstractConnection, topology: Topology
+) -> None:
+    """Delete everything, whatever is in it; what is not there is no error."""
+    async with connection.channel(publisher_confirms=False) as channel:
+        raw = await channel.get_underlay_channel()
+        for queue in topology.queues:
+            # With any condition, a quorum queue would close the connection.
+            await raw.queue_delete(topology.queue_name(queue.name))
+        for exchange in topology.exchanges:
+            await raw.exchange_delete(exchange=topology.exchange_name(exchange.name))
+
+
 async def differences(
     connection: aio_pika.abc.AbstractConnection, topology: Topology
 ) -> list[str]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 from pipeline.broker.port import Broker, Depth
 from pipeline.broker.sqlite_consumer import SqliteConsumer
-from pipeline.broker.sqlite_routing import declare, differences
+from pipeline.broker.sqlite_routing import declare, delete, differences
 from pipeline.broker.sqlite_session import Session
 from pipeline.topology import QueueKind
 
@@ -71,6 +71,10 @@ class SqliteBroker(Broker):
 
     async def check(self, topology: Topology) -> Sequence[str]:
         return await self._session.read(partial(differences, topology=topology))
+
+    async def delete(self, topology: Topology) -> None:
+        await self._session.write(partial(delete, topology=topology))
+        self._session.forget_topology()
 
     async def publish(self, *publications: Publication) -> None:
         """See ``Broker.publish``; all are stored or none."""

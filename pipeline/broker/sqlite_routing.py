@@ -66,6 +66,22 @@ def declare(connection: apsw.Connection, topology: Topology) -> None:
         connection.execute("UPDATE topology SET generation = random()")
 
 
+def delete(connection: apsw.Connection, topology: Topology) -> None:
+    """Remove what ``topology`` names, and the messages in its queues."""
+    queues = [(topology.queue_name(q.name),) for q in topology.queues]
+    exchanges = [(topology.exchange_name(e.name),) for e in topology.exchanges]
+    its_id = "(SELECT id FROM queues WHERE name = ?)"
+    for statement, names in (
+        (f"DELETE FROM messages WHERE queue = {its_id}", queues),  # noqa: S608
+        (f"DELETE FROM bindings WHERE queue = {its_id}", queues),  # noqa: S608
+        ("DELETE FROM bindings WHERE exchange = ?", exchanges),
+        ("DELETE FROM queues WHERE name = ?", queues),
+        ("DELETE FROM exchanges WHERE name = ?", exchanges),
+    ):
+        connection.executemany(statement, names)
+    connection.execute("UPDATE topology SET generation = random()")
+
+
 def differences(connection: apsw.Connection, topology: Topology) -> list[str]:
     """Give a sentence for everything that is not as ``topology`` has it."""
     return [

@@ -160,6 +160,11 @@ class Session:
             for exchange in topology.exchanges
         }
 
+    def forget_topology(self) -> None:
+        """Ask for a new declaration before anything else is done."""
+        self.store.topology = None
+        self._exchanges = {}
+
     def pack(self, publications: Sequence[Publication]) -> list[Parcel]:
         """Make publications ready to be stored.
 

@@ -244,6 +244,9 @@ class Demo:
         self._provider = await stack.enter_async_context(provider)
         settings = self._settings or self._write_settings()
         self._pipeline: asyncio.Task[None] | None = None
+        if self._broker_url is not None and self._settings is None:
+            # Somebody else's broker: leave nothing on it.
+            stack.push_async_callback(self._clean_up, settings)
         if self._settings is None:
             await self._start_pipeline(stack, settings)
         self._parts: Parts = await stack.enter_async_context(open_parts(settings))
@@ -271,6 +274,11 @@ class Demo:
         assert ingress.address is not None  # noqa: S101  it has started
         host, port = ingress.address
         self.callback_url = f"http://{host}:{port}/callbacks/{{operation}}"
+
+    @staticmethod
+    async def _clean_up(settings: Settings) -> None:
+        async with open_parts(settings) as parts:
+            await parts.broker.delete(parts.topology)
 
     async def _stop_pipeline(self) -> None:
         self._stopping.set()

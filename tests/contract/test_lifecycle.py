@@ -17,6 +17,7 @@ from tests.factories import (
     SHORT_DELAY,
     make_publication,
     make_publications,
+    make_topology,
 )
 from tests.waiting import eventually, receive
 
@@ -148,6 +149,29 @@ async def test_prefixes_do_not_see_each_other(
 
     assert 2 == (await broker.depth(DEDUPE)).ready
     assert 0 == (await stranger.depth(DEDUPE)).ready
+
+
+async def test_deleting_removes_everything_of_one_topology_only(
+    broker: Broker, open_again: OpenAgain, topology: Topology
+) -> None:
+    """Messages go with their queues; a neighbour under another prefix stays."""
+    neighbour = make_topology()
+    other = await open_again()
+    await other.declare(neighbour)
+    await other.publish(make_publication())
+    await broker.publish(*make_publications(3))
+
+    await broker.delete(topology)
+    await broker.delete(topology)
+
+    names = len(topology.exchanges) + len(topology.queues)
+    assert names <= len(await broker.check(topology))
+    with pytest.raises(BrokerClosed):
+        await broker.publish(make_publication())
+    assert 1 == (await other.depth(DEDUPE)).ready
+    await broker.declare(topology)
+    assert 0 == (await broker.depth(DEDUPE)).ready
+    await other.delete(neighbour)
 
 
 async def test_closing_is_idempotent(broker: Broker) -> None:
