@@ -126,11 +126,8 @@ def _compare(case: Case, url: str, root: Path, rounds: int) -> None:
     for _ in range(rounds):
         for name, way in ways.items():
             samples[name].append(way(url, case.count, root))
-    curl = (
-        statistics.median(s.seconds for s in samples.get("curl", [])[:])
-        if ("curl" in samples)
-        else None
-    )
+    peer = [sample.seconds for sample in samples.get("curl", ())]
+    curl = statistics.median(peer) if peer else None
     wanted = f" (wanted: {case.wanted:g} of curl)" if case.wanted else ""
     print(f"{case.name}{wanted}")
     print(f"  {'way':<20}{'MB/s':>8}{'ratio':>8}{'CPU s/GB':>10}{'stall ms':>10}")
@@ -160,7 +157,7 @@ def _ways() -> dict[str, Callable[[str, int, Path], Sample]]:
 
 
 def _curl(url: str, count: int, root: Path) -> Sample:
-    with _fresh(root) as out:
+    with _fresh(root, count * _size(url, root)) as out:
         command = ["curl", "--silent", "--show-error", "--fail"]
         if count > 1:
             command += ["--no-progress-meter", "--parallel"]
@@ -184,7 +181,10 @@ def _ours(
     *,
     loop_factory: Callable[[], asyncio.AbstractEventLoop] | None,
 ) -> Sample:
-    with _fresh(root) as out, asyncio.Runner(loop_factory=loop_factory) as runner:
+    with (
+        _fresh(root, count * _size(url, root)) as out,
+        asyncio.Runner(loop_factory=loop_factory) as runner,
+    ):
         return runner.run(_fetch_all(url, count, out))
 
 
@@ -287,10 +287,22 @@ def _user() -> str:
 
 
 @contextmanager
-def _fresh(root: Path) -> Iterator[Path]:
-    """Give an empty folder, and remove it before the next measurement begins."""
+def _fresh(root: Path, size: int) -> Iterator[Path]:
+    """Give an empty folder, a disk that has nothing to write, and warm memory.
+
+    A virtual machine may get memory from its host only when a page is touched,
+    and give it back when it is freed. The first to write after a pause would pay
+    for that, which can double its time: so pages are touched here, for all ways.
+    """
     out = root / "out"
     out.mkdir()
+    os.sync()
+    touched = out / "touched"
+    with touched.open("wb") as file:
+        zeros = bytes(MIB)
+        for _ in range(0, size, MIB):
+            file.write(zeros)
+    touched.unlink()
     try:
         yield out
     finally:
@@ -299,6 +311,10 @@ def _fresh(root: Path) -> Iterator[Path]:
 
 def _file_of(root: Path, case: Case) -> Path:
     return root / "files" / f"{case.file_bytes}.mp3"
+
+
+def _size(url: str, root: Path) -> int:
+    return (root / "files" / url.rpartition("/")[2]).stat().st_size
 
 
 def _make_file(path: Path, size: int) -> None:

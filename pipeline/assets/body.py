@@ -3,7 +3,7 @@
 A body of known length goes past the HTTP parser: once the headers are read, the
 connection is handed to a ``BufferedProtocol`` of ours, and the system writes
 straight into the buffer that is then hashed and stored. That saves two copies and
-most changes of thread: 2.1 instead of 3.0 seconds of CPU per gigabyte
+most changes of thread: 2.4 instead of 3.1 seconds of CPU per gigabyte
 (``benchmarks/download.py``). All other bodies come through aiohttp.
 """
 

@@ -14,10 +14,10 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final, Self
 
 import aiohttp
-from yarl import URL
 
 from pipeline.assets.body import Buffers, receive
 from pipeline.assets.guard import ForbiddenAddress, public_socket
+from pipeline.assets.link import read_link, read_target, show
 from pipeline.assets.sniff import HEAD_BYTES, FileType, is_text, sniff
 from pipeline.errors import AssetRefused, FetchFailed, LinkExpired
 from pipeline.retry import read_retry_after
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from aiohttp.connector import SocketFactoryType
+    from yarl import URL
 
     from pipeline.assets.body import Body, Piece
     from pipeline.assets.store import AssetStore
@@ -41,7 +42,6 @@ FAMILIES: Final = frozenset({"audio", "image", "video"})
 USER_AGENT: Final = "callback-pipeline (file download)"
 #: A server that asks for more patience than this does not get it.
 LONGEST_AFTER: Final = timedelta(hours=1)
-_SHOWN_CHARACTERS: Final = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,7 +133,7 @@ class Fetcher:
             FetchFailed: it did not work; ``after`` is set if the server asked for
                 a pause.
         """
-        link = _parse(url)
+        link = read_link(url)
         seconds = self._rules.deadline.total_seconds()
         with _translated(show(link)), self._buffers.shared():
             async with _within(seconds, f"the whole file within {seconds:g} s"):
@@ -154,11 +154,11 @@ class Fetcher:
             if not location:
                 message = f"expected a redirect to somewhere, got {response.status}"
                 raise FetchFailed(message)
-            target = link.join(_parse(location, base=True))
+            target = read_target(location, base=link)
             if link.scheme == "https" and target.scheme != "https":
                 message = f"expected redirects to stay on https, got {show(target)}"
                 raise AssetRefused(message)
-            link = _checked(target)
+            link = target
         message = f"expected at most {self._rules.max_redirects} redirects, got more"
         raise AssetRefused(message)
 
@@ -229,38 +229,6 @@ class Fetcher:
                 yield
             finally:
                 timer.cancel()
-
-
-def show(link: URL) -> str:
-    """Write a link without what may be a secret: host and path only."""
-    return f"{link.raw_host or 'no host'}{link.raw_path}"[:_SHOWN_CHARACTERS]
-
-
-def _parse(text: str, *, base: bool = False) -> URL:
-    """Read a link; one that is properly encoded is kept as it is, for signatures.
-
-    Raises:
-        AssetRefused: it is no link, or not one to a host.
-    """
-    proper = text.isascii() and text.isprintable() and " " not in text
-    try:
-        # yarl would leave out lone surrogates without a word.
-        text.encode()
-        link = URL(text, encoded=proper)
-        return link if base else _checked(link)
-    except ValueError as error:
-        message = "expected a link, got something that cannot be read as one"
-        raise AssetRefused(message) from error
-
-
-def _checked(link: URL) -> URL:
-    if link.raw_user is not None or link.raw_password is not None:
-        message = "expected a link without a user name and password, got one with"
-        raise AssetRefused(message)
-    if not link.raw_host:
-        message = f"expected a link with a host, got {show(link)}"
-        raise AssetRefused(message)
-    return link
 
 
 def _check_status(response: aiohttp.ClientResponse) -> None:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pipeline.assets import local
-from pipeline.assets.local import INCOMING, IncomingFile, LocalAssetStore
+from pipeline.assets.incoming import IncomingFile
+from pipeline.assets.local import INCOMING, LocalAssetStore
 from pipeline.assets.sniff import MP3
 from pipeline.assets.store import open_store
 from pipeline.errors import ConfigurationError, FetchFailed
