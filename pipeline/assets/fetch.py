@@ -17,7 +17,7 @@ import aiohttp
 
 from pipeline.assets.body import Buffers, receive
 from pipeline.assets.guard import ForbiddenAddress, public_socket
-from pipeline.assets.link import read_link, read_target, show
+from pipeline.assets.link import read_link, show
 from pipeline.assets.sniff import HEAD_BYTES, FileType, is_text, sniff
 from pipeline.errors import AssetRefused, FetchFailed, LinkExpired
 from pipeline.retry import read_retry_after
@@ -154,7 +154,7 @@ class Fetcher:
             if not location:
                 message = f"expected a redirect to somewhere, got {response.status}"
                 raise FetchFailed(message)
-            target = read_target(location, base=link)
+            target = read_link(location, base=link)
             if link.scheme == "https" and target.scheme != "https":
                 message = f"expected redirects to stay on https, got {show(target)}"
                 raise AssetRefused(message)

@@ -11,38 +11,31 @@ from pipeline.errors import AssetRefused
 _SHOWN_CHARACTERS: Final = 200
 
 
-def read_link(text: str) -> URL:
+def read_link(text: str, *, base: URL | None = None) -> URL:
     """Read a link; one that is properly encoded is kept as it is, for signatures.
+
+    Args:
+        text: the link; it may be relative where there is a base.
+        base: the link that redirects to this one.
 
     Raises:
         AssetRefused: it is no link, has no host, or has a password.
     """
-    return _checked(_parse(text))
-
-
-def read_target(text: str, *, base: URL) -> URL:
-    """Read where a redirect from ``base`` leads; it may be relative.
-
-    Raises:
-        AssetRefused: as ``read_link``.
-    """
-    return _checked(base.join(_parse(text)))
+    proper = text.isascii() and text.isprintable() and " " not in text
+    try:
+        # yarl would leave out lone surrogates without a word.
+        text.encode()
+        link = URL(text, encoded=proper)
+        return _checked(link if base is None else base.join(link))
+    except ValueError as error:
+        # Some parts are read only when they are asked for, such as the port.
+        message = "expected a link, got something that cannot be read as one"
+        raise AssetRefused(message) from error
 
 
 def show(link: URL) -> str:
     """Write a link without what may be a secret: host and path only."""
     return f"{link.raw_host or 'no host'}{link.raw_path}"[:_SHOWN_CHARACTERS]
-
-
-def _parse(text: str) -> URL:
-    proper = text.isascii() and text.isprintable() and " " not in text
-    try:
-        # yarl would leave out lone surrogates without a word.
-        text.encode()
-        return URL(text, encoded=proper)
-    except ValueError as error:
-        message = "expected a link, got something that cannot be read as one"
-        raise AssetRefused(message) from error
 
 
 def _checked(link: URL) -> URL:
