@@ -338,3 +338,19 @@ async def test_what_somebody_else_holds_is_left_to_them(
 
     assert done.matched == 2
     await has_dead(broker, 2)
+
+
+async def test_two_replays_at_once_share_the_work_and_both_end(
+    broker: Broker, open_again: OpenAgain
+) -> None:
+    count = OVER_A_PAGE
+    await bury(broker, *make_envelopes(count))
+    other = await open_again()
+
+    async with asyncio.TaskGroup() as group:
+        first = group.create_task(replay(broker, QUEUES, EVERYTHING))
+        second = group.create_task(replay(other, QUEUES, EVERYTHING))
+
+    assert count == first.result().matched + second.result().matched
+    assert await ready(broker, DOWNLOAD) == count
+    await has_dead(broker, 0)
