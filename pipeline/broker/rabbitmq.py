@@ -13,12 +13,8 @@ from typing import TYPE_CHECKING, Final, Self
 from pipeline.broker.port import Broker, Depth
 from pipeline.broker.rabbitmq_connection import Link, bounded
 from pipeline.broker.rabbitmq_consumer import RabbitConsumer
-from pipeline.broker.rabbitmq_publisher import (
-    FastPublisher,
-    PlainPublisher,
-    Publisher,
-    Route,
-)
+from pipeline.broker.rabbitmq_plain import PlainPublisher, Publisher, Route
+from pipeline.broker.rabbitmq_publisher import FastPublisher
 from pipeline.broker.rabbitmq_stream import stream_of
 from pipeline.broker.rabbitmq_topology import (
     declare,
@@ -147,14 +143,16 @@ class RabbitBroker(Broker):
 
     async def publish(self, *publications: Publication) -> None:
         self._require_declared()
-        publisher = self._publisher
-        if publisher is None or not publisher.is_open:
-            publisher = await self._wait_for_publisher()
         try:
             routed = [(self._routes[item.exchange], item) for item in publications]
         except KeyError as error:
             raise Unroutable(f"the topology has no exchange {error}") from error
-        await publisher.publish(routed, deadline_seconds=self._deadline_seconds)
+        publisher, seconds = self._publisher, self._deadline_seconds
+        if publisher is None or not publisher.is_open:
+            due_at = asyncio.get_running_loop().time() + seconds
+            publisher = await self._wait_for_publisher(due_at)
+            seconds = _left_until(due_at)
+        await publisher.publish(routed, deadline_seconds=seconds)
 
     def consume(self, queue: str, *, prefetch: int) -> RabbitConsumer:
         topology = self._require_declared()
@@ -221,15 +219,19 @@ class RabbitBroker(Broker):
             await self.declare(self._topology)
 
     async def _on_publishing_up(self, connection: AbstractConnection) -> None:
-        if self._topology is not None:
-            try:
-                async with bounded(self._declare_seconds, "declaring the topology"):
-                    await declare(connection, self._topology)
-            except TopologyMismatch as error:
-                log.error("topology_mismatch", error=str(error))  # noqa: TRY400
+        async with bounded(self._declare_seconds, "declaring the topology"):
+            await self._declare_again(connection)
         async with bounded(self._deadline_seconds, "opening a channel to publish"):
             self._publisher = await self._open_publisher(connection)
         BROKER_CONNECTED.set(1)
+
+    async def _declare_again(self, connection: AbstractConnection) -> None:
+        """Bring back what the broker came back without."""
+        if self._topology is not None:
+            try:
+                await declare(connection, self._topology)
+            except TopologyMismatch as error:
+                log.error("topology_mismatch", error=str(error))  # noqa: TRY400
 
     async def _on_publishing_down(self) -> None:
         BROKER_CONNECTED.set(0)
@@ -245,18 +247,28 @@ class RabbitBroker(Broker):
         if (stream := stream_of(connection)) is not None:
             return FastPublisher(raw, stream, frame_max_of(connection))
         log.info("publishing_plainly")
-        return PlainPublisher(channel)
+        return PlainPublisher(channel, frame_max_of(connection))
 
-    async def _wait_for_publisher(self) -> Publisher:
-        """Wait for the connection; open a new channel if only that was lost."""
-        connection = await self._publishing.connection(self._deadline_seconds)
+    async def _wait_for_publisher(self, due_at: float) -> Publisher:
+        """Wait for the connection; open a new channel if only that was lost.
+
+        The broker closes a channel when an exchange is gone, so that is declared
+        again as well.
+        """
+        connection = await self._publishing.connection(_left_until(due_at))
         what = "opening a channel to publish"
-        async with bounded(self._deadline_seconds, what), self._reopening:
+        async with bounded(_left_until(due_at), what), self._reopening:
             publisher = self._publisher
             if publisher is None or not publisher.is_open:
+                await self._declare_again(connection)
                 publisher = await self._open_publisher(connection)
                 self._publisher = publisher
         return publisher
+
+
+def _left_until(due_at: float) -> float:
+    """Give the seconds that are left; none if it is past."""
+    return max(0.0, due_at - asyncio.get_running_loop().time())
 
 
 async def _nothing_to_do(_: AbstractConnection) -> None:

@@ -1,82 +1,49 @@
-"""Publishing with confirms over one channel: the fast path and the plain one.
+"""Publishing with confirms over one channel: the fast path.
 
 aio-pika's own publish spends four fifths of the ingress' processor time on locks,
 timers, futures and frames made field by field. ``FastPublisher`` makes its frames
 from ready parts, writes what has gathered at once, and keeps one future for each
 call. It needs a ``FrameStream`` under the connection; where there is none,
-``PlainPublisher`` does the same through aio-pika's public interface.
+``rabbitmq_plain.py`` does the same through aio-pika's public interface.
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-from abc import ABC, abstractmethod
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
-import aio_pika
-import aiormq
-import pamqp.commands
-
 from pipeline.broker import rabbitmq_wire as wire
-from pipeline.broker.rabbitmq_stream import FrameStream, Tap
-from pipeline.errors import (
-    BrokerError,
-    BrokerUnavailable,
-    PublishRefused,
-    Unroutable,
+from pipeline.broker.rabbitmq_plain import (
+    CLOSED,
+    UNCONFIRMED,
+    Publisher,
+    Route,
+    fitting_tail,
+    largest_frame,
+    refused,
+    unroutable,
 )
-from pipeline.message import encode_headers
+from pipeline.broker.rabbitmq_stream import FrameStream, Tap
+from pipeline.errors import BrokerError, BrokerUnavailable, PublishRefused
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pipeline.message import Publication
+    import aiormq
 
-#: More than this waits for the socket: the broker has stopped reading.
+    from pipeline.message import Envelope, Publication
+
+#: With more than this to be written, callers wait for the socket to take some.
 BUFFER_LIMIT_BYTES: Final = 16 * 1024 * 1024
+#: More than this in flight: the broker takes messages and does not confirm them.
+SENT_LIMIT: Final = 100_000
+#: A message is written at the latest after this, however many are in flight.
+LONGEST_GATHERING_SECONDS: Final = 0.02
 #: Messages written in one go; more than a busy broker confirms at once anyway.
 BATCH_LIMIT: Final = 512
 METHOD_CACHE_LIMIT: Final = 4096
-UNCONFIRMED: Final = "the broker did not confirm in time; the outcome is unknown"
-#: RabbitMQ refuses frames below this (AMQP 0-9-1, frame-min-size).
-FRAME_MIN_BYTES: Final = 4096
-#: Taken where the broker sets no limit.
-FRAME_MAX_BYTES: Final = 131_072
-
-
-class Route:
-    """Where a publication goes, in the broker's names."""
-
-    __slots__ = ("exchange", "mandatory")
-
-    def __init__(self, exchange: str, *, mandatory: bool) -> None:
-        self.exchange = exchange
-        self.mandatory = mandatory
-
-
-class Publisher(ABC):
-    """Publishes over one channel until that channel closes."""
-
-    @property
-    @abstractmethod
-    def is_open(self) -> bool:
-        """Whether publishing can still work."""
-
-    @abstractmethod
-    async def publish(
-        self, items: Sequence[tuple[Route, Publication]], *, deadline_seconds: float
-    ) -> None:
-        """Publish all, and return when all are confirmed.
-
-        Raises:
-            Unroutable, PublishRefused, BrokerUnavailable: as ``Broker.publish``.
-        """
-
-    @abstractmethod
-    async def close(self) -> None:
-        """Fail what is in flight and close the channel."""
 
 
 class _Call:
@@ -111,45 +78,34 @@ class _Call:
 class _Message:
     """One message on its way out, then waiting for its confirm."""
 
-    __slots__ = ("call", "method", "publication", "returned", "tail")
+    __slots__ = ("call", "envelope", "method", "returned", "size_bytes", "tail", "way")
 
     def __init__(
-        self, call: _Call, publication: Publication, method: bytes, tail: bytes
+        self,
+        call: _Call,
+        envelope: Envelope,
+        method: bytes,
+        tail: bytes,
+        way: tuple[str, str],
     ) -> None:
         self.call = call
-        self.publication = publication
+        #: ``None`` once it is sent: who waits for an answer needs no body.
+        self.envelope: Envelope | None = envelope
         self.method = method
         self.tail = tail
+        #: Exchange and routing key.
+        self.way = way
+        self.size_bytes = len(tail) + len(envelope.body) + 128
         self.returned = False
-
-    @property
-    def size_bytes(self) -> int:
-        return len(self.tail) + len(self.publication.envelope.body) + 128
 
     def confirmed(self, *, positive: bool) -> None:
         """Note the broker's answer; a returned message is acked as well."""
         if self.returned:
-            self.call.one_done(unroutable(self.publication))
+            self.call.one_done(unroutable(*self.way))
         elif positive:
             self.call.one_done(None)
         else:
-            self.call.one_done(refused(self.publication))
-
-
-def unroutable(publication: Publication) -> Unroutable:
-    """Say that a message was returned."""
-    return Unroutable(
-        f"no queue is bound to exchange {publication.exchange} for routing key"
-        f" {publication.wire_key}; run `pipeline topology check`"
-    )
-
-
-def refused(publication: Publication) -> PublishRefused:
-    """Say that a message was answered with a nack."""
-    return PublishRefused(
-        f"the broker refused a message to exchange {publication.exchange} with"
-        f" routing key {publication.wire_key}: a queue has reached its limit"
-    )
+            self.call.one_done(refused(*self.way))
 
 
 class FastPublisher(Publisher):
@@ -170,18 +126,24 @@ class FastPublisher(Publisher):
         self._channel = channel.number
         self._stream = stream
         self._loop = asyncio.get_running_loop()
-        self._frame_max = max(frame_max or FRAME_MAX_BYTES, FRAME_MIN_BYTES)
+        self._frame_max = largest_frame(frame_max)
         self._methods: dict[tuple[str, str], bytes] = {}
         self._outgoing: deque[_Message] = deque()
         self._buffered_bytes = 0
         self._sent: dict[int, _Message] = {}
         self._calls: deque[_Call] = deque()
         self._may_write = asyncio.Event()
+        self._has_room = asyncio.Event()
+        self._hurry_is_due = False
         self._tag = 0
         self._closed: BrokerUnavailable | None = None
         self._closing = channel.closing
         self._closing.add_done_callback(self._on_channel_closed)
-        self._tap = Tap(on_confirm=self._on_confirm, on_return=self._on_return)
+        self._tap = Tap(
+            on_confirm=self._on_confirm,
+            on_return=self._on_return,
+            on_close=self._on_close,
+        )
         stream.tap(self._channel, self._tap)
         self._writer = asyncio.create_task(self._write())
         self._sweeper: asyncio.TimerHandle | None = None
@@ -193,20 +155,12 @@ class FastPublisher(Publisher):
     async def publish(
         self, items: Sequence[tuple[Route, Publication]], *, deadline_seconds: float
     ) -> None:
-        if self._closed is not None:
-            raise BrokerUnavailable(str(self._closed)) from self._closed
+        self._require_taking()
         if not items:
             return
-        if self._stream.blocked is not None:
-            raise BrokerUnavailable(
-                f"the broker takes no messages: alarm on {self._stream.blocked}"
-            )
-        if self._buffered_bytes > BUFFER_LIMIT_BYTES:
-            raise BrokerUnavailable(
-                f"the broker has stopped reading: {self._buffered_bytes} bytes wait"
-                " to be sent; see its memory and disk alarms"
-            )
         due_at = self._loop.time() + deadline_seconds
+        if self._buffered_bytes > BUFFER_LIMIT_BYTES:
+            await self._wait_for_room(due_at)
         call = _Call(self._loop.create_future(), len(items), due_at)
         messages = [self._encode(call, route, item) for route, item in items]
         for message in messages:
@@ -220,10 +174,47 @@ class FastPublisher(Publisher):
             self._sweeper = self._loop.call_at(due_at, self._sweep)
         if len(self._outgoing) >= len(self._sent):
             self._may_write.set()
+        elif not self._hurry_is_due:
+            self._hurry_is_due = True
+            self._loop.call_later(LONGEST_GATHERING_SECONDS, self._hurry)
         await call.future
 
+    def _require_taking(self) -> None:
+        if self._closed is not None:
+            raise BrokerUnavailable(str(self._closed)) from self._closed
+        if self._stream.blocked is not None:
+            raise BrokerUnavailable(
+                f"the broker takes no messages: alarm on {self._stream.blocked}"
+            )
+        if len(self._sent) > SENT_LIMIT:
+            raise BrokerUnavailable(
+                f"the broker does not confirm: {len(self._sent)} messages wait for it"
+            )
+
+    async def _wait_for_room(self, due_at: float) -> None:
+        """Wait until the socket has taken some of what is buffered."""
+        try:
+            async with asyncio.timeout_at(due_at):
+                while self._buffered_bytes > BUFFER_LIMIT_BYTES:
+                    self._has_room.clear()
+                    await self._has_room.wait()
+        except TimeoutError as error:
+            raise BrokerUnavailable(
+                f"the broker has stopped reading: {self._buffered_bytes} bytes wait"
+                " to be sent; see its memory and disk alarms"
+            ) from error
+        self._require_taking()
+
+    def _hurry(self) -> None:
+        """Write what has gathered, although not all in flight is confirmed yet.
+
+        One queue may be slow to confirm: that must not hold up the others.
+        """
+        self._hurry_is_due = False
+        self._may_write.set()
+
     async def close(self) -> None:
-        self._fail(BrokerUnavailable("the connection to the broker was closed"))
+        self._fail(BrokerUnavailable(CLOSED))
         await asyncio.gather(self._writer, return_exceptions=True)
 
     def _on_confirm(self, tag: int, multiple: bool, positive: bool) -> None:  # noqa: FBT001
@@ -259,16 +250,10 @@ class FastPublisher(Publisher):
                 if len(self._methods) >= METHOD_CACHE_LIMIT:
                     self._methods.clear()
                 self._methods[key] = method
-            envelope = publication.envelope
-            tail = wire.header_tail(envelope.content_type, encode_headers(publication))
-            size = wire.header_frame_bytes(tail)
-            if size > self._frame_max:
-                raise ValueError(  # noqa: TRY301  one answer for whatever does not fit
-                    f"expected headers of at most {self._frame_max} bytes, got {size}"
-                )
+            tail = fitting_tail(publication, self._frame_max)
         except ValueError as error:
             raise PublishRefused(f"cannot be sent: {error}") from error
-        return _Message(call, publication, method, tail)
+        return _Message(call, publication.envelope, method, tail, key)
 
     async def _write(self) -> None:
         """Write what has gathered; wait for the socket before gathering more."""
@@ -292,10 +277,10 @@ class FastPublisher(Publisher):
         for _ in range(min(len(outgoing), BATCH_LIMIT)):
             message = outgoing.popleft()
             self._buffered_bytes -= message.size_bytes
-            if message.call.future.done():
+            envelope, message.envelope = message.envelope, None
+            if envelope is None or message.call.future.done():
                 continue  # timed out or cancelled before it was sent
             self._tag = tag = self._tag + 1
-            envelope = message.publication.envelope
             # The AMQP property must differ for each attempt, or a return is
             # attributed to the wrong publish; the stable id is in our header.
             self._sent[tag] = message
@@ -309,6 +294,8 @@ class FastPublisher(Publisher):
             )
         if outgoing:
             self._may_write.set()
+        if self._buffered_bytes <= BUFFER_LIMIT_BYTES:
+            self._has_room.set()
         return parts
 
     def _sweep(self) -> None:
@@ -317,13 +304,15 @@ class FastPublisher(Publisher):
         calls = self._calls
         while calls and (calls[0].future.done() or calls[0].due_at <= now):
             calls.popleft().finish(BrokerUnavailable(UNCONFIRMED))
-        # What is overdue must not hold back what is new.
-        self._may_write.set()
         self._sweeper = (
             self._loop.call_at(max(calls[0].due_at, now + 0.05), self._sweep)
             if calls
             else None
         )
+
+    def _on_close(self, reason: str) -> None:
+        """Stop writing at once: after our answer the broker knows no such channel."""
+        self._fail(BrokerUnavailable(f"the broker closed the channel: {reason}"))
 
     def _on_channel_closed(self, closing: asyncio.Future[object]) -> None:
         reason = None if closing.cancelled() else closing.exception()
@@ -343,60 +332,7 @@ class FastPublisher(Publisher):
             self._sweeper = None
         self._outgoing.clear()
         self._buffered_bytes = 0
+        self._has_room.set()
         while self._calls:
             self._calls.popleft().finish(self._closed)
         self._sent.clear()
-
-
-class PlainPublisher(Publisher):
-    """The same promises through aio-pika's public interface."""
-
-    def __init__(self, channel: aio_pika.abc.AbstractChannel) -> None:
-        self._channel = channel
-        self._exchanges: dict[str, aio_pika.abc.AbstractExchange] = {}
-
-    @property
-    def is_open(self) -> bool:
-        return not self._channel.is_closed
-
-    async def publish(
-        self, items: Sequence[tuple[Route, Publication]], *, deadline_seconds: float
-    ) -> None:
-        results = await asyncio.gather(
-            *(self._publish(route, item, deadline_seconds) for route, item in items),
-            return_exceptions=True,
-        )
-        for result in results:
-            if isinstance(result, BaseException):
-                raise result
-
-    async def close(self) -> None:
-        await self._channel.close()
-
-    async def _publish(
-        self, route: Route, publication: Publication, deadline_seconds: float
-    ) -> None:
-        envelope = publication.envelope
-        message = aio_pika.Message(
-            envelope.body,
-            content_type=envelope.content_type,
-            headers=dict(encode_headers(publication)),
-            delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
-        )
-        exchange = self._exchanges.get(route.exchange)
-        if exchange is None:
-            exchange = await self._channel.get_exchange(route.exchange, ensure=False)
-            self._exchanges[route.exchange] = exchange
-        try:
-            async with asyncio.timeout(deadline_seconds):
-                confirmation = await exchange.publish(
-                    message, publication.wire_key, mandatory=route.mandatory
-                )
-        except aiormq.exceptions.PublishError as error:
-            raise unroutable(publication) from error
-        except aiormq.exceptions.DeliveryError as error:
-            raise refused(publication) from error
-        except TimeoutError as error:
-            raise BrokerUnavailable(UNCONFIRMED) from error
-        if not isinstance(confirmation, pamqp.commands.Basic.Ack):
-            raise PublishRefused(f"expected an ack, got {confirmation!r}")

@@ -51,6 +51,9 @@ class Tap:
     on_confirm: Callable[[int, bool, bool], None] = _ignore
     #: Called with the message id of what could not be routed; its ack follows.
     on_return: Callable[[str], None] = _ignore
+    #: Called with the broker's reason when it closes the channel; aiormq gets that
+    #: frame as well, and answers it.
+    on_close: Callable[[str], None] = _ignore
     _content: Content | None = field(default=None, init=False)
 
     def take(self, kind: int, buffer: bytes, start: int, size: int) -> bool:
@@ -80,6 +83,8 @@ class Tap:
         elif method == wire.BASIC_RETURN:
             self._content = Content.of_return()
         else:
+            if method == wire.CHANNEL_CLOSE:
+                self.on_close(wire.short_string_at(buffer, start + 6)[0])
             return False
         return True
 

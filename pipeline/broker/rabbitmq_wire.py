@@ -38,6 +38,7 @@ HEARTBEAT: Final = b"\x08\x00\x00\x00\x00\x00\x00\xce"
 # Class and method in one number.
 CONNECTION_BLOCKED: Final = 10 << 16 | 60
 CONNECTION_UNBLOCKED: Final = 10 << 16 | 61
+CHANNEL_CLOSE: Final = 20 << 16 | 40
 BASIC_RETURN: Final = 60 << 16 | 50
 BASIC_DELIVER: Final = 60 << 16 | 60
 BASIC_ACK: Final = 60 << 16 | 80
