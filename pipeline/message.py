@@ -246,11 +246,6 @@ def from_milliseconds(value: int) -> datetime:
         raise ValueError(message) from error
 
 
-def _printable(text: str) -> str:
-    """Cut a text and replace what cannot be written as UTF-8."""
-    return text[:ERROR_TEXT_LIMIT].encode("utf-8", "replace").decode()
-
-
 def _failure(own: Mapping[str, HeaderValue]) -> Failure | None:
     queue = _text(own, FAILED_QUEUE)
     error_type = _text(own, ERROR_TYPE)

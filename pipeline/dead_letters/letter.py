@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from pipeline.message import Envelope, JSONValue
 
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadLetter:
     """A message in a dead-letter queue."""
