@@ -224,6 +224,13 @@ def test_every_millisecond_is_the_same_after_the_round_trip(milliseconds: int) -
     assert milliseconds == to_milliseconds(from_milliseconds(milliseconds))
 
 
+@pytest.mark.parametrize("value", [10**18, "yesterday"])
+def test_a_time_that_makes_no_sense_is_left_out(value: object) -> None:
+    envelope = decode_headers({"published-at": value}, body=b"", wire_key="k")
+
+    assert envelope.published_at is None
+
+
 @pytest.mark.parametrize("value", [10**18, -(10**18), 10**400])
 def test_times_beyond_the_calendar_are_refused(value: int) -> None:
     with pytest.raises(ValueError, match="expected milliseconds since 1970"):
