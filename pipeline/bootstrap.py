@@ -6,7 +6,7 @@ knows which settings make which object.
 
 from __future__ import annotations
 
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     from pipeline.broker.port import Broker
     from pipeline.ledger.port import Ledger
-    from pipeline.service import Role
     from pipeline.settings import Settings
     from pipeline.subscriptions import Subscription
     from pipeline.topology import Topology
@@ -95,24 +94,6 @@ async def open_parts(
         if declaring:
             await broker.declare(topology)
         yield Parts(broker=broker, topology=topology)
-
-
-def open_roles(
-    settings: Settings, plan: Plan
-) -> AbstractAsyncContextManager[Sequence[Role]]:
-    """Open what ``plan`` needs and make its roles; they run when they are run.
-
-    The broker may be away: roles wait for it. On leaving, the roles must have
-    ended; then everything is closed in reverse order.
-
-    Raises:
-        ConfigurationError: the list of subscriptions is wrong.
-        LedgerUnavailable, LedgerMismatch: the ledger cannot be opened.
-    """
-    # HTTP and all workers: half a second that a short command need not wait for.
-    from pipeline.roles import opened_roles  # noqa: PLC0415
-
-    return opened_roles(settings, plan)
 
 
 def subscriptions_of(

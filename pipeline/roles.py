@@ -41,8 +41,16 @@ if TYPE_CHECKING:
 
 
 @asynccontextmanager
-async def opened_roles(settings: Settings, plan: Plan) -> AsyncIterator[Sequence[Role]]:
-    """Do what ``bootstrap.open_roles`` says."""
+async def open_roles(settings: Settings, plan: Plan) -> AsyncIterator[Sequence[Role]]:
+    """Open what ``plan`` needs and make its roles; they run when they are run.
+
+    The broker may be away: roles wait for it. On leaving, the roles must have
+    ended; then everything is closed in reverse order.
+
+    Raises:
+        ConfigurationError: the list of subscriptions is wrong.
+        LedgerUnavailable, LedgerMismatch: the ledger cannot be opened.
+    """
     topology = topology_of(settings)
     async with AsyncExitStack() as stack:
         roles: list[Role] = []

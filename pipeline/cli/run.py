@@ -163,8 +163,8 @@ def stay(loaded: Loaded, plan: Plan) -> None:
     Raises:
         typer.Exit: with code 1 after a second signal.
     """
-    from pipeline.bootstrap import open_roles
     from pipeline.logs import configure_logs, get_logger
+    from pipeline.roles import open_roles
     from pipeline.service import StoppedAtOnce, run_roles, stopping_on_signals
     from pipeline.settings import DEFAULT, show_settings
 

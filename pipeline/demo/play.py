@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 from dataclasses import fields
 from typing import TYPE_CHECKING, Final, Self
 
-from pipeline.bootstrap import Plan, ledger_of, open_parts, open_roles
+from pipeline.bootstrap import Plan, ledger_of, open_parts
 from pipeline.dead_letters import Selection, replay
 from pipeline.demo.options import (
     ARCHIVE,
@@ -18,6 +18,7 @@ from pipeline.demo.options import (
 )
 from pipeline.demo.summary import Accepted, Summary, events_by_type, find_losses
 from pipeline.ledger.port import Totals
+from pipeline.roles import open_roles
 from pipeline.service import HttpRole, run_roles
 from pipeline.simulator import (
     LoadOptions,
