@@ -199,6 +199,23 @@ class RabbitNode:
         """Start the broker again after ``stop_app``."""
         self.control("start_app")
 
+    def raise_memory_alarm(self) -> None:
+        """Let the broker find that it has too little memory: it stops reading."""
+        self.control("set_vm_memory_high_watermark", "0.00000001")
+
+    def clear_memory_alarm(self) -> None:
+        """Let the broker take messages again."""
+        self.control("set_vm_memory_high_watermark", "0.4")
+
+    def tell_queue(self, name: str, word: str) -> None:
+        """``suspend`` or ``resume`` the process of a classic queue."""
+        self.control(
+            "eval",
+            f'Name = rabbit_misc:r(<<"/">>, queue, <<"{name}">>),'
+            " {ok, Queue} = rabbit_amqqueue:lookup(Name),"
+            f" sys:{word}(amqqueue:get_pid(Queue)).",
+        )
+
     def control(self, *arguments: str) -> str:
         """Run ``rabbitmqctl`` on the node and give what it prints.
 

@@ -1,0 +1,251 @@
+"""A RabbitMQ in trouble: alarms, restarts, stuck connections, a queue that hangs."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING, Protocol
+
+import aio_pika
+import pytest
+
+from pipeline.broker.rabbitmq import RabbitBroker
+from pipeline.errors import BrokerUnavailable
+from pipeline.topology import DEDUPE, WORK
+from tests.factories import make_publication, make_publications, make_topology
+from tests.rabbitmq_node import delete_topology
+from tests.tcp_proxy import TcpProxy
+from tests.waiting import eventually, receive, receive_one
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
+    from contextlib import AbstractAsyncContextManager
+
+    from pipeline.topology import Topology
+    from tests.rabbitmq_node import RabbitNode
+
+    class OpenRabbit(Protocol):
+        """Opens a handle, on which the topology is declared."""
+
+        def __call__(
+            self, url: str = ..., *, deadline: timedelta = ...
+        ) -> AbstractAsyncContextManager[RabbitBroker]:
+            """Open it for the time of a context."""
+
+
+pytestmark = [pytest.mark.rabbitmq, pytest.mark.usefixtures("nothing_unhandled")]
+
+PATIENT = timedelta(seconds=10)
+SHORT = timedelta(seconds=1)
+
+
+@pytest.fixture(scope="module")
+def node_topology(rabbitmq_node: RabbitNode) -> Iterator[Topology]:
+    """A topology on the private node."""
+    topology = make_topology()
+    yield topology
+    asyncio.run(delete_topology(rabbitmq_node.url, topology))
+
+
+@pytest.fixture(params=[True, False], ids=["fast", "plain"])
+def open_rabbit(
+    request: pytest.FixtureRequest, rabbitmq_node: RabbitNode, node_topology: Topology
+) -> OpenRabbit:
+    """Opens handles that take the fast path, then such that may not."""
+
+    @asynccontextmanager
+    async def opened(
+        url: str = rabbitmq_node.url, *, deadline: timedelta = PATIENT
+    ) -> AsyncIterator[RabbitBroker]:
+        async with RabbitBroker(url, deadline=deadline, fast=request.param) as broker:
+            await broker.declare(node_topology)
+            yield broker
+
+    return opened
+
+
+async def test_alarm_stops_publishers_and_no_consumer(
+    open_rabbit: OpenRabbit, rabbitmq_node: RabbitNode
+) -> None:
+    """Publishing fails in time, queues are drained, and then it goes on."""
+    async with open_rabbit(deadline=SHORT) as broker:
+        await broker.publish(*make_publications(5))
+        async with broker.consume(DEDUPE, prefetch=10) as consumer:
+            for delivery in await receive(consumer, 4):
+                await delivery.ack()
+            async with _memory_alarm(rabbitmq_node):
+                began = time.monotonic()
+
+                with pytest.raises(BrokerUnavailable):
+                    await broker.publish(make_publication())
+
+                assert time.monotonic() - began < SHORT.total_seconds() + 1
+                await (await receive_one(consumer)).ack()
+                assert consumer.is_active
+            await _until_it_works(broker)
+            await receive_one(consumer)
+        assert broker.problem is None
+
+
+async def test_alarm_is_known_at_once(
+    rabbitmq_node: RabbitNode, node_topology: Topology
+) -> None:
+    """Once the broker has told, nobody waits for the deadline to learn it."""
+    async with RabbitBroker(rabbitmq_node.url, deadline=SHORT) as broker:
+        await broker.declare(node_topology)
+        async with _memory_alarm(rabbitmq_node):
+            with pytest.raises(BrokerUnavailable):
+                await broker.publish(make_publication())
+            began = time.monotonic()
+
+            with pytest.raises(BrokerUnavailable, match="alarm"):
+                await broker.publish(make_publication())
+
+            assert time.monotonic() - began < 0.2
+            assert "alarm" in str(broker.problem)
+        await _until_it_works(broker)
+        assert broker.problem is None
+
+
+async def test_queue_that_hangs_holds_up_no_other(
+    open_rabbit: OpenRabbit, rabbitmq_node: RabbitNode, node_topology: Topology
+) -> None:
+    """One queue may be slow to confirm; messages to the others go out and come back."""
+    stuck = make_publication(exchange=WORK, key="stuck")
+    async with (
+        open_rabbit(deadline=SHORT) as broker,
+        _queue_that_hangs(rabbitmq_node, node_topology, "stuck"),
+    ):
+        waiting = [asyncio.create_task(broker.publish(stuck)) for _ in range(50)]
+        assert not (await asyncio.wait(waiting, timeout=0.2))[0]
+        began = time.monotonic()
+
+        await broker.publish(make_publication())
+
+        assert time.monotonic() - began < 0.5
+        results = await asyncio.gather(*waiting, return_exceptions=True)
+        assert {BrokerUnavailable} == {type(result) for result in results}
+        await broker.publish(make_publication())
+
+
+@pytest.mark.slow
+async def test_stuck_connection_is_given_up_by_its_heartbeats(
+    open_rabbit: OpenRabbit, rabbitmq_node: RabbitNode
+) -> None:
+    """The library cancels whoever waits for it; our callers see our error."""
+    async with AsyncExitStack() as stack:
+        proxy = await stack.enter_async_context(TcpProxy.to(rabbitmq_node.url))
+        url = f"{proxy.url_for(rabbitmq_node.url)}?heartbeat=1"
+        opened = open_rabbit(url, deadline=timedelta(seconds=20))
+        broker = await stack.enter_async_context(opened)
+        consumer = await stack.enter_async_context(broker.consume(DEDUPE, prefetch=1))
+        await _until_it_works(broker)
+        await (await receive_one(consumer)).ack()
+        proxy.hold()
+        waiting = [asyncio.create_task(broker.publish(p)) for p in make_publications(5)]
+
+        async with asyncio.timeout(18):
+            results = await asyncio.gather(*waiting, return_exceptions=True)
+
+        assert {BrokerUnavailable} == {type(result) for result in results}
+        proxy.resume()
+        await _until_it_works(broker)
+        await receive_one(consumer, within=30)
+        assert consumer.is_active
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["stop_app", "kill"])
+async def test_node_that_restarts_loses_nothing_that_was_confirmed(
+    open_rabbit: OpenRabbit, rabbitmq_node: RabbitNode, how: str
+) -> None:
+    """What was confirmed is there afterwards; publishing goes on by itself."""
+    confirmed: list[str] = []
+    stopping = asyncio.Event()
+
+    async def publish_on(broker: RabbitBroker) -> None:
+        while not stopping.is_set():
+            publication = make_publication()
+            try:
+                await broker.publish(publication)
+            except BrokerUnavailable:
+                continue
+            confirmed.append(publication.envelope.message_id)
+
+    async with open_rabbit(deadline=SHORT) as broker:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(8):
+                group.create_task(publish_on(broker))
+            await _until(lambda: len(confirmed) > 50)
+
+            await asyncio.to_thread(_go_away_and_come_back, rabbitmq_node, how)
+
+            known = len(confirmed)
+            await _until(lambda: len(confirmed) > known + 50, within=30)
+            stopping.set()
+        missing = set(confirmed)
+        async with broker.consume(DEDUPE, prefetch=500) as consumer:
+            async with asyncio.timeout(20):
+                while missing:
+                    deliveries = await consumer.receive(500)
+                    missing -= {d.envelope.message_id for d in deliveries}
+                    await consumer.ack(deliveries)
+
+
+def _go_away_and_come_back(node: RabbitNode, how: str) -> None:
+    if how == "stop_app":
+        node.stop_app()
+        node.start_app()
+    else:
+        node.kill()
+        node.start()
+
+
+async def _until(condition: Callable[[], bool], *, within: float = 10) -> None:
+    async def holds() -> bool:
+        return condition()
+
+    await eventually(holds, within=within)
+
+
+async def _until_it_works(broker: RabbitBroker) -> None:
+    """Publish until that succeeds, as every caller does."""
+
+    async def works() -> bool:
+        try:
+            await broker.publish(make_publication())
+        except BrokerUnavailable:
+            return False
+        return True
+
+    await eventually(works, within=30)
+
+
+@asynccontextmanager
+async def _memory_alarm(node: RabbitNode) -> AsyncIterator[None]:
+    """Let the broker find that it has too little memory."""
+    await asyncio.to_thread(node.raise_memory_alarm)
+    try:
+        yield
+    finally:
+        await asyncio.to_thread(node.clear_memory_alarm)
+
+
+@asynccontextmanager
+async def _queue_that_hangs(
+    node: RabbitNode, topology: Topology, key: str
+) -> AsyncIterator[None]:
+    """Bind a queue whose process is suspended: it takes messages and says nothing."""
+    async with await aio_pika.connect(node.url) as connection:
+        channel = await (await connection.channel()).get_underlay_channel()
+        name = f"{topology.prefix}.{key}"
+        await channel.queue_declare(name, durable=True)
+        await channel.queue_bind(name, topology.exchange_name(WORK), key)
+        await asyncio.to_thread(node.tell_queue, name, "suspend")
+        try:
+            yield
+        finally:
+            await asyncio.to_thread(node.tell_queue, name, "resume")
+            await channel.queue_delete(name)
