@@ -89,17 +89,22 @@ def check_document(
     document: Document, by_path: dict[Path, Document]
 ) -> Iterator[tuple[int, str]]:
     """Check what every document may have."""
-    yield from check_links(document, by_path)
+    yield from check_links(document, by_path, ROOT)
     yield from check_names(document)
     yield from check_blocks(document)
     yield from docs_commands.check(document, ROOT / "Makefile")
     for number, line in enumerate(document.text.splitlines(), start=1):
-        if _MACHINE.search(line):
+        if names_machine(line):
             yield number, "names a path of one machine"
 
 
+def names_machine(line: str) -> bool:
+    """Tell whether a line names a path that is there on one machine only."""
+    return _MACHINE.search(line) is not None
+
+
 def check_links(
-    document: Document, by_path: dict[Path, Document]
+    document: Document, by_path: dict[Path, Document], root: Path
 ) -> Iterator[tuple[int, str]]:
     """Check that relative links lead to a file, and to a heading in it."""
     for link in document.links:
@@ -112,7 +117,7 @@ def check_links(
         if not path.exists():
             yield link.line, f"link to {link.text}: there is no such file"
         elif anchor:
-            other = by_path.get(path.relative_to(ROOT))
+            other = by_path.get(path.relative_to(root))
             if other is None or anchor not in other.anchors:
                 yield link.line, f"link to {link.text}: there is no such heading"
 

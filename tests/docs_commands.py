@@ -41,11 +41,13 @@ def check(document: Document, makefile: Path) -> Iterator[tuple[int, str]]:
 def wrong_command(rest: str) -> Iterator[str]:
     """Say what the command line would not take of the words after ``pipeline``."""
     command: Any = get_command(app)
+    is_help = False
     words = iter(shlex.split(rest, comments=True))
     for word in words:
         if word in _ENDS:
             return
         if word.startswith("-"):
+            is_help = is_help or word in ("-h", "--help")
             option = _find_option(command, word.partition("=")[0])
             if option is None:
                 yield f"there is no option {word}"
@@ -60,6 +62,8 @@ def wrong_command(rest: str) -> Iterator[str]:
         elif mistake := _wrong_argument(command, word):
             yield mistake
             return
+    if hasattr(command, "commands") and command.name != "pipeline" and not is_help:
+        yield f"it needs one of {', '.join(sorted(command.commands))}"
 
 
 def leaves() -> list[str]:
@@ -101,7 +105,7 @@ def _wrong_argument(command: Any, word: str) -> str:
     arguments = [p for p in command.params if p.param_type_name == "argument"]
     if not arguments:
         return f"it takes no {word}"
-    kind = arguments[0].bare_type
+    kind = arguments[0].type_descriptor.annotation
     is_choice = isinstance(kind, type) and issubclass(kind, StrEnum)
     known = [str(choice) for choice in kind] if is_choice else []
     # Capitals stand for something that the reader has to put there.
