@@ -23,8 +23,8 @@ $(BIN)/pip:
 	@echo "Making the environment in .venv; this takes about a minute, once."
 	@$(PYTHON) -m venv .venv
 
-$(CAN_RUN): requirements/runtime.lock requirements/build.lock pyproject.toml | $(BIN)/pip
-	@$(INSTALL) --no-compile --require-hashes -r requirements/build.lock -r requirements/runtime.lock
+$(CAN_RUN): requirements/runtime-media.lock requirements/build.lock pyproject.toml | $(BIN)/pip
+	@$(INSTALL) --no-compile --require-hashes -r requirements/build.lock -r requirements/runtime-media.lock
 	@$(INSTALL) --no-deps --no-build-isolation -e .
 	@touch $@
 
