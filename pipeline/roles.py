@@ -18,10 +18,10 @@ from pipeline.bootstrap import (
     subscriptions_of,
     topology_of,
 )
-from pipeline.errors import ConfigurationError
 from pipeline.ingress.app import Routes, make_ingress
 from pipeline.ingress.health import health_routes
-from pipeline.service import HttpRole, WorkerRole, declare_when_up
+from pipeline.logs import get_logger
+from pipeline.service import HttpRole, IdleRole, WorkerRole, declare_when_up
 from pipeline.settings import DedupeSettings
 from pipeline.topology import DEDUPE, DOWNLOAD, notify_queue
 from pipeline.worker import Worker, one_by_one
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from pipeline.service import Role
     from pipeline.settings import Settings, WorkerSettings
     from pipeline.worker import BatchHandler
+
+log = get_logger("roles")
 
 
 @asynccontextmanager
@@ -85,9 +87,10 @@ async def _open_workers(
         session = await stack.enter_async_context(make_session())
         limits = settings.notify
         subscriptions = subscriptions_of(settings, plan.subscription)
-        if not subscriptions and plan.workers == {NOTIFY}:
-            message = "subscriptions_file: expected subscriptions to notify, got none"
-            raise ConfigurationError(message)
+        if not subscriptions:
+            # No error: a service may be there before its first subscriber is.
+            log.warning("no_subscriptions", file=str(settings.subscriptions_file))
+            roles.append(IdleRole(NOTIFY))
         for one in subscriptions:
             notify = Notify(one, ledger, session, clock=now, timeout=limits.timeout)
             fitting = limits.with_room_for(one.timeout_seconds)

@@ -65,6 +65,19 @@ class Role(Protocol):
         """Work until ``stopping`` is set, then finish what is in progress."""
 
 
+class IdleRole:
+    """Stands for a worker that has nothing to do yet, so that its process stays."""
+
+    problem = None
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Wait until ``stopping`` is set."""
+        await stopping.wait()
+
+
 class WorkerRole:
     """A worker, from the topology it needs to the end of its drain."""
 

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Final
 from pipeline.message import Envelope, Publication, next_attempt, replayed
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping, Sequence
 
 #: Raised whenever the arguments of a queue change; it is part of queue names.
 TOPOLOGY_VERSION: Final = 1

@@ -22,7 +22,7 @@ from pipeline.errors import (
     Unroutable,
 )
 from pipeline.logs import get_logger
-from pipeline.message import Envelope, Publication
+from pipeline.message import TASK_ID, Envelope, Publication
 from pipeline.metrics import DELIVERIES, DELIVERY_SECONDS, WORKER_PAUSED
 from pipeline.outcome import (
     DeadLetter,
@@ -287,6 +287,7 @@ class Worker:
             "queue": self.queue,
             "message_id": envelope.message_id,
             "routing_key": envelope.routing_key,
+            "task_id": envelope.headers.get(TASK_ID),
             "outcome": name,
             "attempt": envelope.attempt,
             "redelivered": delivery.redelivered,

@@ -15,6 +15,7 @@ from pipeline.broker.port import Broker, Depth
 from pipeline.broker.sqlite_consumer import SqliteConsumer
 from pipeline.broker.sqlite_routing import declare, delete, differences
 from pipeline.broker.sqlite_session import Session
+from pipeline.metrics import BROKER_CONNECTED
 from pipeline.topology import QueueKind
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ class SqliteBroker(Broker):
 
     async def __aenter__(self) -> Self:
         await self._session.open()
+        BROKER_CONNECTED.set(1)
         return self
 
     async def __aexit__(
@@ -60,6 +62,7 @@ class SqliteBroker(Broker):
         trace: TracebackType | None,
     ) -> None:
         await self._session.close()
+        BROKER_CONNECTED.set(0)
 
     @property
     def problem(self) -> str | None:

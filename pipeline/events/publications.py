@@ -7,6 +7,7 @@ want to filter by, so that nobody has to parse a body for that.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import orjson
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from pipeline.message import HeaderValue, JSONValue
-    from pipeline.task import Asset, EventId, StageReady, TaskUpdate
+    from pipeline.task import Asset, EventId, Stage, StageReady, TaskUpdate
 
 _OPTIONS: Final = orjson.OPT_UTC_Z
 #: Of a settled file, what ``task.assets_ready`` says beside track, kind and state.
@@ -95,15 +96,20 @@ def task_event(
 
 
 def asset_requested(
-    asset: Asset, *, owner: MessageId, source: str, at: datetime
+    asset: Asset, *, owner: MessageId, stage: Stage, source: str, at: datetime
 ) -> Publication:
-    """Ask the download worker for a file; the same owner asks with the same id."""
+    """Ask the download worker for a file; the same owner asks with the same id.
+
+    ``stage`` is that of the update which told of the file: so that dead letters
+    can be looked for by it.
+    """
     event = _asset_id(asset, ASSET_REQUESTED, owner)
     data = {**_named(asset), "url": asset.url}
-    return hand_to(
-        DOWNLOAD,
-        _asset_envelope(asset, event, ASSET_REQUESTED, data, source=source, at=at),
+    envelope = _asset_envelope(
+        asset, event, ASSET_REQUESTED, data, source=source, at=at
     )
+    headers = {**envelope.headers, STAGE: stage.value}
+    return hand_to(DOWNLOAD, replace(envelope, headers=headers))
 
 
 def asset_settled(asset: Asset, *, source: str, at: datetime) -> Publication:

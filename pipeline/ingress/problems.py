@@ -11,6 +11,8 @@ from aiohttp import web
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+#: Key under which a response carries its code, for the log.
+CODE: Final = "code"
 MEDIA_TYPE: Final = "application/problem+json"
 
 
@@ -36,8 +38,10 @@ def problem(
         "detail": detail,
         "code": code,
     }
-    return web.Response(
+    response = web.Response(
         status=status,
         body=orjson.dumps(document),
         headers={"Content-Type": MEDIA_TYPE, **(headers or {})},
     )
+    response[CODE] = code
+    return response

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from aiohttp import ClientPayloadError, web
 
 from pipeline.errors import BrokerError, PublishRefused, Unreadable, Unroutable
-from pipeline.ingress.problems import problem
+from pipeline.ingress.problems import CODE, problem
 from pipeline.logs import get_logger
 from pipeline.message import (
     OPERATION,
@@ -137,6 +137,9 @@ class CallbackView:
         to wait for, and no timer is set.
         """
         content = request.content
+        if request.headers.get("Expect", "").lower() == "100-continue":
+            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            request.writer.output_size = 0
         if content.is_eof():
             body = content.read_nowait()
             if len(body) > self._max_body_bytes:
@@ -169,7 +172,7 @@ class CallbackView:
             raise _unavailable("the broker refused to store the callback") from error
         except BrokerError as error:
             log.warning("callback_not_stored", task_id=seen.task_id, error=str(error))
-            raise _unavailable("the broker did not confirm it in time") from error
+            raise _unavailable("the broker could not store the callback now") from error
 
     def _check_token(self, request: web.BaseRequest, token: str | None) -> None:
         if not self._tokens:
@@ -197,7 +200,10 @@ class CallbackView:
     def _unauthorised(refusal: Refusal) -> _Refused:
         """Say no, without saying which part of the proof was wrong."""
         REFUSALS.labels(refusal.value).inc()
-        detail = "expected the secret token in the address or a valid signature"
+        detail = (
+            "expected proof that the provider sent this: check the token in the"
+            " callback address and the key of the signature"
+        )
         return _Refused(problem(401, detail, code="unauthorised"))
 
     @staticmethod
@@ -210,6 +216,7 @@ class CallbackView:
             "callback_refused",
             operation=known,
             status=response.status,
+            code=response.get(CODE),
             remote=request.remote,
         )
         return response

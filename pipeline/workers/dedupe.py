@@ -95,7 +95,13 @@ class Dedupe:
                 )
             )
         publications.extend(
-            asset_requested(asset, owner=claim.owner, source=self._source, at=now)
+            asset_requested(
+                asset,
+                owner=claim.owner,
+                stage=claim.update.stage,
+                source=self._source,
+                at=now,
+            )
             for asset in recorded.requested
         )
         if recorded.ready is not None:

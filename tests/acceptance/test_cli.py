@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from pipeline.cli.main import app
+from tests.command_line import until
 
 if TYPE_CHECKING:
     from tests.command_line import CommandLine
@@ -205,13 +206,15 @@ def test_an_unknown_subscription_is_one_clear_line(cli: CommandLine) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_a_worker_that_has_nobody_to_notify_says_so(cli: CommandLine) -> None:
-    done = cli("worker", "notify")
+def test_a_worker_that_has_nobody_to_notify_waits_and_says_so(
+    cli: CommandLine,
+) -> None:
+    with cli.running("worker", "notify") as worker:
+        until(lambda: worker.events("no_subscriptions"))
+        code = worker.stop()
 
-    assert done.returncode == 1
-    assert done.stderr == (
-        "error: subscriptions_file: expected subscriptions to notify, got none\n"
-    )
+    assert code == 0
+    assert worker.events("roles_stopped")
 
 
 def test_a_task_that_nobody_knows_is_a_failure(cli: CommandLine) -> None:

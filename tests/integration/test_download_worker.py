@@ -84,7 +84,11 @@ async def request(ledger: Ledger, **links: str) -> list[Envelope]:
     (recorded,) = await ledger.record([claim])
     return [
         asset_requested(
-            asset, owner=claim.owner, source="/pipeline", at=after(1)
+            asset,
+            owner=claim.owner,
+            stage=Stage.COMPLETE,
+            source="/pipeline",
+            at=after(1),
         ).envelope
         for asset in recorded.requested
     ]
@@ -357,7 +361,7 @@ async def test_file_that_nobody_knows_is_rejected(
         key=AUDIO, operation="generate", url="https://a/", state=AssetState.PENDING
     )
     envelope = asset_requested(
-        asset, owner=MessageId("m"), source="/pipeline", at=after(1)
+        asset, owner=MessageId("m"), stage=Stage.FIRST, source="/pipeline", at=after(1)
     ).envelope
 
     with pytest.raises(Reject, match="the ledger knows"):

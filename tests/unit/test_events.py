@@ -90,7 +90,9 @@ def say(update: TaskUpdate, *, late: bool = False) -> Publication:
 def every_publication() -> Iterator[Publication]:
     for stage in Stage:
         yield say(make_update(stage))
-    yield asset_requested(make_asset(), owner=OWNER, source=SOURCE, at=START)
+    yield asset_requested(
+        make_asset(), owner=OWNER, stage=Stage.COMPLETE, source=SOURCE, at=START
+    )
     yield asset_settled(make_asset(), source=SOURCE, at=START)
     yield asset_settled(make_asset(state=AssetState.EXPIRED), source=SOURCE, at=START)
     yield assets_ready(make_ready(), source=SOURCE, at=START)
@@ -153,12 +155,15 @@ def test_the_event_of_a_stage_holds_what_the_provider_said(stage: Stage) -> None
 def test_a_requested_file_goes_to_the_download_queue_alone() -> None:
     asset = make_asset(state=AssetState.PENDING)
 
-    publication = asset_requested(asset, owner=OWNER, source=SOURCE, at=START)
+    publication = asset_requested(
+        asset, owner=OWNER, stage=Stage.COMPLETE, source=SOURCE, at=START
+    )
 
     event = parse_event(publication.envelope.body)
     assert isinstance(event, AssetRequested)
     assert (publication.exchange, publication.wire_key) == ("work", "download")
     assert publication.envelope.routing_key == "asset.requested"
+    assert publication.envelope.headers["stage"] == "complete"
     assert (event.data.key, event.data.url) == (asset.key, asset.url)
 
 
@@ -166,7 +171,7 @@ def test_the_same_owner_asks_with_the_same_id_and_another_with_another() -> None
     def ask(owner: str) -> MessageId:
         asset = make_asset(state=AssetState.PENDING)
         publication = asset_requested(
-            asset, owner=MessageId(owner), source=SOURCE, at=START
+            asset, owner=MessageId(owner), stage=Stage.FIRST, source=SOURCE, at=START
         )
         return publication.envelope.message_id
 
