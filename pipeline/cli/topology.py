@@ -39,8 +39,7 @@ def apply(
 ) -> None:
     """Make what is missing. Nothing that exists is changed.
 
-    Every process does this when it starts; the command is for brokers on which
-    only an administrator may make queues.
+    Every process does this when it starts, so there is seldom a need to.
     """
     from pipeline.bootstrap import open_parts
 
