@@ -16,8 +16,8 @@ help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
 
 # The environment, from hash-checked requirements; brought up to date when they
-# change. What it takes to run is a fifth of what it takes to develop, so that the
-# first `make run` need not wait for linters; the rest is added when it is wanted.
+# change. The first `make run` need not wait for linters and the like: what it takes
+# to develop is added when it is wanted.
 $(BIN)/pip:
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("expected Python 3.11 or newer, got %d.%d; name another one: make PYTHON=python3.12 $(MAKECMDGOALS)" % sys.version_info[:2])'
 	@echo "Making the environment in .venv; this takes about a minute, once."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import tomllib
 from pathlib import Path
@@ -111,11 +112,11 @@ def pins(lock: Path) -> dict[str, set[str]]:
 
 def tracked_files() -> list[str]:
     """List the repository's files; those of a copy without Git are all there are."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=False, text=True
-    )
-    if listed.returncode == 0 and listed.stdout:
-        names = listed.stdout.split("\0")
+    git = shutil.which("git")
+    if git and (ROOT / ".git").exists():
+        names = subprocess.check_output(
+            [git, "-c", f"safe.directory={ROOT}", "ls-files", "-z"], cwd=ROOT, text=True
+        ).split("\0")
     else:
         folders = ("pipeline", "tests", "configs", "docs", "examples")
         paths = [path for folder in folders for path in (ROOT / folder).rglob("*")]
