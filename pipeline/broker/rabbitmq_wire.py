@@ -14,6 +14,8 @@ import struct
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
+from pipeline.message import EVENT_TYPE, OPERATION, ORIGIN, STAGE
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -28,6 +30,9 @@ PERSISTENT: Final = b"\x02"
 SHORT_STRING_LIMIT_BYTES: Final = 255
 #: The bit of a ``basic.nack``; the one before it is ``multiple``.
 REQUEUE: Final = 2
+
+#: Headers with few different values; the others are different in each message.
+REPEATING: Final = frozenset({OPERATION, STAGE, ORIGIN, EVENT_TYPE})
 
 METHOD_FRAME: Final = 1
 HEADER_FRAME: Final = 2
@@ -51,7 +56,6 @@ _FRAME = struct.Struct(">BHI")
 _CONTENT = struct.Struct(">HHQH")
 _METHOD = struct.Struct(">HHH")
 _LONG = struct.Struct(">I")
-_STRING = struct.Struct(">cI")
 _LONG_LONG = struct.Struct(">cq")
 _TAG = struct.Struct(">QB")
 _SETTLE = struct.Struct(">BHIIQBB")
@@ -76,24 +80,42 @@ def table(headers: Mapping[str, HeaderValue]) -> bytes:
     Raises:
         ValueError: a name is too long or an integer has more than 64 bits.
     """
-    content = b"".join([_field(*item) for item in headers.items()])
+    parts: list[bytes] = []
+    for name, value in headers.items():
+        if name in REPEATING:
+            parts.append(_known_field(name, value))
+        elif isinstance(value, str):
+            raw = value.encode("utf-8", "replace")
+            parts += (_string_head(name), _LONG.pack(len(raw)), raw)
+        else:
+            parts.append(_field(name, value))
+    content = b"".join(parts)
     return _LONG.pack(len(content)) + content
 
 
-@lru_cache(maxsize=4096, typed=True)
 def _field(name: str, value: HeaderValue) -> bytes:
-    """Encode one header; most of them are the same from message to message."""
-    head = short_string(name)
     if isinstance(value, str):
         raw = value.encode("utf-8", "replace")
-        return b"".join((head, _STRING.pack(b"S", len(raw)), raw))
+        return b"".join((_string_head(name), _LONG.pack(len(raw)), raw))
     if isinstance(value, bool):
-        return head + (b"t\x01" if value else b"t\x00")
+        return short_string(name) + (b"t\x01" if value else b"t\x00")
     try:
-        return head + _LONG_LONG.pack(b"l", value)
+        return short_string(name) + _LONG_LONG.pack(b"l", value)
     except struct.error as error:
         message = f"expected an integer of 64 bits for {name}, got {value}"
         raise ValueError(message) from error
+
+
+@lru_cache(maxsize=1024, typed=True)
+def _known_field(name: str, value: HeaderValue) -> bytes:
+    """Encode a header whose value is the same in very many messages."""
+    return _field(name, value)
+
+
+@lru_cache(maxsize=256)
+def _string_head(name: str) -> bytes:
+    """Encode a header's name and the letter for a string."""
+    return short_string(name) + b"S"
 
 
 def publish_method(
