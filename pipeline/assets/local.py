@@ -38,14 +38,14 @@ INCOMING: Final = ".incoming"
 #: and the interpreter's lock from the event loop.
 WRITERS: Final = min(4, os.cpu_count() or 1)
 #: Threads for all that may wait long for the disk, such as ``fsync``.
-WAITERS: Final = 8
+WAITERS: Final = 4
 
 
 class LocalAssetStore(AssetStore):
     """Keeps files in a folder of this machine.
 
-    Work on files is done by a few threads of its own, so that a slow disk does
-    not keep name resolution waiting, which uses the event loop's threads.
+    Work on files is done by a few threads of its own: a slow disk must not keep
+    name resolution waiting, which uses the threads of the event loop.
     """
 
     def __init__(self, root: Path) -> None:
@@ -155,8 +155,10 @@ class LocalUpload(Upload):
         trace: TracebackType | None,
     ) -> None:
         """Remove the temporary file if it is still there."""
-        # Does nothing after a commit. ``discard`` is safe beside a write that
-        # still runs in its thread because its task was cancelled.
+        if self._raw.closed:
+            return
+        # Safe beside a write that still runs in its thread because its task was
+        # cancelled, and beside a commit.
         loop = asyncio.get_running_loop()
         await asyncio.shield(loop.run_in_executor(self._waiters, self._raw.discard))
 
