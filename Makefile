@@ -4,13 +4,15 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 RUN := $(BIN)/python -m
+# Tests wait more than they compute; each process has a RabbitMQ of its own.
+JOBS ?= 2
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check
 # Stamps: what .venv is good for.
 CAN_RUN := .venv/.can-run
 CAN_DEVELOP := .venv/.can-develop
 CAN_BENCH := .venv/.can-bench
 
-.PHONY: help run test check lint types imports docs format bench lock image compose-check clean
+.PHONY: help run test load check lint types imports docs format bench lock image compose-check clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -38,7 +40,10 @@ run: $(CAN_RUN) ## run everything in one process, with the simulated provider
 	$(BIN)/pipeline run --simulate
 
 test: $(CAN_DEVELOP) ## all tests, on the embedded broker and on a real RabbitMQ
-	$(RUN) pytest $(ARGS)
+	$(RUN) pytest --numprocesses $(JOBS) --dist loadfile $(ARGS)
+
+load: $(CAN_DEVELOP) ## 10,000 callbacks through the whole pipeline, on both brokers
+	PIPELINE_TEST_LOAD=10000 $(RUN) pytest tests/acceptance/test_demo.py -k load $(ARGS)
 
 check: lint types imports docs ## everything that needs no test run
 
