@@ -100,10 +100,13 @@ class RabbitBroker(Broker):
         if not self._is_open:
             return
         self._is_open = False
-        for consumer in tuple(self._consumers):
-            await consumer.__aexit__(None, None, None)
-        await self._consuming.close()
-        await self._publishing.close()
+        # All at once: each waits for a broker that may not answer any more.
+        async with asyncio.TaskGroup() as group:
+            for consumer in tuple(self._consumers):
+                group.create_task(consumer.__aexit__(None, None, None))
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._consuming.close())
+            group.create_task(self._publishing.close())
 
     @property
     def problem(self) -> str | None:

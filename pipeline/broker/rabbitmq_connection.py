@@ -31,7 +31,7 @@ log = get_logger("broker")
 FIRST_PAUSE_SECONDS: Final = 0.2
 LONGEST_PAUSE_SECONDS: Final = 10.0
 CONNECT_TIMEOUT_SECONDS: Final = 10.0
-CLOSE_TIMEOUT_SECONDS: Final = 5.0
+CLOSE_TIMEOUT_SECONDS: Final = 3.0
 
 #: All that aio-pika and aiormq raise for a broker that is not there or not well.
 FOREIGN_ERRORS: Final = (
@@ -164,7 +164,8 @@ class Link:
     async def _connect(self) -> AbstractConnection:
         async with bounded(CONNECT_TIMEOUT_SECONDS, f"connecting to {self.address}"):
             connection = self._make(self._url)
-            await connection.connect(timeout=CONNECT_TIMEOUT_SECONDS)
+            # No timeout of its own: that would lose an error when we are cancelled.
+            await connection.connect()
         try:
             await self._on_up(connection)
         except BaseException:
@@ -201,9 +202,19 @@ class Link:
 
 
 async def _close_quietly(connection: AbstractConnection) -> None:
-    """Close in bounded time; a connection that cannot be closed is dropped."""
+    """Close in bounded time; a connection that cannot be closed is dropped.
+
+    aiormq cannot be cancelled while it waits for its last bytes to be sent, which
+    a broker that has stopped reading never lets happen.
+    """
+    closing = asyncio.ensure_future(connection.close())
     try:
-        async with bounded(CLOSE_TIMEOUT_SECONDS, "closing the connection"):
-            await connection.close()
-    except BrokerUnavailable as error:
-        log.debug("broker_close_failed", error=str(error))
+        await asyncio.wait((closing,), timeout=CLOSE_TIMEOUT_SECONDS)
+    finally:
+        if not closing.done() and (stream := stream_of(connection)) is not None:
+            stream.abort()
+    await asyncio.wait((closing,), timeout=CLOSE_TIMEOUT_SECONDS)
+    if not closing.done():
+        closing.cancel()
+    elif not closing.cancelled() and (error := closing.exception()) is not None:
+        log.debug("broker_close_failed", error=repr(error))

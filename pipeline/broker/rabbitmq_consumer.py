@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_left
 from collections import deque
 from typing import TYPE_CHECKING, Final, Self, cast
 
@@ -71,6 +72,8 @@ class RabbitConsumer(Consumer):
         self._stream: FrameStream | None = None
         self._tap: tuple[int, Tap] | None = None
         self._consumer_tag = ""
+        self._is_subscribed = False
+        self._is_gone = False
         self._epoch = 0
         self._arrived: deque[Delivery] = deque()
         #: Everything un-acked of this epoch: delivery tag -> settled by us?
@@ -79,11 +82,14 @@ class RabbitConsumer(Consumer):
         self._stopped = False
         self._subscriber: asyncio.Task[None] | None = None
         self._flush_is_due = False
+        #: Only where there is no short cut.
+        self._acking: set[asyncio.Task[None]] = set()
 
     @property
     def is_active(self) -> bool:
         channel = self._channel
-        return not self._stopped and channel is not None and not channel.is_closed
+        is_open = channel is not None and not channel.is_closed
+        return self._is_subscribed and is_open and not self._stopped
 
     @property
     def unacked(self) -> int:
@@ -106,6 +112,8 @@ class RabbitConsumer(Consumer):
         self._something.set()
         # The subscriber's end forgets what is un-acked: send what is due before.
         self._flush_now()
+        if self._acking:
+            await asyncio.wait(self._acking, timeout=self._deadline_seconds)
         if self._subscriber is not None:
             self._subscriber.cancel()
             await asyncio.gather(self._subscriber, return_exceptions=True)
@@ -160,6 +168,7 @@ class RabbitConsumer(Consumer):
         for delivery in deliveries:
             _require_unsettled(delivery)
         tags = [_tag_of(delivery) for delivery in deliveries]
+        self._require_held(deliveries, tags)
         # While we publish, nobody else can settle them.
         for delivery in deliveries:
             delivery.tag = None
@@ -180,6 +189,20 @@ class RabbitConsumer(Consumer):
         if lost:
             message = f"{lost} of {len(deliveries)} deliveries went back to the broker"
             raise DeliveryLost(message)
+
+    def _require_held(
+        self, deliveries: Sequence[Delivery], tags: Sequence[tuple[int, int]]
+    ) -> None:
+        """Publish nothing for what somebody else has got by now."""
+        lost = sum(
+            epoch != self._epoch or tag not in self._unacked for epoch, tag in tags
+        )
+        if lost:
+            if len(deliveries) == 1:
+                deliveries[0].tag = None
+            raise DeliveryLost(
+                f"{lost} of {len(deliveries)} deliveries went back to the broker"
+            )
 
     async def release(self, delivery: Delivery) -> None:
         self._require_open()
@@ -218,23 +241,22 @@ class RabbitConsumer(Consumer):
         channel = self._channel
         if channel is None or channel.is_closed:
             return
-        highest = 0
-        for tag, settled in self._unacked.items():
-            if not settled:
-                break
-            highest = tag
-        acks = [(highest, True)] if highest else []
-        acks += [
-            (t, False) for t, done in self._unacked.items() if done and t > highest
-        ]
-        self._unacked = {t: False for t, done in self._unacked.items() if not done}
+        unacked = self._unacked
+        settled = [tag for tag, is_settled in unacked.items() if is_settled]
+        lowest_open = next(
+            (t for t, is_settled in unacked.items() if not is_settled), 0
+        )
+        self._unacked = {
+            t: False for t, is_settled in unacked.items() if not is_settled
+        }
         if self._stream is not None:
-            number = channel.number
-            frames = [wire.acknowledge(number, tag, multiple=m) for tag, m in acks]
-            self._stream.write(b"".join(frames))
+            self._stream.write(_acknowledge(channel.number, settled, lowest_open))
         else:
-            for tag, multiple in acks:
-                channel.create_task(_plain_ack(channel, tag, multiple=multiple))
+            for tag in settled:
+                # Not "all up to": that could overtake a release in aiormq's queue.
+                task = asyncio.create_task(_plain_ack(channel, tag))
+                self._acking.add(task)
+                task.add_done_callback(self._acking.discard)
 
     # -- staying subscribed -----------------------------------------------------
 
@@ -255,6 +277,10 @@ class RabbitConsumer(Consumer):
         name = self._topology.queue_name(self.queue)
         lost = asyncio.Event()
         async with bounded(self._deadline_seconds, f"consuming from {name}"):
+            if self._is_gone:
+                # All of it: a queue without its bindings would get nothing.
+                await self._redeclare()
+                self._is_gone = False
             connection = await self._connect()
             channel = await self._open_channel(connection, lost)
             self._consumer_tag = f"pipeline.{self.queue}.{id(self):x}.{self._epoch}"
@@ -278,8 +304,9 @@ class RabbitConsumer(Consumer):
                     name, deliver_slowly, consumer_tag=self._consumer_tag
                 )
             except aiormq.exceptions.ChannelNotFoundEntity:
-                await self._redeclare()
+                self._is_gone = True
                 raise
+        self._is_subscribed = True
         await lost.wait()
         self._forget()
         try:
@@ -316,9 +343,12 @@ class RabbitConsumer(Consumer):
 
     def _forget(self) -> None:
         """Drop everything of this epoch: the broker delivers it again."""
+        self._is_subscribed = False
         self._epoch += 1
         self._arrived.clear()
         self._unacked.clear()
+        for task in self._acking:
+            task.cancel()
 
     def _deliver(self, delivered: Delivered, epoch: int) -> None:
         if epoch != self._epoch:
@@ -345,12 +375,23 @@ def _require_unsettled(delivery: Delivery) -> None:
         )
 
 
-async def _plain_ack(
-    channel: aiormq.abc.AbstractChannel, tag: int, *, multiple: bool
-) -> None:
+def _acknowledge(channel: int, settled: Sequence[int], lowest_open: int) -> bytes:
+    """Acknowledge with as few frames as can be.
+
+    All below the first delivery that is open need one frame. Tags come in order.
+    """
+    together = bisect_left(settled, lowest_open) if lowest_open else len(settled)
+    frames = [wire.acknowledge(channel, tag) for tag in settled[together:]]
+    if together:
+        highest = settled[together - 1]
+        frames.append(wire.acknowledge(channel, highest, multiple=True))
+    return b"".join(frames)
+
+
+async def _plain_ack(channel: aiormq.abc.AbstractChannel, tag: int) -> None:
     """Acknowledge through aiormq, where there is no short cut."""
     try:
-        await channel.basic_ack(tag, multiple, wait=False)
+        await channel.basic_ack(tag, wait=False)
     except FOREIGN_ERRORS as error:
         # The channel is gone: the broker delivers it again.
         log.debug("ack_failed", error=str(error))

@@ -210,6 +210,11 @@ class FrameStream(aiormq.TransportFactory):
         if self._writer is not None:
             await self._writer.drain()
 
+    def abort(self) -> None:
+        """Drop the connection with all that was not sent."""
+        if self._writer is not None:
+            self._writer.transport.abort()
+
     async def create(
         self, url: URL, **kwargs: Any
     ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

@@ -150,7 +150,7 @@ async def test_exchange_that_was_deleted_comes_back(
         )
         assert {BrokerUnavailable} == {type(result) for result in results}
 
-        await broker.publish(make_publication())
+        await _until_it_works(broker)
         assert 2 == await _ready(broker)
 
 
@@ -481,6 +481,26 @@ async def test_closing_ends_what_is_in_flight(
         await closing
         with pytest.raises(BrokerClosed):
             await broker.publish(make_publication())
+
+
+async def test_closing_drops_what_the_broker_does_not_read(
+    rabbitmq_url: str, rabbit_topology: Topology, proxy: TcpProxy
+) -> None:
+    """More is buffered than the network takes: it is lost, and nobody hangs."""
+    large = [make_publication(make_envelope(body=b"x" * 2**21)) for _ in range(10)]
+    url = proxy.url_for(rabbitmq_url)
+    async with RabbitBroker(url, deadline=SHORT) as broker:
+        await broker.declare(rabbit_topology)
+        proxy.hold()
+        results = await asyncio.gather(
+            *(broker.publish(p) for p in large), return_exceptions=True
+        )
+        assert {BrokerUnavailable} == {type(result) for result in results}
+        began = time.monotonic()
+
+        await broker.__aexit__(None, None, None)
+
+        assert time.monotonic() - began < 8
 
 
 async def test_closing_while_connecting_leaves_nothing_behind(
