@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tests.rabbitmq_node import find_server, started_node
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 @contextmanager

@@ -4,9 +4,9 @@
 
 "ours" and the peers publish with a confirm to a quorum queue; "ours, embedded" is the
 same on the SQLite broker, with fsync; "no-op" stores nothing. Ours has token check,
-parsing and metrics switched on. Rounds are interleaved (A B C A B C …), so that a change in the machine's speed
-meets every case alike. Needs wrk; the fastify peer needs node and npm, and is left
-out with a line that says so where they are missing.
+parsing and metrics switched on. Rounds are interleaved (A B C A B C …), so that a
+change in the machine's speed meets every case alike. Needs wrk; the fastify peer needs
+node and npm, and is left out with a line that says so where they are missing.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def _start_servers(
         if name.startswith("ours"):
             environment["PIPELINE_INGRESS__PORT"] = str(port)
         else:
-            command = [*command, str(port)]
+            command.append(str(port))
         server = Server(command, port=port, environment=environment, cwd=folder)
         stack.callback(server.close)
         servers.append((name, server, address))

@@ -7,14 +7,15 @@ import sys
 from typing import Any
 
 import uvicorn
-from faststream.rabbit.fastapi import RabbitRouter
 from fastapi import FastAPI
+from faststream.rabbit.fastapi import RabbitRouter
 
 router = RabbitRouter(os.environ["BENCH_BROKER_URL"])
 
 
 @router.post("/callbacks/{operation}")
 async def callback(operation: str, document: dict[str, Any]) -> dict[str, str]:
+    """Publish the callback with its confirm, then answer."""
     data = document["data"]
     await router.broker.publish(
         document,

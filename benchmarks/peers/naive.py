@@ -11,6 +11,7 @@ from aiohttp import web
 
 
 async def start(app: web.Application) -> None:
+    """Connect to the broker."""
     connection = await aio_pika.connect_robust(os.environ["BENCH_BROKER_URL"])
     channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
     app["exchange"] = channel.default_exchange
@@ -18,10 +19,12 @@ async def start(app: web.Application) -> None:
 
 
 async def stop(app: web.Application) -> None:
+    """Disconnect."""
     await app["connection"].close()
 
 
 async def callback(request: web.Request) -> web.Response:
+    """Publish the callback with its confirm, then answer."""
     body = await request.read()
     document = json.loads(body)
     data = document["data"]
@@ -42,6 +45,7 @@ async def callback(request: web.Request) -> web.Response:
 
 
 def main() -> None:
+    """Serve on the port that is given."""
     app = web.Application()
     app.on_startup.append(start)
     app.on_cleanup.append(stop)

@@ -9,11 +9,13 @@ from aiohttp import web
 
 
 async def callback(request: web.Request) -> web.Response:
+    """Read and answer."""
     await request.read()
     return web.Response()
 
 
 def main() -> None:
+    """Serve on the port that is given."""
     app = web.Application()
     app.router.add_post("/callbacks/{operation}", callback)
     web.run_app(
