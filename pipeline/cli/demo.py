@@ -8,10 +8,10 @@ import shlex
 import shutil
 import sys
 import tempfile
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from secrets import randbelow
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 
     from pipeline.demo import DemoOptions, Summary
     from pipeline.simulator import SentCallback
+
+#: The longest to wait for everything to settle, and what each callback of a load
+#: adds: a slow machine notifies of some hundred events a second.
+PATIENCE: Final = timedelta(seconds=90)
+PATIENCE_FOR_EACH: Final = timedelta(milliseconds=20)
 
 Tasks = Annotated[int, typer.Option(min=1, help="How many tasks the provider has.")]
 Seed = Annotated[int, typer.Option(help="The same seed plays the same tasks.")]
@@ -101,6 +106,7 @@ def demo(
         seed=seed,
         load=load,
         time_scale=time_scale,
+        patience=PATIENCE + load * PATIENCE_FOR_EACH,
         callback_url=callback_url,
         host=host,
         public_host=public_host,

@@ -44,7 +44,7 @@ def test_demo_loses_nothing_and_replays_what_failed(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(300 + LOAD // 20)
 def test_load_in_random_order_publishes_each_event_once(
     broker_options: Sequence[str],
 ) -> None:
