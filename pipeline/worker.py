@@ -62,6 +62,10 @@ _NAMES: Final[dict[type, str]] = {
 }
 
 
+#: What the handler said of each delivery, by the delivery's identity.
+Results: TypeAlias = dict[int, Result]
+
+
 class DeadlineExceeded(PipelineError):
     """The handler did not finish in time; counts as an attempt."""
 
@@ -158,32 +162,37 @@ class Worker:
         A delivery that cannot even be dead-lettered stays un-acked until it can be.
         What is not settled when we stop is given back by leaving the consumer.
         """
-        pause = PAUSE
-        while (stuck := await self._try(consumer, left)) is not None:
-            WORKER_PAUSED.labels(self.queue).inc()
-            log.warning(
-                "worker_paused",
-                queue=self.queue,
-                error_type=type(stuck).__name__,
-                error=str(stuck),
-                pause_seconds=pause.total_seconds(),
-            )
-            await asyncio.wait({stop}, timeout=pause.total_seconds())
-            if stop.done():
-                return
-            pause = min(pause * 2, LONGEST_PAUSE)
-
-    async def _try(
-        self, consumer: Consumer, left: list[Delivery]
-    ) -> PipelineError | None:
-        """Handle and settle what is left; return the error that has to pass first."""
         started = time.perf_counter()
-        try:
-            results = await self._handle([d.envelope for d in left])
-            await self._settle(consumer, left, results, started)
-        except (*UNAVAILABLE, *NOT_TAKEN) as error:
-            return error
-        return None
+        results: Results | None = None
+        pause = PAUSE
+        while left:
+            try:
+                if results is None:
+                    results = await self._results(left)
+                await self._settle(consumer, left, results, started)
+            except (*UNAVAILABLE, *NOT_TAKEN) as error:
+                # What was handled is not handled again: only settling has to wait.
+                await self._pause(error, pause, stop)
+                pause = min(pause * 2, LONGEST_PAUSE)
+                if stop.done():
+                    return
+
+    async def _results(self, left: Sequence[Delivery]) -> Results:
+        answers = await self._handle([delivery.envelope for delivery in left])
+        return dict(zip(map(id, left), answers, strict=True))
+
+    async def _pause(
+        self, error: PipelineError, pause: timedelta, stop: asyncio.Task[None]
+    ) -> None:
+        WORKER_PAUSED.labels(self.queue).inc()
+        log.warning(
+            "worker_paused",
+            queue=self.queue,
+            error_type=type(error).__name__,
+            error=str(error),
+            pause_seconds=pause.total_seconds(),
+        )
+        await asyncio.wait({stop}, timeout=pause.total_seconds())
 
     async def _handle(self, envelopes: Sequence[Envelope]) -> Sequence[Result]:
         """Call the handler; a batch that fails as a whole is handled one by one.
@@ -208,7 +217,7 @@ class Worker:
         self,
         consumer: Consumer,
         left: list[Delivery],
-        results: Sequence[Result],
+        results: Results,
         started: float,
     ) -> None:
         """Settle all that succeeded in one go, the rest one by one.
@@ -217,8 +226,9 @@ class Worker:
         """
         done: list[tuple[Delivery, Done]] = []
         failed: list[tuple[Delivery, Failed]] = []
-        for delivery, result in zip(left, results, strict=True):
+        for delivery in left:
             attempt = delivery.envelope.attempt
+            result = results[id(delivery)]
             outcome = decide(result, attempt=attempt, policy=self._policy)
             if isinstance(outcome, Done):
                 done.append((delivery, outcome))
@@ -246,14 +256,16 @@ class Worker:
         publications = [p for _, outcome in done for p in outcome.publications]
         try:
             await consumer.ack(deliveries, publications)
-        except DeliveryLost:
-            log.warning("delivery_lost", queue=self.queue, deliveries=len(done))
-        except NOT_TAKEN as error:
+        except (DeliveryLost, *NOT_TAKEN) as error:
             if len(done) > 1:
                 alone = [
                     await self._ack(consumer, left, [one], started) for one in done
                 ]
                 return [refused for some in alone for refused in some]
+            if isinstance(error, DeliveryLost):
+                log.warning("delivery_lost", queue=self.queue, deliveries=1)
+                left.remove(deliveries[0])
+                return []
             attempt = deliveries[0].envelope.attempt
             outcome = decide_failed(error, attempt=attempt, policy=self._policy)
             return [(deliveries[0], outcome)]
@@ -274,6 +286,7 @@ class Worker:
                 await delivery.dead_letter(outcome.error, at=now)
         except DeliveryLost:
             log.warning("delivery_lost", queue=self.queue, deliveries=1)
+            return
         self._report(delivery, outcome, started)
 
     def _report(self, delivery: Delivery, outcome: Outcome, started: float) -> None:

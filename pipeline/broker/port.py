@@ -180,8 +180,10 @@ class Consumer(ABC):
 
         Raises:
             AlreadySettled: one of them is settled; nothing was done.
-            DeliveryLost: the broker took one of them back in the meantime; the
-                others are acknowledged.
+            DeliveryLost: the broker took one of them back: nothing is published or
+                acknowledged. Of several, those that are not lost can still be
+                settled, one by one. Only where the broker is lost while we publish
+                may the copies be there as well as the redelivery.
             Unroutable, PublishRefused, BrokerUnavailable: as for ``publish``.
         """
 

@@ -139,7 +139,7 @@ class SqliteConsumer(Consumer):
         if not held and not parcels:
             return
         try:
-            lost, touched = await session.write(
+            touched = await session.write(
                 partial(
                     session.store.settle,
                     consumer=self.id,
@@ -148,6 +148,10 @@ class SqliteConsumer(Consumer):
                     now=session.now,
                 )
             )
+        except DeliveryLost:
+            if len(held) > 1:  # those that are not lost are settled one by one
+                self._held.update(held)
+            raise
         except BaseException:
             self._held.update(held)
             raise
@@ -155,12 +159,6 @@ class SqliteConsumer(Consumer):
             self._settling.difference_update(held)
             self._fetch()
         session.wake(touched)
-        if lost:
-            message = (
-                f"{lost} of {len(held)} deliveries from {self.queue} were settled too"
-                " late: the lease had run out or the consumer had been left"
-            )
-            raise DeliveryLost(message)
 
     async def release(self, delivery: Delivery) -> None:
         session = self._session

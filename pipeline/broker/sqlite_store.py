@@ -29,7 +29,7 @@ from pipeline.broker.sqlite_queries import (
     READY,
 )
 from pipeline.broker.sqlite_routing import Router, StoredQueue, declare
-from pipeline.errors import BrokerUnavailable, Unroutable
+from pipeline.errors import BrokerUnavailable, DeliveryLost, Unroutable
 from pipeline.message import from_milliseconds
 from pipeline.sqlite import migrate
 from pipeline.topology import DEAD, DELIVERY_LIMIT, QueueKind, dead_letter
@@ -139,21 +139,26 @@ class Store:
         held: Sequence[tuple[int, int]],
         parcels: Sequence[Parcel],
         now: int,
-    ) -> tuple[int, Collection[str]]:
-        """Store ``parcels`` and delete what ``consumer`` holds, in one step.
+    ) -> Collection[str]:
+        """Delete what ``consumer`` holds and store ``parcels``, in one step.
 
         ``held`` has the id of each message and the number of its delivery. Returns
-        how many of them were lost to others, and the queues that got messages.
+        the queues that got messages.
 
         Raises:
-            Unroutable: as for ``insert``; nothing is deleted.
+            DeliveryLost: one of them belongs to others; nothing is changed.
+            Unroutable: as for ``insert``; nothing is changed.
         """
-        touched = self.insert(connection, parcels, now) if parcels else ()
         if len(held) == 1:
             connection.execute(DELETE_ONE_HELD, (*held[0], consumer))
         else:
             connection.execute(DELETE_HELD, (orjson.dumps(held).decode(), consumer))
-        return len(held) - connection.changes(), touched
+        if lost := len(held) - connection.changes():
+            raise DeliveryLost(
+                f"{lost} of {len(held)} deliveries were settled too late: the lease"
+                " had run out or the consumer had been left"
+            )
+        return self.insert(connection, parcels, now) if parcels else ()
 
     def release(
         self, connection: apsw.Connection, *, consumer: int, message: int, delivery: int

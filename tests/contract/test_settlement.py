@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,7 +17,12 @@ from pipeline.topology import (
     dead_letter_queue,
     hand_to,
 )
-from tests.factories import make_envelope, make_publication, make_publications
+from tests.factories import (
+    SHORT_DELAY,
+    make_envelope,
+    make_publication,
+    make_publications,
+)
 from tests.waiting import eventually, receive, receive_nothing, receive_one
 
 if TYPE_CHECKING:
@@ -222,6 +228,56 @@ async def test_lost_delivery_does_not_acknowledge_for_its_new_holder(
 
     async with broker.consume(DEDUPE, prefetch=1) as consumer:
         assert (await receive_one(consumer)).redelivered
+
+
+@pytest.mark.parametrize("how", ["retry", "dead_letter"])
+async def test_lost_delivery_is_not_multiplied(
+    broker: Broker, open_again: OpenAgain, how: str
+) -> None:
+    """Who comes too late must not leave a copy beside the one that was redelivered."""
+    await broker.publish(make_publication())
+    async with broker.consume(DEDUPE, prefetch=1) as consumer:
+        late = await receive_one(consumer)
+    other = await open_again()
+    async with other.consume(DEDUPE, prefetch=1) as consumer:
+        again = await receive_one(consumer)
+        now = datetime.now(UTC)
+
+        error = ValueError("late")
+        settling = (
+            late.retry(SHORT_DELAY, error, at=now)
+            if how == "retry"
+            else late.dead_letter(error, at=now)
+        )
+
+        with pytest.raises(DeliveryLost):
+            await settling
+
+        depth = await broker.depth(DEDUPE)
+        assert 0 == depth.delayed
+        assert 0 == (await broker.depth(dead_letter_queue(DEDUPE))).ready
+        await again.ack()
+
+
+async def test_of_several_only_the_lost_one_is_not_settled(
+    broker: Broker, open_again: OpenAgain
+) -> None:
+    """The others can still be settled, one by one."""
+    await broker.publish(make_publication())
+    async with broker.consume(DEDUPE, prefetch=1) as consumer:
+        lost = await receive_one(consumer)
+    other = await open_again()
+    async with other.consume(DEDUPE, prefetch=1) as holder:
+        await receive_one(holder)
+        await broker.publish(make_publication())
+        async with broker.consume(DEDUPE, prefetch=1) as consumer:
+            mine = await receive_one(consumer)
+
+            with pytest.raises(DeliveryLost):
+                await lost.ack()
+            await mine.ack()
+
+        assert 0 == (await broker.depth(DEDUPE)).ready
 
 
 async def test_concurrent_settlements_of_one_delivery_settle_it_once(
