@@ -1,10 +1,11 @@
 """How fast dead letters are listed and replayed, and how much memory that takes.
 
-    python benchmarks/replay.py                                  # SQLite
-    python benchmarks/replay.py --broker-url amqp://guest:guest@127.0.0.1/
+    python -m benchmarks.replay                                  # SQLite
+    python -m benchmarks.replay --broker-url amqp://guest:guest@127.0.0.1/
 
 Fills a queue under a prefix of its own, then runs the command line as a user would,
 once on few and once on many dead letters: the peak memory of both should be close.
+Last comes a replay at a given rate, and how far it was from that.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ from typing import TYPE_CHECKING
 import aio_pika
 
 from pipeline.broker import open_broker
+from pipeline.dead_letters import Selection, replay
 from pipeline.errors import Reject
+from pipeline.logs import configure_logs
 from pipeline.message import TASK_ID, Envelope, failed, new_message_id
 from pipeline.topology import (
     DOWNLOAD,
@@ -38,11 +41,15 @@ from pipeline.topology import (
 
 if TYPE_CHECKING:
     from pipeline.broker.port import Broker
+    from pipeline.dead_letters import Progress
     from pipeline.message import Publication
 
 ROOT = Path(__file__).parent.parent
 #: Beside the many: to see that memory does not grow with them.
 FEW = 2_000
+#: Asked for, of a second; and replayed at that rate.
+RATE = 500
+PACED = 2_000
 BODY = b'{"code": 200, "data": "' + b"x" * 2_200 + b'"}'
 DEADLINE = timedelta(seconds=30)
 
@@ -138,8 +145,25 @@ async def prepare(url: str, topology: Topology, count: int) -> float:
         return time.perf_counter() - started
 
 
-def run(url: str, messages: int) -> list[Measured]:
-    """Measure both commands on few and on many dead letters."""
+async def paced_rate(url: str, topology: Topology) -> float:
+    """Replay at ``RATE`` and give the rate there was, start-up not counted."""
+    noted: list[tuple[float, int]] = []
+
+    def note(progress: Progress) -> None:
+        noted.append((time.perf_counter(), progress.matched))
+
+    async with open_broker(url, deadline=DEADLINE) as broker:
+        await broker.declare(topology)
+        await replay(broker, [DOWNLOAD], Selection(), rate=RATE, on_progress=note)
+    (start, first), (end, last) = noted[0], noted[-1]
+    if last != PACED:
+        message = f"expected {PACED} dead letters replayed, got {last}"
+        raise RuntimeError(message)
+    return (last - first) / (end - start)
+
+
+def run(url: str, messages: int) -> tuple[list[Measured], float]:
+    """Measure both commands on few and on many dead letters, and a paced replay."""
     prefix = f"bench-{uuid.uuid4().hex[:8]}"
     topology = build_topology(prefix=prefix)
     environ = {"PIPELINE_BROKER_URL": url, "PIPELINE_BROKER__PREFIX": prefix}
@@ -149,10 +173,12 @@ def run(url: str, messages: int) -> list[Measured]:
             seconds = asyncio.run(prepare(url, topology, count))
             print(f"# {count:,} dead letters made in {seconds:.1f} s", file=sys.stderr)
             found += [measure(c, environ, count) for c in ("list", "replay")]
+        asyncio.run(prepare(url, topology, PACED))
+        rate = asyncio.run(paced_rate(url, topology))
     finally:
         if url.startswith("amqp"):
             asyncio.run(delete(url, topology))
-    return found
+    return found, rate
 
 
 async def delete(url: str, topology: Topology) -> None:
@@ -171,9 +197,11 @@ def main() -> None:
     parser.add_argument("--messages", type=int, default=100_000)
     parser.add_argument("--broker-url")
     options = parser.parse_args()
+    configure_logs(level="ERROR", form="text", stream=sys.stderr)
     with tempfile.TemporaryDirectory() as folder:
         url = options.broker_url or f"sqlite:///{folder}/broker.db"
-        found = run(url, options.messages)
+        found, rate = run(url, options.messages)
+    print(f"broker: {url.partition(':')[0]}")
     print(
         f"{'command':<8} {'messages':>9} {'seconds':>8} {'rate/s':>8} {'peak MiB':>9}"
     )
@@ -182,6 +210,8 @@ def main() -> None:
             f"{one.command:<8} {one.messages:>9,} {one.seconds:>8.2f}"
             f" {one.rate:>8,.0f} {one.peak_mib:>9.1f}"
         )
+    deviation = (rate / RATE - 1) * 100
+    print(f"replay --rate {RATE}: {rate:.1f}/s, a deviation of {deviation:+.1f} %")
 
 
 if __name__ == "__main__":
