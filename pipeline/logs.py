@@ -14,6 +14,8 @@ import orjson
 import structlog
 
 if TYPE_CHECKING:
+    import asyncio
+
     from structlog.typing import FilteringBoundLogger, Processor
 
 LogFormat = Literal["auto", "json", "text"]
@@ -70,9 +72,35 @@ def configure_logs(
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(max(number, logging.WARNING))
+    logging.getLogger("aiohttp.server").addFilter(_shorten)
     for name in _SPOKEN_FOR:
         silenced = logging.CRITICAL if number > logging.DEBUG else logging.NOTSET
         logging.getLogger(name).setLevel(silenced)
+
+
+def report_death(task: asyncio.Task[None]) -> asyncio.Task[None]:
+    """Log an error if a background task ends by one, which nobody would see."""
+
+    def note(ended: asyncio.Task[None]) -> None:
+        if not ended.cancelled() and (error := ended.exception()) is not None:
+            get_logger("background").error(
+                "background_task_failed", task=ended.get_name(), error=repr(error)
+            )
+
+    task.add_done_callback(note)
+    return task
+
+
+def _shorten(record: logging.LogRecord) -> bool:
+    """Spare a traceback to what a client has sent that is no proper HTTP.
+
+    Anybody can send that, as often as he likes: one line is enough.
+    """
+    error = record.exc_info[1] if record.exc_info else None
+    if error is not None and type(error).__module__.startswith("aiohttp."):
+        record.msg, record.args = f"{record.getMessage()}: {error!r}"[:300], ()
+        record.exc_info = None
+    return True
 
 
 def _to_json(event: object, **_: object) -> str:

@@ -18,7 +18,7 @@ from yarl import URL
 
 from pipeline.broker.rabbitmq_stream import TappedConnection, stream_of
 from pipeline.errors import BrokerUnavailable
-from pipeline.logs import get_logger
+from pipeline.logs import get_logger, report_death
 from pipeline.metrics import BROKER_RECONNECTS
 
 if TYPE_CHECKING:
@@ -116,7 +116,9 @@ class Link:
     def open(self) -> None:
         """Start connecting. Idempotent."""
         if self._task is None:
-            self._task = asyncio.create_task(self._run(), name=f"link {self.address}")
+            self._task = report_death(
+                asyncio.create_task(self._run(), name=f"link {self.address}")
+            )
 
     async def close(self) -> None:
         """Stop connecting and close what is open."""

@@ -20,7 +20,7 @@ from pipeline.errors import (
     BrokerUnavailable,
     DeliveryLost,
 )
-from pipeline.logs import get_logger
+from pipeline.logs import get_logger, report_death
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -97,8 +97,8 @@ class RabbitConsumer(Consumer):
         return sum(not settled for settled in self._unacked.values())
 
     async def __aenter__(self) -> Self:
-        self._subscriber = asyncio.create_task(
-            self._stay_subscribed(), name=f"consume {self.queue}"
+        self._subscriber = report_death(
+            asyncio.create_task(self._stay_subscribed(), name=f"consume {self.queue}")
         )
         return self
 

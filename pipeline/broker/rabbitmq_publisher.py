@@ -27,6 +27,7 @@ from pipeline.broker.rabbitmq_plain import (
 )
 from pipeline.broker.rabbitmq_stream import FrameStream, Tap
 from pipeline.errors import BrokerError, BrokerUnavailable, PublishRefused
+from pipeline.logs import report_death
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -147,7 +148,7 @@ class FastPublisher(Publisher):
             on_close=self._on_close,
         )
         stream.tap(self._channel, self._tap)
-        self._writer = asyncio.create_task(self._write())
+        self._writer = report_death(asyncio.create_task(self._write(), name="publish"))
         self._sweeper: asyncio.TimerHandle | None = None
 
     @property

@@ -16,6 +16,7 @@ from pipeline.errors import ConfigurationError
 from pipeline.ingress.health import Checks, Get, health_routes
 from pipeline.ingress.problems import problem
 from pipeline.ingress.views import CallbackView
+from pipeline.logs import get_logger
 
 if TYPE_CHECKING:
     import asyncio
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
     from pipeline.broker.port import Broker
     from pipeline.settings import IngressSettings
+
+log = get_logger("ingress")
 
 #: Idle connections are closed after this; slow headers are cut off by it as well.
 KEEPALIVE_SECONDS: Final = 20.0
@@ -73,6 +76,9 @@ def make_ingress(
         settings: limits and secrets.
         checks: further parts for ``/readyz`` beside the broker.
     """
+    if not settings.tokens and not settings.signature.keys:
+        # Not refused: on loopback, or behind a proxy that checks, it is right.
+        log.warning("callbacks_unprotected", setting="ingress.tokens")
     found = {"broker": lambda: broker.problem, **(checks or {})}
     return Routes(health_routes(found), CallbackView(broker, settings))
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final, TypeAlias
+from weakref import WeakValueDictionary
 
 import aiohttp
 
@@ -107,6 +108,7 @@ class Notify:
         own = subscription.timeout_seconds
         self._seconds = timeout.total_seconds() if own is None else own
         self._sign = sign
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._headers = {
             **{k: v.get_secret_value() for k, v in subscription.headers.items()},
             "Content-Type": CONTENT_TYPE,
@@ -120,6 +122,13 @@ class Notify:
             Retry: the subscriber did not answer 2xx in time.
             LedgerUnavailable: as the ledger; the event may have been sent.
         """
+        # Two copies of one event at the same time: the second waits and sees that
+        # the first was delivered.
+        turn = self._turns.setdefault(envelope.message_id, asyncio.Lock())
+        async with turn:
+            return await self._tell(envelope)
+
+    async def _tell(self, envelope: Envelope) -> Sequence[Publication]:
         event_type, task_id = _what(envelope)
         event_id = EventId(envelope.message_id)
         name = self._subscription.name
