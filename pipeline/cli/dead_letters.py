@@ -202,6 +202,7 @@ def replay(
 
     done = _run(main, config, assignments, broker_url)
     letters.print_result("replayed", done, dry_run=dry_run, as_json=as_json)
+    _require_seen(done, limit)
     _require_found(message_id, done)
 
 
@@ -250,10 +251,24 @@ def discard(
 
     done = _run(main, config, assignments, broker_url)
     letters.print_result("discarded", done, dry_run=not yes, as_json=as_json)
+    _require_seen(done, limit)
     _require_found(message_id, done)
     if not yes and done.matched:
         render.fail("nothing was removed: add --yes to discard them for ever")
         raise typer.Exit(2)
+
+
+def _require_seen(done: Progress, limit: int | None) -> None:
+    """Say that not all dead letters could be looked at; fail if none could."""
+    unseen = done.total - done.seen
+    if unseen <= 0 or (limit is not None and done.matched >= limit):
+        return
+    render.fail(
+        f"{render.count_of(unseen, 'dead letter')} could not be looked at: another"
+        " command holds them, or the broker was too slow; try again"
+    )
+    if not done.seen:
+        raise typer.Exit(1)
 
 
 def _require_found(message_id: str | None, done: Progress) -> None:

@@ -179,6 +179,12 @@ def simulate(
                 render.print_json(report.as_dict())
             else:
                 render.print_fields(report.as_dict())
+            if not report.callbacks_accepted:
+                render.fail(
+                    f"expected 200 from {callback_url}, got none for"
+                    f" {report.callbacks_sent} requests"
+                )
+                raise typer.Exit(1)
             if stay and not as_json:
                 timeline.note("all sent; the files stay until Ctrl-C")
                 await asyncio.Event().wait()

@@ -99,6 +99,7 @@ def print_result(verb: str, done: Progress, *, dry_run: bool, as_json: bool) -> 
             verb: 0 if dry_run else done.matched,
             "matched": done.matched,
             "seen": done.seen,
+            "total": done.total,
             "queues": done.by_queue,
             "dry_run": dry_run,
         }

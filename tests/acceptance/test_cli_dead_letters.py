@@ -152,6 +152,7 @@ def test_what_is_listed_can_be_shown_replayed_and_discarded(
         "discarded": 2,
         "matched": 2,
         "seen": 2,
+        "total": 2,
         "queues": {"download": 2},
         "dry_run": False,
     }
