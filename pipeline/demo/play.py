@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 from pipeline.bootstrap import Plan, ledger_of, open_parts
 from pipeline.dead_letters import Selection, replay
+from pipeline.demo.evidence import read_dead_letters, read_ledger
 from pipeline.demo.options import (
     ARCHIVE,
     STUDIO,
@@ -16,7 +17,7 @@ from pipeline.demo.options import (
     demo_settings,
     write_config,
 )
-from pipeline.demo.summary import Accepted, Summary, events_by_type, find_losses
+from pipeline.demo.summary import Accepted, Summary, find_losses
 from pipeline.ledger.port import Totals
 from pipeline.roles import open_roles
 from pipeline.service import HttpRole, run_roles
@@ -128,7 +129,7 @@ class Demo:
             return Accepted(
                 callbacks_sent=result.sent,
                 callbacks_accepted=result.accepted,
-                tasks=len(result.task_ids),
+                task_ids=result.task_ids,
                 events=len(result.events),
                 files=0,
             )
@@ -139,7 +140,7 @@ class Demo:
         return Accepted(
             callbacks_sent=report.callbacks_sent,
             callbacks_accepted=report.callbacks_accepted,
-            tasks=len(report.stages),
+            task_ids=frozenset(report.stages),
             events=len(report.events),
             files=sum(map(len, report.files.values())),
         )
@@ -189,24 +190,15 @@ class Demo:
         """Hold the provider's count against the effects."""
         dead = await self.dead_letters()
         totals = self._gained(await self._ledger.totals())
-        archive = self._subscriber.effects(ARCHIVE)
-        types = events_by_type([str(r.json()["type"]) for r in archive])
-        studio = self._subscriber.effects(STUDIO)
-        losses = find_losses(
-            accepted=accepted,
-            totals=totals,
-            dead=dead,
-            archive=types,
-            studio=len(studio),
-        )
+        losses = await self._find_losses(accepted)
         repeated = sum(map(self._subscriber.repeats, (ARCHIVE, STUDIO)))
         return Summary(
             seed=self._options.seed,
             callbacks_sent=accepted.callbacks_sent,
             callbacks_accepted=accepted.callbacks_accepted,
             duplicates_dropped=totals.duplicates,
-            tasks=accepted.tasks,
-            events_published=len(archive),
+            tasks=len(accepted.task_ids),
+            events_published=len(self._events_of(ARCHIVE)),
             events_repeated=repeated,
             assets_stored=totals.assets_stored,
             assets_expired=totals.assets_expired,
@@ -305,17 +297,21 @@ class Demo:
             depth = await broker.depth(queue)
             if depth.ready or depth.delayed:
                 return False
-        totals = self._gained(await self._ledger.totals())
-        losses = find_losses(
+        return not await self._find_losses(accepted)
+
+    async def _find_losses(self, accepted: Accepted) -> dict[str, int]:
+        return find_losses(
             accepted=accepted,
-            totals=totals,
-            dead=await self.dead_letters(),
-            archive=events_by_type(
-                [str(r.json()["type"]) for r in self._subscriber.effects(ARCHIVE)]
-            ),
-            studio=len(self._subscriber.effects(STUDIO)),
+            recorded=await read_ledger(self._ledger, accepted.task_ids),
+            dead=await read_dead_letters(self._parts, accepted.task_ids),
+            archive=self._events_of(ARCHIVE),
+            studio=self._events_of(STUDIO),
         )
-        return not losses and totals.assets_pending == 0
+
+    def _events_of(self, subscriber: str) -> frozenset[str]:
+        """Give the ids of the events that a subscriber has accepted."""
+        effects = self._subscriber.effects(subscriber)
+        return frozenset(request.webhook_id for request in effects)
 
     def _gained(self, totals: Totals) -> Totals:
         """What this run has added; there may have been others before it."""

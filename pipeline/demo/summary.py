@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
 
-from pipeline.demo.options import STUDIO_EVENT
-from pipeline.events.catalogue import ASSET_EXPIRED, ASSET_STORED, TASK_TYPES
+from pipeline.demo.options import ARCHIVE, STUDIO, STUDIO_EVENT
+from pipeline.events.catalogue import DEFAULT_SOURCE, TASK_TYPES
+from pipeline.events.publications import asset_settled, assets_ready
+from pipeline.task import AssetState, StageReady
+from pipeline.topology import notify_queue
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from collections.abc import Set as AbstractSet
 
-    from pipeline.ledger.port import Totals
+    from pipeline.demo.evidence import Dead, Recorded
+    from pipeline.task import AssetKey
+
+#: Makes no difference to the ids of events, which are all that is asked for here.
+_ANY_TIME: Final = datetime.min.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,7 +29,8 @@ class Accepted:
 
     callbacks_sent: int
     callbacks_accepted: int
-    tasks: int
+    #: The tasks that accepted callbacks are about.
+    task_ids: frozenset[str]
     #: Different things said by accepted callbacks: one event each is expected.
     events: int
     #: Final files that accepted callbacks told of, dead links included.
@@ -59,51 +68,91 @@ class Summary:
         return asdict(self)
 
 
-def events_by_type(event_types: Sequence[str]) -> Mapping[str, int]:
-    """Count events by their type."""
-    return Counter(event_types)
-
-
 def find_losses(
     *,
     accepted: Accepted,
-    totals: Totals,
-    dead: Mapping[str, int],
-    archive: Mapping[str, int],
-    studio: int,
+    recorded: Recorded,
+    dead: Dead,
+    archive: AbstractSet[str],
+    studio: AbstractSet[str],
 ) -> dict[str, int]:
-    """Compare what was accepted with what came of it.
+    """Compare what was accepted with what came of it, event by event.
+
+    Outside stands the provider's own count, which knows nothing of the pipeline.
+    Inside, the ledger says which events there must have been, by their ids; each of
+    them has reached its subscriber, or is a dead letter, or is lost.
 
     Args:
-        accepted: the provider's own count, which knows nothing of the pipeline.
-        totals: what the ledger has gained.
-        dead: dead letters that are left, by work queue.
-        archive: different events that the first subscriber has got, by type.
-        studio: different events that the second one has got.
+        accepted: the provider's own count.
+        recorded: what the ledger holds of the tasks concerned.
+        dead: the dead letters that are left.
+        archive: ids of the events that the first subscriber has got.
+        studio: ids of the events that the second one has got.
 
     Returns:
         For each thing that is missing: what, and how many.
     """
-    told = sum(archive.get(kind, 0) for kind in TASK_TYPES.values())
-    settled = totals.assets_stored + totals.assets_expired
+    got = archive | dead.of(notify_queue(ARCHIVE))
+    got_by_studio = studio | dead.of(notify_queue(STUDIO))
+    updates = recorded.updates.keys()
+    for_studio = {
+        event
+        for event, stage in recorded.updates.items()
+        if TASK_TYPES[stage] == STUDIO_EVENT
+    }
+    pending = {
+        key
+        for key, asset in recorded.assets.items()
+        if asset.state is AssetState.PENDING
+    }
+    # A dead callback or download publishes its events when it is replayed.
+    files = _unexcused(_file_events(recorded), dead)
+    ready = _unexcused(_ready_events(recorded), dead)
     missing = {
         "callbacks accepted, not in the ledger": accepted.events
-        - totals.updates
-        - dead.get("dedupe", 0),
-        "files told of, neither stored nor expired": accepted.files
-        - settled
-        - dead.get("download", 0),
-        "task events that the subscriber archive did not get": totals.updates
-        - told
-        - dead.get("notify.archive", 0),
-        "file events that the subscriber archive did not get": settled
-        - archive.get(ASSET_STORED, 0)
-        - archive.get(ASSET_EXPIRED, 0)
-        - dead.get("notify.archive", 0),
-        "finished tasks that the subscriber studio did not get": archive.get(
-            STUDIO_EVENT, 0
-        )
-        - studio
-        - dead.get("notify.studio", 0),
+        - len(updates | dead.callbacks),
+        "files told of, not in the ledger": accepted.files
+        - len(recorded.assets.keys() | dead.files),
+        "files told of, neither stored nor expired": len(pending - dead.files),
+        "task events that the subscriber archive did not get": len(
+            updates - got - dead.callbacks
+        ),
+        "file events that the subscriber archive did not get": len(files - got),
+        "finished stages that the subscriber archive did not get": len(ready - got),
+        "finished tasks that the subscriber studio did not get": len(
+            for_studio - got_by_studio - dead.callbacks
+        ),
     }
     return {what: count for what, count in missing.items() if count > 0}
+
+
+def _file_events(recorded: Recorded) -> dict[str, frozenset[AssetKey]]:
+    """Give the event of each settled file in its final state, and whose it is."""
+    return {
+        asset_settled(
+            asset, source=DEFAULT_SOURCE, at=_ANY_TIME
+        ).envelope.message_id: frozenset({key})
+        for key, asset in recorded.assets.items()
+        if asset.state is not AssetState.PENDING
+    }
+
+
+def _ready_events(recorded: Recorded) -> dict[str, frozenset[AssetKey]]:
+    """Give the event of each stage whose files are all settled, and whose it is."""
+    events: dict[str, frozenset[AssetKey]] = {}
+    for (task_id, stage), keys in recorded.stage_files.items():
+        order = sorted(keys, key=lambda key: (key.track_id, key.kind))
+        # What is not in the ledger is missed elsewhere.
+        assets = tuple(recorded.assets[key] for key in order if key in recorded.assets)
+        if not assets or any(a.state is AssetState.PENDING for a in assets):
+            continue
+        ready = StageReady(
+            task_id=task_id, operation=assets[0].operation, stage=stage, assets=assets
+        )
+        publication = assets_ready(ready, source=DEFAULT_SOURCE, at=_ANY_TIME)
+        events[publication.envelope.message_id] = keys
+    return events
+
+
+def _unexcused(events: Mapping[str, frozenset[AssetKey]], dead: Dead) -> set[str]:
+    return {event for event, keys in events.items() if not keys & dead.files}
