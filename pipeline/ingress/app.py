@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 from aiohttp import web
 
 from pipeline.errors import ConfigurationError
+from pipeline.ingress.connection import Server
 from pipeline.ingress.health import Checks, Get, health_routes
 from pipeline.ingress.problems import problem
 from pipeline.ingress.views import CallbackView
@@ -112,13 +113,8 @@ async def serve(
             client_max_size=max_body_bytes,
         )
 
-    server = web.Server(
-        routes,
-        request_factory=make_request,
-        access_log=None,
-        keepalive_timeout=KEEPALIVE_SECONDS,
-        # A client that leaves must not stop a publish that is under way.
-        handler_cancellation=False,
+    server = Server(
+        routes, request_factory=make_request, keepalive_timeout=KEEPALIVE_SECONDS
     )
     runner = web.ServerRunner(server, shutdown_timeout=SHUTDOWN_SECONDS)
     await runner.setup()

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 #: Key under which a response carries its code, for the log.
-CODE: Final = "code"
+CODE: Final = web.ResponseKey("code", str)
 MEDIA_TYPE: Final = "application/problem+json"
 
 
@@ -35,7 +35,8 @@ def problem(
         "type": "about:blank",
         "title": HTTPStatus(status).phrase,
         "status": status,
-        "detail": detail,
+        # What came may be quoted in it, and be no text that JSON can carry.
+        "detail": detail.encode("utf-8", "replace").decode(),
         "code": code,
     }
     response = web.Response(

@@ -89,7 +89,7 @@ class CallbackView:
         Args:
             request: the request, its body not read yet.
             operation: from the path; may be anything.
-            token: from the path; ``None``: it may be in the query.
+            token: from the path; ``None`` or empty: it may be in the query.
         """
         started = time.perf_counter()
         try:
@@ -128,6 +128,7 @@ class CallbackView:
         except (web.RequestPayloadError, ClientPayloadError, ValueError):
             detail = "the body broke off or could not be decompressed"
             response = problem(400, detail, code="broken_body")
+            response.force_close()
         raise _Refused(response)
 
     async def _read_body(self, request: web.BaseRequest) -> bytes:
@@ -177,7 +178,7 @@ class CallbackView:
     def _check_token(self, request: web.BaseRequest, token: str | None) -> None:
         if not self._tokens:
             return
-        if token is None:
+        if not token:
             token = request.query.get(TOKEN_PARAMETER, "")
         if not token_matches(token, self._tokens):
             raise self._unauthorised(Refusal.TOKEN)

@@ -1,0 +1,418 @@
+"""The ingress and its callers over time: slow ones, lost ones, and how it stops."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import logging
+import time
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import aio_pika
+import orjson
+import pytest
+import structlog
+
+from pipeline.errors import ConfigurationError
+from pipeline.ingress import app, connection
+from pipeline.logs import configure_logs
+from pipeline.topology import DEDUPE, UNROUTED
+from tests.factories import make_topology
+from tests.ingress import CALLBACK, running_ingress
+from tests.rabbitmq_node import delete_topology
+from tests.tcp_proxy import TcpProxy
+from tests.waiting import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+    from pipeline.topology import Topology
+    from tests.ingress import Ingress
+
+pytestmark = pytest.mark.usefixtures("nothing_unhandled")
+
+TOKEN = "a-very-secret-token"
+POST = b"POST /callbacks/upload-extend HTTP/1.1\r\nHost: x\r\n"
+WHOLE = POST + b"Content-Length: %d\r\n\r\n" % len(CALLBACK) + CALLBACK
+
+
+@pytest.fixture
+async def ingress(sqlite_url: str) -> AsyncIterator[Ingress]:
+    """An ingress that gives a slow body half a second."""
+    async with running_ingress(sqlite_url, body_timeout="500ms") as made:
+        yield made
+
+
+async def _connected(
+    ingress: Ingress,
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    return await asyncio.open_connection(ingress.host, ingress.port)
+
+
+async def _until_published(ingress: Ingress, count: int = 1) -> None:
+    async def is_published() -> bool:
+        return await ingress.count() == count
+
+    await eventually(is_published)
+
+
+# -- slow and lost callers ----------------------------------------------------------
+
+
+async def test_slow_body_is_given_up(
+    ingress: Ingress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connection is closed: half a body is of no more use."""
+    monkeypatch.setattr(connection, "LINGERING_SECONDS", 0.1)
+    reader, writer = await _connected(ingress)
+    began = time.monotonic()
+    writer.write(POST + b"Content-Length: 1000\r\n\r\n" + CALLBACK[:20])
+
+    async with asyncio.timeout(5):
+        answer = await reader.read()
+
+    assert 0.4 < time.monotonic() - began < 3
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b"body_too_slow" in answer
+    assert 0 == await ingress.count()
+    writer.close()
+
+
+async def test_body_that_trickles_is_given_up_too(ingress: Ingress) -> None:
+    """The limit is for the whole body, not for each piece."""
+    reader, writer = await _connected(ingress)
+    writer.write(POST + b"Content-Length: 1000\r\n\r\n")
+
+    async def trickle() -> None:
+        while True:
+            writer.write(b" ")
+            await asyncio.sleep(0.05)
+
+    trickling = asyncio.create_task(trickle())
+    async with asyncio.timeout(5):
+        answer = await reader.readuntil(b"}")
+    trickling.cancel()
+
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    writer.close()
+
+
+async def test_slow_headers_are_given_up(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever never finishes a request does not hold a connection for ever."""
+    monkeypatch.setattr(app, "KEEPALIVE_SECONDS", 0.3)
+    async with running_ingress(sqlite_url) as ingress:
+        # After a first request the clock is running.
+        reader, writer = await _connected(ingress)
+        writer.write(WHOLE)
+        async with asyncio.timeout(5):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"POST /callbacks/")
+            assert b"" == await reader.read()
+        writer.close()
+
+
+@pytest.mark.parametrize("how", ["close", "half-close", "reset"])
+async def test_callback_of_a_caller_that_has_left_is_published(
+    ingress: Ingress, how: str
+) -> None:
+    """It was sent whole; that nobody waits for the answer changes nothing."""
+    _, writer = await _connected(ingress)
+    writer.write(WHOLE)
+    if how == "close":
+        writer.close()
+    elif how == "half-close":
+        writer.write_eof()
+    else:
+        await writer.drain()
+        writer.transport.abort()
+
+    await _until_published(ingress)
+
+    assert CALLBACK == (await ingress.published())[0].envelope.body
+    writer.close()
+    assert 200 == (await ingress.post()).status
+
+
+async def test_half_a_callback_is_not_published(ingress: Ingress) -> None:
+    """A caller that leaves in the middle of a body has sent nothing."""
+    for cut in (len(WHOLE) - 1, len(WHOLE) - 50, len(POST) + 5):
+        _, writer = await _connected(ingress)
+        writer.write(WHOLE[:cut])
+        await writer.drain()
+        writer.close()
+
+    assert 200 == (await ingress.post()).status
+    await _until_published(ingress, 1)
+
+
+async def test_several_requests_on_one_connection(ingress: Ingress) -> None:
+    """Sent at once, answered in their order."""
+    reader, writer = await _connected(ingress)
+    bad = POST + b"Content-Length: 2\r\n\r\n[]"
+
+    writer.write(WHOLE + bad + WHOLE)
+
+    statuses = []
+    async with asyncio.timeout(5):
+        for _ in range(3):
+            head = await reader.readuntil(b"\r\n\r\n")
+            statuses.append(head.split(b" ")[1])
+            length = head.lower().partition(b"content-length: ")[2]
+            await reader.readexactly(int(length.partition(b"\r")[0]))
+    assert [b"200", b"400", b"200"] == statuses
+    assert 2 == await ingress.count()
+    writer.close()
+
+
+async def test_caller_that_asks_first_is_told_to_go_on(ingress: Ingress) -> None:
+    """The body is sent only after the word to go on."""
+    reader, writer = await _connected(ingress)
+    writer.write(
+        POST
+        + b"Expect: 100-continue\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"
+        % len(CALLBACK)
+    )
+
+    async with asyncio.timeout(5):
+        assert b"HTTP/1.1 100 Continue\r\n\r\n" == await reader.readuntil(b"\r\n\r\n")
+        writer.write(CALLBACK)
+        assert (await reader.read()).startswith(b"HTTP/1.1 200 ")
+    writer.close()
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+        b"hello\r\n\r\n",
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"POST /callbacks/generate HTTP/1.1\r\nno colon\r\n\r\n",
+        b"POST /" + b"x" * 20_000 + b" HTTP/1.1\r\n\r\n",
+        b"POST / HTTP/1.1\r\nX: " + b"x" * 20_000 + b"\r\n\r\n",
+        b"\r\n" * 1000,
+        bytes(range(256)),
+    ],
+)
+async def test_what_is_no_http_is_refused(ingress: Ingress, garbage: bytes) -> None:
+    """With a problem document, and the next caller is served."""
+    reader, writer = await _connected(ingress)
+    writer.write(garbage)
+    writer.write(b"\r\n\r\n")
+    try:
+        async with asyncio.timeout(1):
+            answer = await reader.read()
+    except TimeoutError:
+        answer = b""
+    finally:
+        writer.close()
+
+    if answer:
+        assert answer.split(b" ")[1] in (b"400", b"404", b"414", b"431")
+        document = orjson.loads(answer.partition(b"\r\n\r\n")[2])
+        assert {"type", "title", "status", "detail", "code"} == set(document)
+    assert 200 == (await ingress.post()).status
+
+
+# -- stopping -----------------------------------------------------------------------
+
+
+@pytest.mark.rabbitmq
+async def test_requests_in_progress_finish_when_it_stops(
+    rabbitmq_url: str, rabbit_topology: Topology
+) -> None:
+    """No new caller is let in; who was in gets the answer."""
+    async with TcpProxy.to(rabbitmq_url) as proxy:
+        running = running_ingress(proxy.url_for(rabbitmq_url), topology=rabbit_topology)
+        ingress = await running.__aenter__()
+        assert 200 == (await ingress.post()).status
+        proxy.hold()
+        reader, writer = await _connected(ingress)
+        writer.write(WHOLE)
+        silent = await _connected(ingress)
+
+        stopping = asyncio.create_task(running.__aexit__(None, None, None))
+
+        async def is_closed() -> bool:
+            try:
+                _, late = await _connected(ingress)
+            except OSError:
+                return True
+            late.close()
+            return False
+
+        await eventually(is_closed)
+        proxy.resume()
+        async with asyncio.timeout(8):
+            assert (await reader.read()).startswith(b"HTTP/1.1 200 ")
+            await stopping
+        writer.close()
+        silent[1].close()
+
+
+async def test_idle_connections_do_not_delay_the_stop(sqlite_url: str) -> None:
+    """A caller that keeps its connection open is not waited for."""
+    async with running_ingress(sqlite_url) as ingress:
+        reader, writer = await _connected(ingress)
+        writer.write(WHOLE)
+        async with asyncio.timeout(5):
+            await reader.readuntil(b"\r\n\r\n")
+        began = time.monotonic()
+
+    assert time.monotonic() - began < 2
+    writer.close()
+
+
+async def test_address_that_is_taken_is_a_mistake_in_the_settings(
+    ingress: Ingress, sqlite_url: str
+) -> None:
+    """The message names it and says what to do."""
+    taken = app.serve(app.Routes({}, None), host=ingress.host, port=ingress.port)
+
+    with pytest.raises(ConfigurationError, match=str(ingress.port)):
+        await taken.__aenter__()
+
+
+# -- what is logged -----------------------------------------------------------------
+
+
+@pytest.fixture
+def logged() -> Iterator[io.StringIO]:
+    """Everything that is logged, by us and by libraries."""
+    stream = io.StringIO()
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    configure_logs(level="DEBUG", form="json", stream=stream)
+    root.setLevel(logging.DEBUG)
+    yield stream
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    structlog.reset_defaults()
+
+
+async def test_secrets_are_never_logged(sqlite_url: str, logged: io.StringIO) -> None:
+    """Not in what is accepted, refused, unknown or no HTTP at all."""
+    query, path = f"?token={TOKEN}&x=query-string", f"/{TOKEN}"
+    requests = [
+        f"POST /callbacks/{operation}{where} {version}\r\nHost: x\r\n{headers}"
+        f"Content-Length: {len(CALLBACK)}\r\n\r\n"
+        for where in (query, path, query + "%FF", path + "-wrong")
+        for operation in ("generate", "paint", "%FF")
+        for version in ("HTTP/1.1", "HTTP/9", "")
+        for headers in ("", "no colon\r\n", "X-Webhook-Signature: secret-signature\r\n")
+    ]
+    async with running_ingress(sqlite_url, tokens=[TOKEN]) as ingress:
+        for request in requests:
+            reader, writer = await _connected(ingress)
+            writer.write(request.encode() + CALLBACK)
+            async with asyncio.timeout(5):
+                await reader.readuntil(b"\r\n\r\n")
+            writer.close()
+        assert 401 == (await ingress.post()).status
+
+    text = logged.getvalue()
+    assert "callback_refused" in text
+    assert "request_malformed" in text
+    for secret in (TOKEN, "query-string", "secret-signature", "5c79be8e"):
+        assert secret not in text
+
+
+# -- on RabbitMQ --------------------------------------------------------------------
+
+
+@pytest.mark.rabbitmq
+async def test_many_callers_at_once_on_rabbitmq(
+    rabbitmq_url: str, rabbit_topology: Topology
+) -> None:
+    """Each answer of 200 stands for one message; refused ones stand for none."""
+    async with running_ingress(rabbitmq_url, topology=rabbit_topology) as ingress:
+        bodies = [b'{"task_id":"%d"}' % number for number in range(300)]
+        calls = [
+            *(ingress.post(data=body) for body in bodies),
+            *(ingress.post(data=b"{}") for _ in range(20)),
+        ]
+
+        answers = await asyncio.gather(*calls)
+
+        assert [200] * 300 + [400] * 20 == [answer.status for answer in answers]
+        deliveries = await ingress.published(count=300)
+        assert set(bodies) == {d.envelope.body for d in deliveries}
+        assert 0 == await ingress.count()
+
+
+@pytest.mark.rabbitmq
+async def test_large_callback_on_rabbitmq(
+    rabbitmq_url: str, rabbit_topology: Topology
+) -> None:
+    """More than a frame, and as much as is allowed."""
+    filler = b" " * (2**20 - len(CALLBACK))
+    async with running_ingress(rabbitmq_url, topology=rabbit_topology) as ingress:
+        answer = await ingress.post(data=io.BytesIO(CALLBACK + filler))
+
+        assert 200 == answer.status
+        assert CALLBACK + filler == (await ingress.published())[0].envelope.body
+
+
+@pytest.mark.rabbitmq
+async def test_answer_comes_in_time_when_rabbitmq_does_not(
+    rabbitmq_url: str, rabbit_topology: Topology
+) -> None:
+    """The provider waits for 15 seconds; a broker that hangs must not take them."""
+    deadline = timedelta(seconds=0.5)
+    async with TcpProxy.to(rabbitmq_url) as proxy:
+        url = proxy.url_for(rabbitmq_url)
+        async with running_ingress(
+            url, topology=rabbit_topology, deadline=deadline
+        ) as ingress:
+            assert 200 == (await ingress.post()).status
+            proxy.hold()
+
+            held = await _timed(ingress)
+            await proxy.refuse()
+            proxy.cut()
+            proxy.resume()
+            away = await _timed(ingress)
+
+            for status, seconds in (*held, *away):
+                assert 503 == status
+                assert seconds < 1.5
+            assert 503 == (await ingress.get("/readyz")).status
+            await proxy.accept()
+
+            async def works() -> bool:
+                return (await ingress.post()).status == 200
+
+            await eventually(works)
+            assert 200 == (await ingress.get("/readyz")).status
+
+
+async def _timed(ingress: Ingress) -> list[tuple[int, float]]:
+    """Post some callbacks at once; give the status and the time of each."""
+
+    async def one() -> tuple[int, float]:
+        began = time.monotonic()
+        answer = await ingress.post()
+        assert answer.headers["retry-after"].isdigit()
+        assert "not_stored" == answer.problem["code"]
+        return answer.status, time.monotonic() - began
+
+    return await asyncio.gather(*(one() for _ in range(20)))
+
+
+@pytest.mark.rabbitmq
+async def test_callback_without_any_queue_is_not_accepted(rabbitmq_url: str) -> None:
+    """Somebody has deleted what it should go to: the provider has to send again."""
+    topology = make_topology()
+    async with running_ingress(rabbitmq_url, topology=topology) as ingress:
+        async with await aio_pika.connect(rabbitmq_url) as amqp:
+            channel = await (await amqp.channel()).get_underlay_channel()
+            for queue in (DEDUPE, UNROUTED):
+                await channel.queue_delete(topology.queue_name(queue))
+
+        answer = await ingress.post()
+
+        assert 503 == answer.status
+        assert "not_stored" == answer.problem["code"]
+    await delete_topology(rabbitmq_url, topology)
