@@ -157,7 +157,7 @@ async def test_only_200_counts_and_after_four_attempts_the_task_is_silent(
     )
     scenario = plan_scenario(one_task())
     scenario = replace(scenario, tasks=(replace(task, callbacks=spread),))
-    options = replace(FAST, time_scale=4000)
+    options = replace(FAST, time_scale=1200)
     async with receiver(refuses) as target, SimulatedProvider(options) as provider:
         report = await provider.run(scenario, callback_url=target.url)
         details = provider.details(task.task_id)
