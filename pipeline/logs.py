@@ -72,7 +72,6 @@ def configure_logs(
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(max(number, logging.WARNING))
-    logging.getLogger("aiohttp.server").addFilter(_shorten)
     for name in _SPOKEN_FOR:
         silenced = logging.CRITICAL if number > logging.DEBUG else logging.NOTSET
         logging.getLogger(name).setLevel(silenced)
@@ -89,18 +88,6 @@ def report_death(task: asyncio.Task[None]) -> asyncio.Task[None]:
 
     task.add_done_callback(note)
     return task
-
-
-def _shorten(record: logging.LogRecord) -> bool:
-    """Spare a traceback to what a client has sent that is no proper HTTP.
-
-    Anybody can send that, as often as he likes: one line is enough.
-    """
-    error = record.exc_info[1] if record.exc_info else None
-    if error is not None and type(error).__module__.startswith("aiohttp."):
-        record.msg, record.args = f"{record.getMessage()}: {error!r}"[:300], ()
-        record.exc_info = None
-    return True
 
 
 def _to_json(event: object, **_: object) -> str:
