@@ -121,8 +121,8 @@ def wrk(
     lost = sum(map(int, re.findall(r"\d+", socket_errors[0]))) if socket_errors else 0
     return Sample(
         rate=float(_find(r"Requests/sec:\s+([\d.]+)", text)),
-        p50_ms=_milliseconds(_find(r"50%\s+(\S+)", text)),
-        p99_ms=_milliseconds(_find(r"99%\s+(\S+)", text)),
+        p50_ms=_milliseconds(_find(r"\n\s+50%\s+(\S+)", text)),
+        p99_ms=_milliseconds(_find(r"\n\s+99%\s+(\S+)", text)),
         cpu_per_1000=spent / max(requests, 1) * 1000,
         rss_mb=rss_mb(server.process.pid),
         errors=(int(bad[1]) if bad else 0) + lost,
