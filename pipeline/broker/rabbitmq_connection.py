@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import struct
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
@@ -33,12 +34,16 @@ LONGEST_PAUSE_SECONDS: Final = 10.0
 CONNECT_TIMEOUT_SECONDS: Final = 10.0
 CLOSE_TIMEOUT_SECONDS: Final = 3.0
 
-#: All that aio-pika and aiormq raise for a broker that is not there or not well.
+#: All that aio-pika and aiormq raise for a broker that is not there or not well, or
+#: that sends what they cannot read.
 FOREIGN_ERRORS: Final = (
     aiormq.exceptions.AMQPError,
     OSError,
     RuntimeError,
     EOFError,
+    ValueError,
+    LookupError,
+    struct.error,
 )
 
 
@@ -61,6 +66,12 @@ async def bounded(seconds: float, what: str) -> AsyncIterator[None]:
         raise BrokerUnavailable(message) from error
     except FOREIGN_ERRORS as error:
         raise BrokerUnavailable(f"{what}: {error!r}") from error
+    except Exception as error:
+        # aiormq raises the bare class where a connection ends without a reason.
+        if type(error) is Exception:
+            message = f"{what}: the connection was closed"
+            raise BrokerUnavailable(message) from error
+        raise
     except asyncio.CancelledError as error:
         if task is not None and task.cancelling() > cancellations:
             raise
