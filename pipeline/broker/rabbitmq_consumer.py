@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from bisect import bisect_left
 from collections import deque
 from typing import TYPE_CHECKING, Final, Self, cast
 
 import aiormq
 
-from pipeline.broker import rabbitmq_wire as wire
 from pipeline.broker.port import Consumer, Delivery
-from pipeline.broker.rabbitmq_connection import FOREIGN_ERRORS, bounded
+from pipeline.broker.rabbitmq_connection import bounded
 from pipeline.broker.rabbitmq_delivered import decode, of_message
 from pipeline.broker.rabbitmq_stream import FrameStream, Tap, stream_of
+from pipeline.broker.rabbitmq_unacked import Unacked
 from pipeline.errors import (
     AlreadySettled,
     BrokerError,
@@ -36,6 +35,8 @@ if TYPE_CHECKING:
 log = get_logger("broker")
 
 RESUBSCRIBE_PAUSE_SECONDS: Final = 0.5
+#: Longer where somebody has to mend something first.
+MISTAKE_PAUSE_SECONDS: Final = 2.0
 
 
 class RabbitConsumer(Consumer):
@@ -71,19 +72,15 @@ class RabbitConsumer(Consumer):
         self._channel: aiormq.abc.AbstractChannel | None = None
         self._stream: FrameStream | None = None
         self._tap: tuple[int, Tap] | None = None
-        self._consumer_tag = ""
+        self._consumer_tag = f"pipeline.{queue}.{id(self):x}"
         self._is_subscribed = False
         self._is_gone = False
-        self._epoch = 0
+        #: Of the present channel; ``None``: there is none.
+        self._unacked: Unacked | None = None
         self._arrived: deque[Delivery] = deque()
-        #: Everything un-acked of this epoch: delivery tag -> settled by us?
-        self._unacked: dict[int, bool] = {}
         self._something = asyncio.Event()
         self._stopped = False
         self._subscriber: asyncio.Task[None] | None = None
-        self._flush_is_due = False
-        #: Only where there is no short cut.
-        self._acking: set[asyncio.Task[None]] = set()
 
     @property
     def is_active(self) -> bool:
@@ -94,7 +91,7 @@ class RabbitConsumer(Consumer):
     @property
     def unacked(self) -> int:
         """How many deliveries are neither settled nor given back."""
-        return sum(not settled for settled in self._unacked.values())
+        return 0 if self._unacked is None else len(self._unacked)
 
     async def __aenter__(self) -> Self:
         self._subscriber = report_death(
@@ -111,9 +108,8 @@ class RabbitConsumer(Consumer):
         self._stopped = True
         self._something.set()
         # The subscriber's end forgets what is un-acked: send what is due before.
-        self._flush_now()
-        if self._acking:
-            await asyncio.wait(self._acking, timeout=self._deadline_seconds)
+        if self._unacked is not None:
+            await self._unacked.flush(within_seconds=self._deadline_seconds)
         if self._subscriber is not None:
             self._subscriber.cancel()
             await asyncio.gather(self._subscriber, return_exceptions=True)
@@ -153,7 +149,7 @@ class RabbitConsumer(Consumer):
                 await channel.basic_cancel(self._consumer_tag)
                 # What was on its way has arrived before the answer did.
                 while self._arrived:
-                    await self._give_back(channel, self._arrived.popleft())
+                    await self._give_back(self._arrived.popleft())
         except BrokerUnavailable as problem:
             # The channel is gone, and with it everything un-acked.
             self._arrived.clear()
@@ -180,83 +176,38 @@ class RabbitConsumer(Consumer):
                     delivery.tag = known
                 raise
         lost = 0
-        for epoch, tag in tags:
-            if epoch == self._epoch and tag in self._unacked:
-                self._unacked[tag] = True
+        for unacked, tag in tags:
+            if unacked is self._unacked and tag in unacked:
+                unacked.settle(tag)
             else:
                 lost += 1
-        self._flush_soon()
         if lost:
-            message = f"{lost} of {len(deliveries)} deliveries went back to the broker"
-            raise DeliveryLost(message)
+            raise _lost(lost, len(deliveries))
 
     def _require_held(
-        self, deliveries: Sequence[Delivery], tags: Sequence[tuple[int, int]]
+        self, deliveries: Sequence[Delivery], tags: Sequence[tuple[Unacked, int]]
     ) -> None:
         """Publish nothing for what somebody else has got by now."""
         lost = sum(
-            epoch != self._epoch or tag not in self._unacked for epoch, tag in tags
+            unacked is not self._unacked or tag not in unacked for unacked, tag in tags
         )
         if lost:
             if len(deliveries) == 1:
                 deliveries[0].tag = None
-            raise DeliveryLost(
-                f"{lost} of {len(deliveries)} deliveries went back to the broker"
-            )
+            raise _lost(lost, len(deliveries))
 
     async def release(self, delivery: Delivery) -> None:
         self._require_open()
         _require_unsettled(delivery)
-        epoch, _ = _tag_of(delivery)
-        channel = self._channel
-        if epoch != self._epoch or channel is None or channel.is_closed:
-            delivery.tag = None  # its channel is gone: it is given back already
-            return
         async with bounded(self._deadline_seconds, "giving a delivery back"):
-            await self._give_back(channel, delivery)
+            await self._give_back(delivery)
 
-    async def _give_back(
-        self, channel: aiormq.abc.AbstractChannel, delivery: Delivery
-    ) -> None:
-        _, tag = _tag_of(delivery)
+    async def _give_back(self, delivery: Delivery) -> None:
+        unacked, tag = _tag_of(delivery)
         delivery.tag = None
-        self._unacked.pop(tag, None)
-        if self._stream is not None:
-            # The same way as acknowledgements: one of those that overtook this
-            # and meant "all up to" would take the delivery for settled.
-            self._stream.write(wire.give_back(channel.number, tag))
-        else:
-            await channel.basic_nack(tag, requeue=True, wait=False)
-
-    # -- acknowledging ----------------------------------------------------------
-
-    def _flush_soon(self) -> None:
-        """Send the acknowledgements of this turn of the loop together."""
-        if not self._flush_is_due:
-            self._flush_is_due = True
-            asyncio.get_running_loop().call_soon(self._flush_now)
-
-    def _flush_now(self) -> None:
-        self._flush_is_due = False
-        channel = self._channel
-        if channel is None or channel.is_closed:
-            return
-        unacked = self._unacked
-        settled = [tag for tag, is_settled in unacked.items() if is_settled]
-        lowest_open = next(
-            (t for t, is_settled in unacked.items() if not is_settled), 0
-        )
-        self._unacked = {
-            t: False for t, is_settled in unacked.items() if not is_settled
-        }
-        if self._stream is not None:
-            self._stream.write(_acknowledge(channel.number, settled, lowest_open))
-        else:
-            for tag in settled:
-                # Not "all up to": that could overtake a release in aiormq's queue.
-                task = asyncio.create_task(_plain_ack(channel, tag))
-                self._acking.add(task)
-                task.add_done_callback(self._acking.discard)
+        # If its channel is gone, it is given back already.
+        if unacked is self._unacked and unacked.is_usable:
+            await unacked.give_back(tag)
 
     # -- staying subscribed -----------------------------------------------------
 
@@ -264,8 +215,11 @@ class RabbitConsumer(Consumer):
         while not self._stopped:
             try:
                 await self._subscribe()
-            except BrokerError as error:
+            except BrokerUnavailable as error:
                 log.debug("subscribe_failed", queue=self.queue, error=str(error))
+            except BrokerError as error:
+                log.warning("subscribe_failed", queue=self.queue, error=str(error))
+                await asyncio.sleep(MISTAKE_PAUSE_SECONDS)
             finally:
                 self._forget()
                 if not self._stopped:
@@ -283,16 +237,15 @@ class RabbitConsumer(Consumer):
                 self._is_gone = False
             connection = await self._connect()
             channel = await self._open_channel(connection, lost)
-            self._consumer_tag = f"pipeline.{self.queue}.{id(self):x}.{self._epoch}"
-            epoch = self._epoch
+            self._stream = stream = stream_of(connection)
+            self._unacked = unacked = Unacked(channel, stream)
 
             def deliver(delivered: Delivered) -> None:
-                self._deliver(delivered, epoch)
+                self._deliver(delivered, unacked)
 
             async def deliver_slowly(message: DeliveredMessage) -> None:
-                self._deliver(of_message(message), epoch)
+                self._deliver(of_message(message), unacked)
 
-            self._stream = stream = stream_of(connection)
             if stream is not None:
                 self._tap = channel.number, Tap(on_delivery=deliver)
                 stream.tap(*self._tap)
@@ -342,24 +295,23 @@ class RabbitConsumer(Consumer):
             self._tap = None
 
     def _forget(self) -> None:
-        """Drop everything of this epoch: the broker delivers it again."""
+        """Drop everything of a lost channel: the broker delivers it again."""
         self._is_subscribed = False
-        self._epoch += 1
         self._arrived.clear()
-        self._unacked.clear()
-        for task in self._acking:
-            task.cancel()
+        unacked, self._unacked = self._unacked, None
+        if unacked is not None:
+            unacked.drop()
 
-    def _deliver(self, delivered: Delivered, epoch: int) -> None:
-        if epoch != self._epoch:
+    def _deliver(self, delivered: Delivered, unacked: Unacked) -> None:
+        if unacked is not self._unacked:
             return
-        self._unacked[delivered.tag] = False
+        unacked.add(delivered.tag)
         self._arrived.append(
             Delivery(
                 envelope=decode(delivered, self._topology),
                 queue=self.queue,
                 redelivered=delivered.redelivered,
-                tag=(epoch, delivered.tag),
+                tag=(unacked, delivered.tag),
                 consumer=self,
                 topology=self._topology,
             )
@@ -375,28 +327,10 @@ def _require_unsettled(delivery: Delivery) -> None:
         )
 
 
-def _acknowledge(channel: int, settled: Sequence[int], lowest_open: int) -> bytes:
-    """Acknowledge with as few frames as can be.
-
-    All below the first delivery that is open need one frame. Tags come in order.
-    """
-    together = bisect_left(settled, lowest_open) if lowest_open else len(settled)
-    frames = [wire.acknowledge(channel, tag) for tag in settled[together:]]
-    if together:
-        highest = settled[together - 1]
-        frames.append(wire.acknowledge(channel, highest, multiple=True))
-    return b"".join(frames)
+def _lost(count: int, of: int) -> DeliveryLost:
+    return DeliveryLost(f"{count} of {of} deliveries went back to the broker")
 
 
-async def _plain_ack(channel: aiormq.abc.AbstractChannel, tag: int) -> None:
-    """Acknowledge through aiormq, where there is no short cut."""
-    try:
-        await channel.basic_ack(tag, wait=False)
-    except FOREIGN_ERRORS as error:
-        # The channel is gone: the broker delivers it again.
-        log.debug("ack_failed", error=str(error))
-
-
-def _tag_of(delivery: Delivery) -> tuple[int, int]:
-    """Give the epoch and the delivery tag within it."""
-    return cast("tuple[int, int]", delivery.tag)
+def _tag_of(delivery: Delivery) -> tuple[Unacked, int]:
+    """Give what a delivery belongs to, and its delivery tag there."""
+    return cast("tuple[Unacked, int]", delivery.tag)
