@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.factories import make_topology
+from pipeline.topology import build_topology
+from tests.factories import SHORT_DELAY, unique_prefix
 from tests.rabbitmq_node import delete_topology
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ async def nothing_unhandled() -> AsyncIterator[None]:
 @pytest.fixture
 async def rabbit_topology(rabbitmq_url: str) -> AsyncIterator[Topology]:
     """Names that no other test sees; removed afterwards."""
-    made = make_topology()
+    # As few queues as will do: each takes time to make and to delete.
+    made = build_topology(prefix=unique_prefix(), delays=(SHORT_DELAY,))
     yield made
     await delete_topology(rabbitmq_url, made)

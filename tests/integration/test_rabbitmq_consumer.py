@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 import aio_pika
 import pytest
 
+from pipeline.broker import rabbitmq_connection, rabbitmq_consumer
 from pipeline.broker.rabbitmq import RabbitBroker
 from pipeline.errors import AlreadySettled, BrokerUnavailable, DeliveryLost
 from pipeline.topology import (
@@ -340,9 +341,13 @@ async def test_deleted_queue_comes_back_with_its_bindings(
 
 
 async def test_queue_with_other_arguments_is_waited_for(
-    open_rabbit: OpenRabbit, rabbitmq_url: str, rabbit_topology: Topology
+    open_rabbit: OpenRabbit,
+    rabbitmq_url: str,
+    rabbit_topology: Topology,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A mismatch is somebody's mistake to mend; the consumer is there when it is."""
+    monkeypatch.setattr(rabbitmq_consumer, "MISTAKE_PAUSE_SECONDS", 0.2)
     name = rabbit_topology.queue_name(DEDUPE)
     other = rabbit_topology.queue_name(DOWNLOAD)
     async with (
@@ -383,9 +388,13 @@ async def test_closing_in_the_middle_of_large_deliveries_harms_no_other(
 
 
 async def test_closing_in_a_black_hole_takes_bounded_time(
-    open_rabbit: OpenRabbit, rabbitmq_url: str, proxy: TcpProxy
+    open_rabbit: OpenRabbit,
+    rabbitmq_url: str,
+    proxy: TcpProxy,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """However many consumers there are: a process has to end in time."""
+    monkeypatch.setattr(rabbitmq_connection, "CLOSE_TIMEOUT_SECONDS", 0.5)
     url, deadline = proxy.url_for(rabbitmq_url), timedelta(seconds=1)
     async with open_rabbit(url, deadline=deadline) as broker:
         consumers = [broker.consume(DEDUPE, prefetch=1) for _ in range(6)]
@@ -398,7 +407,7 @@ async def test_closing_in_a_black_hole_takes_bounded_time(
 
         await broker.__aexit__(None, None, None)
 
-        assert time.monotonic() - began < 8
+        assert time.monotonic() - began < 4
         proxy.resume()
 
         async def is_gone() -> bool:

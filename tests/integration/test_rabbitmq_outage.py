@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 import aio_pika
 import pytest
 
+from pipeline.broker import rabbitmq_publisher
 from pipeline.broker.rabbitmq import RabbitBroker
 from pipeline.errors import BrokerUnavailable
 from pipeline.topology import DEDUPE, WORK
@@ -128,6 +129,28 @@ async def test_queue_that_hangs_holds_up_no_other(
         results = await asyncio.gather(*waiting, return_exceptions=True)
         assert {BrokerUnavailable} == {type(result) for result in results}
         await broker.publish(make_publication())
+
+
+async def test_broker_that_never_confirms_is_not_fed_for_ever(
+    rabbitmq_node: RabbitNode, node_topology: Topology, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What waits for a confirm takes memory, here and there: there is a limit."""
+    monkeypatch.setattr(rabbitmq_publisher, "SENT_LIMIT", 20)
+    stuck = make_publication(exchange=WORK, key="stuck")
+    async with (
+        RabbitBroker(rabbitmq_node.url, deadline=SHORT) as broker,
+        _queue_that_hangs(rabbitmq_node, node_topology, "stuck"),
+    ):
+        await broker.declare(node_topology)
+        waiting = [asyncio.create_task(broker.publish(stuck)) for _ in range(30)]
+        assert not (await asyncio.wait(waiting, timeout=0.2))[0]
+        began = time.monotonic()
+
+        with pytest.raises(BrokerUnavailable, match="does not confirm"):
+            await broker.publish(make_publication())
+
+        assert time.monotonic() - began < 0.2
+        await asyncio.gather(*waiting, return_exceptions=True)
 
 
 @pytest.mark.slow

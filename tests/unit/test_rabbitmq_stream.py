@@ -203,6 +203,18 @@ def test_old_tap_cannot_remove_the_new_one() -> None:
     assert {} == stream._splitter.taps
 
 
+def test_channel_that_the_broker_closes_is_announced_and_passed_on() -> None:
+    """Whoever writes has to stop before aiormq answers."""
+    splitter = Splitter()
+    reasons: list[str] = []
+    splitter.taps[TAPPED] = Tap(on_close=reasons.append)
+    close = commands.Channel.Close(404, "NOT_FOUND - ü", 60, 40)
+    frames = method(close, TAPPED).frames + method(close, OTHER).frames
+
+    assert frames == splitter.feed(frames)
+    assert ["NOT_FOUND - ü"] == reasons
+
+
 def test_alarms_are_noted_and_passed_on() -> None:
     """aiormq has to know them as well."""
     splitter = Splitter()
