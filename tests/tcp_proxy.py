@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, Self
 from yarl import URL
 
 if TYPE_CHECKING:
+    import ssl
     from types import TracebackType
 
 CHUNK_BYTES: Final = 64 * 1024
@@ -33,11 +34,17 @@ class Direction(Enum):
 class TcpProxy:
     """Passes bytes between clients and one server.
 
+    With ``tls`` it is where encryption ends: clients speak TLS with it, and the
+    server gets what they say in the clear.
+
     What is asked for holds for open connections and for those to come.
     """
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(
+        self, host: str, port: int, *, tls: ssl.SSLContext | None = None
+    ) -> None:
         self._server_address = host, port
+        self._tls = tls
         self._listener: asyncio.Server | None = None
         self._port = 0
         self._pairs: set[_Pair] = set()
@@ -54,11 +61,11 @@ class TcpProxy:
         self.accepted = 0
 
     @classmethod
-    def to(cls, url: str) -> Self:
+    def to(cls, url: str, *, tls: ssl.SSLContext | None = None) -> Self:
         """Make a proxy in front of the server of an address."""
         parsed = URL(url)
         port = parsed.port or DEFAULT_PORTS[parsed.scheme]
-        return cls(parsed.host or "localhost", port)
+        return cls(parsed.host or "localhost", port, tls=tls)
 
     async def __aenter__(self) -> Self:
         await self.accept()
@@ -98,7 +105,7 @@ class TcpProxy:
         """Take new connections again, at the same port."""
         if self._listener is None:
             self._listener = await asyncio.start_server(
-                self._on_accepted, "127.0.0.1", self._port
+                self._on_accepted, "127.0.0.1", self._port, ssl=self._tls
             )
             self._port = self._listener.sockets[0].getsockname()[1]
 
@@ -185,7 +192,10 @@ class TcpProxy:
                     # So that what was passed on arrives before the end does.
                     writer.close()
                     self.cut()
-            writer.write_eof()
+            if writer.can_write_eof():
+                writer.write_eof()
+            else:  # TLS has no half of an end
+                writer.close()
 
     def _is_used_up(self, direction: Direction, count: int) -> bool:
         """Count down to the end that ``cut_after`` asked for."""
