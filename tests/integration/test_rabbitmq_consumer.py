@@ -145,7 +145,7 @@ async def test_released_is_never_acknowledged_with_the_others(
             assert {d.envelope.body for d in released} == {
                 d.envelope.body for d in again
             }
-            assert consumer.is_active
+            await _until_active(consumer)
 
 
 async def test_two_settlements_at_once_publish_once(open_rabbit: OpenRabbit) -> None:
