@@ -176,7 +176,6 @@ async def test_stuck_connection_is_given_up_by_its_heartbeats(
         proxy.resume()
         await _until_it_works(broker)
         await receive_one(consumer, within=30)
-        assert consumer.is_active
 
 
 @pytest.mark.slow
