@@ -134,7 +134,9 @@ class RabbitNode:
         (folder / "rabbitmq.conf").write_text(CONFIGURATION)
         (folder / "enabled_plugins").write_text("[].\n")
         (folder / "advanced.config").write_text(
-            "[{kernel, [{inet_dist_use_interface, {127,0,0,1}}]}].\n"
+            "[{kernel, [{inet_dist_use_interface, {127,0,0,1}}]},"
+            # What a delay queue could not hand on is tried again after this.
+            " {rabbit, [{dead_letter_worker_publisher_confirm_timeout, 1000}]}].\n"
         )
         self._environment = {
             "PATH": "/usr/lib/rabbitmq/bin:/usr/sbin:/usr/bin:/sbin:/bin:"

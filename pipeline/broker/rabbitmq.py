@@ -114,8 +114,9 @@ class RabbitBroker(Broker):
             return "the broker handle is closed"
         if self._topology is None:
             return self._publishing.problem or "the topology is not declared yet"
-        if self._publisher is None or not self._publisher.is_open:
-            return self._publishing.problem or "the channel for publishing is closed"
+        # A channel that is closed is opened again by the next publish.
+        if (problem := self._publishing.problem) is not None:
+            return problem
         if (alarm := self._publishing.blocked) is not None:
             return f"the broker takes no messages: alarm on {alarm}"
         return None

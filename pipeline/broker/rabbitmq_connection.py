@@ -163,10 +163,10 @@ class Link:
                 pause = FIRST_PAUSE_SECONDS
                 try:
                     reason = await self._until_closed(connection)
+                    self.problem = f"connection to {self.address} lost: {reason!r}"
                 finally:
                     await self._lower(connection)
                 BROKER_RECONNECTS.inc()
-                self.problem = f"connection to {self.address} lost: {reason!r}"
             except BrokerUnavailable as error:
                 self.problem = str(error)
             log.warning("broker_connection_lost", problem=self.problem)

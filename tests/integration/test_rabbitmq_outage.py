@@ -14,8 +14,14 @@ import pytest
 from pipeline.broker import rabbitmq_publisher
 from pipeline.broker.rabbitmq import RabbitBroker
 from pipeline.errors import BrokerUnavailable
-from pipeline.topology import DEDUPE, WORK
-from tests.factories import make_publication, make_publications, make_topology
+from pipeline.topology import DEDUPE, DOWNLOAD, WORK
+from tests.factories import (
+    SHORT_DELAY,
+    make_envelope,
+    make_publication,
+    make_publications,
+    make_topology,
+)
 from tests.rabbitmq_node import delete_topology
 from tests.tcp_proxy import TcpProxy
 from tests.waiting import eventually, receive, receive_one
@@ -129,6 +135,33 @@ async def test_queue_that_hangs_holds_up_no_other(
         results = await asyncio.gather(*waiting, return_exceptions=True)
         assert {BrokerUnavailable} == {type(result) for result in results}
         await broker.publish(make_publication())
+
+
+async def test_retry_is_kept_while_its_queue_is_missing(
+    rabbitmq_node: RabbitNode, node_topology: Topology
+) -> None:
+    """A delay queue hands on at least once: it waits for somewhere to hand to."""
+    envelope = make_envelope()
+    retry = node_topology.retry(DOWNLOAD, envelope, SHORT_DELAY)
+    async with RabbitBroker(rabbitmq_node.url, deadline=PATIENT) as broker:
+        await broker.declare(node_topology)
+        async with await aio_pika.connect(rabbitmq_node.url) as connection:
+            channel = await (await connection.channel()).get_underlay_channel()
+            await channel.queue_delete(node_topology.queue_name(DOWNLOAD))
+        await broker.publish(retry)
+
+        async def has_come_due() -> bool:
+            return (await broker.depth(DEDUPE)).delayed == 0
+
+        await eventually(has_come_due)
+
+        await broker.declare(node_topology)
+
+        async with broker.consume(DOWNLOAD, prefetch=1) as consumer:
+            delivery = await receive_one(consumer)
+            await delivery.ack()
+    assert envelope.message_id == delivery.envelope.message_id
+    assert 2 == delivery.envelope.attempt
 
 
 async def test_broker_that_never_confirms_is_not_fed_for_ever(
