@@ -210,8 +210,10 @@ class Link:
     async def _lower(self, connection: AbstractConnection) -> None:
         self._up.clear()
         self._connection = None
-        await self._on_down()
-        await _close_quietly(connection)
+        try:
+            await self._on_down()
+        finally:
+            await _close_quietly(connection)
 
 
 async def _close_quietly(connection: AbstractConnection) -> None:
