@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     from aio_pika.abc import AbstractConnection
 
+    from pipeline.broker.rabbitmq_stream import FrameStream
+
 log = get_logger("broker")
 
 FIRST_PAUSE_SECONDS: Final = 0.2
@@ -110,7 +112,7 @@ class Link:
         self._connection: AbstractConnection | None = None
         self._up = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self.problem: str | None = f"not connected to {self.address} yet"
+        self._problem: str | None = f"not connected to {self.address} yet"
 
     @property
     def address(self) -> str:
@@ -118,11 +120,21 @@ class Link:
         return f"{self._url.host}:{self._url.port}"
 
     @property
+    def problem(self) -> str | None:
+        """Why there is no connection; ``None``: there is one."""
+        stream = self._stream
+        if self._problem is None and stream is not None and stream.has_ended:
+            return f"connection to {self.address} lost"
+        return self._problem
+
+    @property
     def blocked(self) -> str | None:
         """Why the broker does not read from us; ``None``: it does."""
-        connection = self._connection
-        stream = None if connection is None else stream_of(connection)
-        return None if stream is None else stream.blocked
+        return None if self._stream is None else self._stream.blocked
+
+    @property
+    def _stream(self) -> FrameStream | None:
+        return None if self._connection is None else stream_of(self._connection)
 
     def open(self) -> None:
         """Start connecting. Idempotent."""
@@ -150,9 +162,9 @@ class Link:
                 async with asyncio.timeout(deadline_seconds):
                     await self._up.wait()
             except TimeoutError as error:
-                raise BrokerUnavailable(self.problem or "not connected") from error
+                raise BrokerUnavailable(self._problem or "not connected") from error
         if self._connection is None:
-            raise BrokerUnavailable(self.problem or "not connected")
+            raise BrokerUnavailable(self._problem or "not connected")
         return self._connection
 
     async def _run(self) -> None:
@@ -163,13 +175,13 @@ class Link:
                 pause = FIRST_PAUSE_SECONDS
                 try:
                     reason = await self._until_closed(connection)
-                    self.problem = f"connection to {self.address} lost: {reason!r}"
+                    self._problem = f"connection to {self.address} lost: {reason!r}"
                 finally:
                     await self._lower(connection)
                 BROKER_RECONNECTS.inc()
             except BrokerUnavailable as error:
-                self.problem = str(error)
-            log.warning("broker_connection_lost", problem=self.problem)
+                self._problem = str(error)
+            log.warning("broker_connection_lost", problem=self._problem)
             # Not security: jitter keeps many workers from coming back at once.
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311
             pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
@@ -202,7 +214,7 @@ class Link:
         if connection.is_closed:
             return None
         self._connection = connection
-        self.problem = None
+        self._problem = None
         self._up.set()
         log.info("broker_connected", address=self.address)
         return await closed

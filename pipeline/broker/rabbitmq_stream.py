@@ -98,6 +98,8 @@ class Splitter:
         self.blocked: str | None = None
         #: Whether the last bytes completed a frame.
         self.has_cut = False
+        #: Whether no more bytes will come.
+        self.has_ended = False
         self._rest = b""
         self._is_foreign = False
 
@@ -170,6 +172,14 @@ class _Protocol(asyncio.StreamReaderProtocol):
         if others:
             super().data_received(others)
 
+    def eof_received(self) -> bool | None:
+        self._splitter.has_ended = True
+        return super().eof_received()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._splitter.has_ended = True
+        super().connection_lost(exc)
+
 
 class FrameStream(aiormq.TransportFactory):
     """Opens the transport of one connection and keeps hold of both its ends."""
@@ -187,6 +197,14 @@ class FrameStream(aiormq.TransportFactory):
     def blocked(self) -> str | None:
         """Why the broker does not read what we publish; ``None``: it does."""
         return self._splitter.blocked
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the broker, or the way to it, has ended the connection.
+
+        True a few turns of the loop before aiormq has noticed and tidied up.
+        """
+        return self._splitter.has_ended
 
     def tap(self, channel: int, tap: Tap) -> None:
         """Give the frames of a channel to ``tap`` from now on."""

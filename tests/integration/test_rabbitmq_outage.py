@@ -116,6 +116,26 @@ async def test_alarm_is_known_at_once(
         assert broker.problem is None
 
 
+async def test_lost_connection_is_told_with_the_first_failure(
+    rabbitmq_node: RabbitNode, node_topology: Topology
+) -> None:
+    """Who sees a publish fail and asks for the reason is not told that all is well."""
+    async with TcpProxy.to(rabbitmq_node.url) as proxy:
+        url = proxy.url_for(rabbitmq_node.url)
+        async with RabbitBroker(url, deadline=PATIENT) as broker:
+            await broker.declare(node_topology)
+            proxy.hold()
+            publishing = asyncio.create_task(broker.publish(make_publication()))
+            assert not (await asyncio.wait((publishing,), timeout=0.1))[0]
+
+            await proxy.refuse()
+            proxy.cut()
+
+            with pytest.raises(BrokerUnavailable):
+                await publishing
+            assert "lost" in str(broker.problem)
+
+
 async def test_queue_that_hangs_holds_up_no_other(
     open_rabbit: OpenRabbit, rabbitmq_node: RabbitNode, node_topology: Topology
 ) -> None:
