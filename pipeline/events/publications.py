@@ -7,7 +7,6 @@ want to filter by, so that nobody has to parse a body for that.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import orjson
@@ -33,10 +32,11 @@ from pipeline.task import AssetState, bare_link, derived_id
 from pipeline.topology import DOWNLOAD, EVENTS, hand_to
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from datetime import datetime
 
     from pipeline.message import HeaderValue, JSONValue
-    from pipeline.task import Asset, EventId, Stage, StageReady, TaskUpdate
+    from pipeline.task import Asset, EventId, Stage, StageReady, TaskId, TaskUpdate
 
 _OPTIONS: Final = orjson.OPT_UTC_Z
 #: Of a settled file, what ``task.assets_ready`` says beside track, kind and state.
@@ -65,34 +65,18 @@ def task_event(
         at: the time of publishing.
     """
     stage = update.stage
-    kind = TASK_TYPES[stage]
-    body = _event(
+    envelope = _envelope(
         event,
-        kind,
-        subject=update.task_id,
+        TASK_TYPES[stage],
+        task_id=update.task_id,
+        operation=update.operation,
+        stage=stage,
         time=received_at,
         source=source,
-        data={
-            "task_id": update.task_id,
-            "operation": update.operation,
-            "stage": stage,
-            "late": late,
-            "code": update.code,
-            "message": update.message,
-            "unknown_reason": update.unknown_reason,
-            "origin": origin,
-            "tracks": update.tracks,
-        },
+        at=at,
+        data=_said(update, late=late, origin=origin),
     )
-    headers: dict[str, HeaderValue] = {
-        EVENT_TYPE: kind,
-        TASK_ID: update.task_id,
-        OPERATION: update.operation,
-        STAGE: stage.value,
-    }
-    return Publication(
-        exchange=EVENTS, envelope=_envelope(event, kind, body, headers, at)
-    )
+    return Publication(exchange=EVENTS, envelope=envelope)
 
 
 def asset_requested(
@@ -106,10 +90,9 @@ def asset_requested(
     event = _asset_id(asset, ASSET_REQUESTED, owner)
     data = {**_named(asset), "url": asset.url}
     envelope = _asset_envelope(
-        asset, event, ASSET_REQUESTED, data, source=source, at=at
+        asset, event, ASSET_REQUESTED, data, source=source, at=at, stage=stage
     )
-    headers = {**envelope.headers, STAGE: stage.value}
-    return hand_to(DOWNLOAD, replace(envelope, headers=headers))
+    return hand_to(DOWNLOAD, envelope)
 
 
 def asset_settled(asset: Asset, *, source: str, at: datetime) -> Publication:
@@ -146,47 +129,45 @@ def assets_ready(ready: StageReady, *, source: str, at: datetime) -> Publication
     The id depends on what became of each file: two workers that settle the last
     two files at once say the same, and a file that is recovered later is news.
     """
-    assets = [
-        {
-            "track_id": asset.key.track_id,
-            "kind": asset.key.kind,
-            "state": asset.state,
-            **{name: getattr(asset, name) for name in _SETTLED_FIELDS},
-        }
-        for asset in ready.assets
-    ]
-    fates = (
-        part
-        for asset in ready.assets
-        for part in (
-            asset.key.track_id,
-            asset.key.kind,
-            asset.sha256 or str(asset.state),
-        )
-    )
-    event = derived_id(ASSETS_READY, ready.task_id, ready.stage, *fates)
-    body = _event(
-        event,
+    envelope = _envelope(
+        derived_id(ASSETS_READY, ready.task_id, ready.stage, *_fates(ready)),
         ASSETS_READY,
-        subject=ready.task_id,
+        task_id=ready.task_id,
+        operation=ready.operation,
+        stage=ready.stage,
         time=max((a.settled_at for a in ready.assets if a.settled_at), default=at),
         source=source,
+        at=at,
         data={
             "task_id": ready.task_id,
             "operation": ready.operation,
             "stage": ready.stage,
-            "assets": assets,
+            "assets": [
+                {
+                    "track_id": asset.key.track_id,
+                    "kind": asset.key.kind,
+                    "state": asset.state,
+                    **{name: getattr(asset, name) for name in _SETTLED_FIELDS},
+                }
+                for asset in ready.assets
+            ],
         },
     )
-    headers: dict[str, HeaderValue] = {
-        EVENT_TYPE: ASSETS_READY,
-        TASK_ID: ready.task_id,
-        OPERATION: ready.operation,
-        STAGE: ready.stage.value,
+    return Publication(exchange=EVENTS, envelope=envelope)
+
+
+def _said(update: TaskUpdate, *, late: bool, origin: str) -> dict[str, JSONValue]:
+    return {
+        "task_id": update.task_id,
+        "operation": update.operation,
+        "stage": update.stage,
+        "late": late,
+        "code": update.code,
+        "message": update.message,
+        "unknown_reason": update.unknown_reason,
+        "origin": origin,
+        "tracks": update.tracks,
     }
-    return Publication(
-        exchange=EVENTS, envelope=_envelope(event, ASSETS_READY, body, headers, at)
-    )
 
 
 def _asset_id(asset: Asset, kind: str, what: str) -> EventId:
@@ -203,6 +184,14 @@ def _named(asset: Asset) -> dict[str, JSONValue]:
     }
 
 
+def _fates(ready: StageReady) -> Iterator[str]:
+    """Give what became of each file."""
+    for asset in ready.assets:
+        yield asset.key.track_id
+        yield asset.key.kind
+        yield asset.sha256 or str(asset.state)
+
+
 def _asset_envelope(
     asset: Asset,
     event: EventId,
@@ -211,56 +200,52 @@ def _asset_envelope(
     *,
     source: str,
     at: datetime,
+    stage: Stage | None = None,
 ) -> Envelope:
-    body = _event(
+    return _envelope(
         event,
         kind,
-        subject=asset.key.task_id,
+        task_id=asset.key.task_id,
+        operation=asset.operation,
+        stage=stage,
         time=asset.settled_at or at,
         source=source,
+        at=at,
         data=data,
-    )
-    headers: dict[str, HeaderValue] = {
-        EVENT_TYPE: kind,
-        TASK_ID: asset.key.task_id,
-        OPERATION: asset.operation,
-    }
-    return _envelope(event, kind, body, headers, at)
-
-
-def _event(
-    event: EventId,
-    kind: str,
-    *,
-    subject: str,
-    time: datetime,
-    source: str,
-    data: dict[str, JSONValue],
-) -> bytes:
-    return orjson.dumps(
-        {
-            "specversion": "1.0",
-            "id": event,
-            "source": source,
-            "type": kind,
-            "subject": subject,
-            "time": time,
-            "datacontenttype": "application/json",
-            "data": data,
-        },
-        option=_OPTIONS,
     )
 
 
 def _envelope(
     event: EventId,
     kind: str,
-    body: bytes,
-    headers: dict[str, HeaderValue],
+    *,
+    task_id: TaskId,
+    operation: str,
+    stage: Stage | None,
+    time: datetime,
+    source: str,
     at: datetime,
+    data: dict[str, JSONValue],
 ) -> Envelope:
+    body = {
+        "specversion": "1.0",
+        "id": event,
+        "source": source,
+        "type": kind,
+        "subject": task_id,
+        "time": time,
+        "datacontenttype": "application/json",
+        "data": data,
+    }
+    headers: dict[str, HeaderValue] = {
+        EVENT_TYPE: kind,
+        TASK_ID: task_id,
+        OPERATION: operation,
+    }
+    if stage is not None:
+        headers[STAGE] = stage.value
     return Envelope(
-        body=body,
+        body=orjson.dumps(body, option=_OPTIONS),
         routing_key=kind,
         message_id=MessageId(event),
         content_type=CONTENT_TYPE,
