@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Final
 from pipeline.settings import Settings, load_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
 #: Hears everything and always answers 200.
@@ -17,6 +16,26 @@ ARCHIVE: Final = "archive"
 #: Hears of finished tasks and fails until it is healed.
 STUDIO: Final = "studio"
 STUDIO_EVENT: Final = "task.complete"
+
+# Short waits: in a demo nobody wants to wait seven hours for a dead letter.
+_CONFIG: Final = """\
+broker_url = "{broker_url}"
+ledger_url = "sqlite:///{place}/ledger.db"
+assets_url = "{place}/assets"
+subscriptions_file = "{place}/subscriptions.toml"
+
+[broker]
+prefix = "{prefix}"
+delays = ["200ms", "1s"]
+
+[download]
+waits = ["200ms", "1s"]
+allow_private_addresses = true  # the simulated provider is on this machine
+
+[notify]
+waits = ["200ms", "200ms"]
+concurrency = 16
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,32 +79,16 @@ def write_config(folder: Path, subscriber_url: str, broker_url: str | None) -> P
         + _subscription(STUDIO, f"{subscriber_url}/{STUDIO}", STUDIO_EVENT),
         encoding="utf-8",
     )
+    place = folder.resolve()
     config = folder / "pipeline.toml"
-    broker = broker_url or f"sqlite:///{(folder / 'broker.db').resolve()}"
-    values: Mapping[str, str] = {
-        "broker_url": broker,
-        "ledger_url": f"sqlite:///{(folder / 'ledger.db').resolve()}",
-        "assets_url": str((folder / "assets").resolve()),
-        "subscriptions_file": str(subscriptions.resolve()),
-    }
-    lines = [f'{key} = "{value}"' for key, value in values.items()]
-    # Short waits: in a demo nobody wants to wait seven hours for a dead letter.
-    lines += [
-        "",
-        "[broker]",
-        f'prefix = "{folder.name.lower()}"',
-        'delays = ["200ms", "1s"]',
-        "",
-        "[download]",
-        'waits = ["200ms", "1s"]',
-        "allow_private_addresses = true  # the simulated provider is on this machine",
-        "",
-        "[notify]",
-        'waits = ["200ms", "200ms"]',
-        "concurrency = 16",
-        "",
-    ]
-    config.write_text("\n".join(lines), encoding="utf-8")
+    config.write_text(
+        _CONFIG.format(
+            broker_url=broker_url or f"sqlite:///{place / 'broker.db'}",
+            place=place,
+            prefix=folder.name.lower(),
+        ),
+        encoding="utf-8",
+    )
     return config
 
 

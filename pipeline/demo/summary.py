@@ -92,38 +92,55 @@ def find_losses(
     Returns:
         For each thing that is missing: what, and how many.
     """
-    got = archive | dead.of(notify_queue(ARCHIVE))
-    got_by_studio = studio | dead.of(notify_queue(STUDIO))
-    updates = recorded.updates.keys()
-    for_studio = {
-        event
-        for event, stage in recorded.updates.items()
-        if TASK_TYPES[stage] == STUDIO_EVENT
+    missing = _missing_inside(accepted, recorded, dead) | {
+        f"{what} that the subscriber {name} did not get": len(events)
+        for (what, name), events in _unheard(recorded, dead, archive, studio).items()
     }
+    return {what: count for what, count in missing.items() if count > 0}
+
+
+def _missing_inside(
+    accepted: Accepted, recorded: Recorded, dead: Dead
+) -> dict[str, int]:
+    """Count what the ledger has not, or has and is not done with."""
     pending = {
         key
         for key, asset in recorded.assets.items()
         if asset.state is AssetState.PENDING
     }
-    # A dead callback or download publishes its events when it is replayed.
-    files = _unexcused(_file_events(recorded), dead)
-    ready = _unexcused(_ready_events(recorded), dead)
-    missing = {
+    return {
         "callbacks accepted, not in the ledger": accepted.events
-        - len(updates | dead.callbacks),
+        - len(recorded.updates.keys() | dead.callbacks),
         "files told of, not in the ledger": accepted.files
         - len(recorded.assets.keys() | dead.files),
         "files told of, neither stored nor expired": len(pending - dead.files),
-        "task events that the subscriber archive did not get": len(
-            updates - got - dead.callbacks
-        ),
-        "file events that the subscriber archive did not get": len(files - got),
-        "finished stages that the subscriber archive did not get": len(ready - got),
-        "finished tasks that the subscriber studio did not get": len(
-            for_studio - got_by_studio - dead.callbacks
-        ),
     }
-    return {what: count for what, count in missing.items() if count > 0}
+
+
+def _unheard(
+    recorded: Recorded,
+    dead: Dead,
+    archive: AbstractSet[str],
+    studio: AbstractSet[str],
+) -> dict[tuple[str, str], AbstractSet[str]]:
+    """Give the events that a subscriber ought to have: by what they are, and whose."""
+    got = archive | dead.of(notify_queue(ARCHIVE))
+    got_by_studio = studio | dead.of(notify_queue(STUDIO))
+    # A dead callback or download publishes its events when it is replayed.
+    updates = recorded.updates.keys() - dead.callbacks
+    for_studio = {
+        event
+        for event in updates
+        if TASK_TYPES[recorded.updates[event]] == STUDIO_EVENT
+    }
+    files = _unexcused(_file_events(recorded), dead)
+    ready = _unexcused(_ready_events(recorded), dead)
+    return {
+        ("task events", ARCHIVE): updates - got,
+        ("file events", ARCHIVE): files - got,
+        ("finished stages", ARCHIVE): ready - got,
+        ("finished tasks", STUDIO): for_studio - got_by_studio,
+    }
 
 
 def _file_events(recorded: Recorded) -> dict[str, frozenset[AssetKey]]:

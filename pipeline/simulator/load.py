@@ -21,7 +21,7 @@ from pipeline.simulator.plan import SemanticId
 from pipeline.task import Stage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 _STAGES: Final = (Stage.TEXT, Stage.FIRST, Stage.COMPLETE)
 #: ``complete`` without any link would say that the task is not complete.
@@ -147,35 +147,49 @@ async def run_load(
     """
     options = options or LoadOptions()
     callbacks = await asyncio.to_thread(plan_load, options)
-    waiting = deque((callback, 1) for callback in callbacks)
-    accepted: list[LoadCallback] = []
-    sent = 0
-
-    async def send_all(session: aiohttp.ClientSession) -> None:
-        nonlocal sent
-        while waiting:
-            callback, attempt = waiting.popleft()
-            is_accepted = await _post(session, callback_url, callback.body)
-            sent += 1
-            if is_accepted:
-                accepted.append(callback)
-            elif attempt < options.attempts:
-                waiting.append((callback, attempt + 1))
-            if on_answer is not None:
-                on_answer(is_accepted)
-
+    sending = _Sending(callbacks, options.attempts, on_answer)
     started = time.monotonic()
     async with _session(options) as session, asyncio.TaskGroup() as group:
         for _ in range(options.connections):
-            group.create_task(send_all(session))
+            group.create_task(sending.send_all(session, callback_url))
+    accepted = sending.accepted
     return LoadResult(
-        sent=sent,
+        sent=sending.sent,
         accepted=len(accepted),
         refused=len(callbacks) - len(accepted),
         events=frozenset(callback.semantic_id for callback in accepted),
         task_ids=frozenset(callback.task_id for callback in accepted),
         elapsed_seconds=time.monotonic() - started,
     )
+
+
+class _Sending:
+    """What is still to be sent, and what was accepted: common to all connections."""
+
+    def __init__(
+        self,
+        callbacks: Sequence[LoadCallback],
+        attempts: int,
+        on_answer: Callable[[bool], None] | None,
+    ) -> None:
+        self._waiting = deque((callback, 1) for callback in callbacks)
+        self._attempts = attempts
+        self._on_answer = on_answer
+        self.accepted: list[LoadCallback] = []
+        self.sent = 0
+
+    async def send_all(self, session: aiohttp.ClientSession, url: str) -> None:
+        """Send one after the other until none is left."""
+        while self._waiting:
+            callback, attempt = self._waiting.popleft()
+            is_accepted = await _post(session, url, callback.body)
+            self.sent += 1
+            if is_accepted:
+                self.accepted.append(callback)
+            elif attempt < self._attempts:
+                self._waiting.append((callback, attempt + 1))
+            if self._on_answer is not None:
+                self._on_answer(is_accepted)
 
 
 def _write(

@@ -90,29 +90,18 @@ def record_info(
     provider could not deliver the callbacks, which it reports as a status.
     """
     failure = task.failure if stage is Stage.FAILED else None
-    ready = _ready_tracks(task, stage)
-    tracks = []
-    for track in task.tracks:
-        written = _track(
-            task, track, link, is_ready=track in ready, in_milliseconds=True
-        )
-        # Seen live: 0 here, where callbacks say null.
-        written["duration"] = written["duration"] or 0
-        tracks.append(_camel(written))
     if failure is not None:
         status = failure.status
     elif callback_gave_up:
         status = "CALLBACK_EXCEPTION"
     else:
         status = _STATUSES.get(stage, "PENDING") if stage else "PENDING"
-    shown = bool(ready) or stage is Stage.TEXT
-    response = {"taskId": task.task_id, "sunoData": tracks} if shown else None
     prompt = task.tracks[0].prompt
     data = {
         "taskId": task.task_id,
         "parentMusicId": "",
         "param": encode({"prompt": prompt, "model": task.model}).decode(),
-        "response": response,
+        "response": _response(task, stage, link),
         "status": status,
         "type": task.tracks[0].model_name,
         "operationType": task.operation.replace("-", "_"),
@@ -176,6 +165,22 @@ def _shown_tracks(task: TaskPlan, callback: CallbackPlan) -> tuple[TrackPlan, ..
     if callback.oddity in showing_all:
         return task.tracks
     return _ready_tracks(task, callback.stage)
+
+
+def _response(task: TaskPlan, stage: Stage | None, link: Link) -> Body | None:
+    """Write what the details endpoint says of tracks, as soon as there is text."""
+    ready = _ready_tracks(task, stage)
+    if not ready and stage is not Stage.TEXT:
+        return None
+    tracks = []
+    for track in task.tracks:
+        written = _track(
+            task, track, link, is_ready=track in ready, in_milliseconds=True
+        )
+        # Seen live: 0 here, where callbacks say null.
+        written["duration"] = written["duration"] or 0
+        tracks.append(_camel(written))
+    return {"taskId": task.task_id, "sunoData": tracks}
 
 
 def _progress_body(task: TaskPlan, callback: CallbackPlan, link: Link) -> Body:

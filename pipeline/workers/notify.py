@@ -58,6 +58,17 @@ class _Answer:
         return self.status is not None and self.status // 100 == 2  # noqa: PLR2004
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Sent:
+    """A request that was sent, and what came of it."""
+
+    #: 1 for the first one to this subscription with this event.
+    number: int
+    answer: _Answer
+    started_at: datetime
+    ended_at: datetime
+
+
 def make_session() -> aiohttp.ClientSession:
     """Make a session for notifications, to be closed by the caller.
 
@@ -129,42 +140,21 @@ class Notify:
             return await self._tell(envelope)
 
     async def _tell(self, envelope: Envelope) -> Sequence[Publication]:
-        event_type, task_id = _what(envelope)
-        event_id = EventId(envelope.message_id)
+        what = _what(envelope)
         name = self._subscription.name
+        event_id = EventId(envelope.message_id)
         known = await self._ledger.find_notification(name, event_id)
         if known is not None and known.delivered_at is not None:
             return ()
         started_at = self._clock()
         answer = await self._post(envelope, started_at)
-        now = self._clock()
-        await self._ledger.note_notification(
-            Notification(
-                subscription=name,
-                event_id=event_id,
-                event_type=event_type,
-                task_id=task_id,
-                attempts=1 if known is None else known.attempts + 1,
-                delivered_at=now if answer.is_success else None,
-                status=answer.status,
-            )
+        sent = _Sent(
+            number=1 if known is None else known.attempts + 1,
+            answer=answer,
+            started_at=started_at,
+            ended_at=self._clock(),
         )
-        await self._ledger.add_attempts(
-            [
-                Attempt(
-                    queue=notify_queue(name),
-                    message_id=envelope.message_id,
-                    task_id=task_id,
-                    subject=event_type,
-                    number=envelope.attempt,
-                    outcome="ok" if answer.is_success else NotificationFailed.__name__,
-                    detail=answer.got,
-                    duration_seconds=(now - started_at).total_seconds(),
-                    finished_at=now,
-                    replays=envelope.replays,
-                )
-            ]
-        )
+        await self._note(envelope, what, sent)
         outcome = "delivered" if answer.is_success else "failed"
         NOTIFICATIONS.labels(name, outcome).inc()
         if not answer.is_success:
@@ -172,6 +162,38 @@ class Notify:
             message = f"{type(error).__name__}: {error}"
             raise Retry(message, after=answer.after) from error
         return ()
+
+    async def _note(
+        self, envelope: Envelope, what: tuple[str, TaskId], sent: _Sent
+    ) -> None:
+        """Record what came of a request: for the next attempt, and for people."""
+        event_type, task_id = what
+        name = self._subscription.name
+        is_success = sent.answer.is_success
+        await self._ledger.note_notification(
+            Notification(
+                subscription=name,
+                event_id=EventId(envelope.message_id),
+                event_type=event_type,
+                task_id=task_id,
+                attempts=sent.number,
+                delivered_at=sent.ended_at if is_success else None,
+                status=sent.answer.status,
+            )
+        )
+        attempt = Attempt(
+            queue=notify_queue(name),
+            message_id=envelope.message_id,
+            task_id=task_id,
+            subject=event_type,
+            number=envelope.attempt,
+            outcome="ok" if is_success else NotificationFailed.__name__,
+            detail=sent.answer.got,
+            duration_seconds=(sent.ended_at - sent.started_at).total_seconds(),
+            finished_at=sent.ended_at,
+            replays=envelope.replays,
+        )
+        await self._ledger.add_attempts([attempt])
 
     async def _post(self, envelope: Envelope, at: datetime) -> _Answer:
         headers = self._headers | webhook_headers(
