@@ -8,10 +8,12 @@ message means the same whichever broker held it (``docs/architecture.md``).
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final, NewType, TypeAlias
+
+from pipeline.values import value
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -74,7 +76,7 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND: Final = timedelta(milliseconds=1)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Failure:
     """Why a message was retried or dead-lettered."""
 
@@ -90,7 +92,7 @@ class Failure:
     last_failed_at: datetime
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Envelope:
     """One message: raw body bytes and what we know about them."""
 
@@ -114,7 +116,7 @@ class Envelope:
     failure: Failure | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Publication:
     """An envelope and where it goes.
 

@@ -8,11 +8,13 @@ after any number of updates does not depend on the order they came in.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final, NewType
 
 import orjson
+
+from pipeline.values import value
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -59,7 +61,7 @@ class Stage(StrEnum):
 _RANKS: Final = {stage: rank for rank, stage in enumerate(Stage)}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Track:
     """One audio result in a task."""
 
@@ -79,7 +81,7 @@ class Track:
     links: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class TaskUpdate:
     """What one callback, or one answer of the details endpoint, says."""
 
@@ -95,7 +97,7 @@ class TaskUpdate:
     unknown_reason: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class AssetKey:
     """Names one file of a track."""
 
@@ -113,7 +115,7 @@ class AssetState(StrEnum):
     EXPIRED = "expired"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class StoredAsset:
     """What the asset store says about a file it has taken."""
 
@@ -124,7 +126,7 @@ class StoredAsset:
     location: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Asset:
     """One file of a track and what became of it."""
 
@@ -143,7 +145,7 @@ class Asset:
     settled_at: datetime | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class StageReady:
     """Every file of a stage is settled: stored or expired."""
 

@@ -8,7 +8,7 @@ unusual properties are left to pamqp.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,6 +17,7 @@ from pamqp.header import ContentHeader
 from pipeline.broker import rabbitmq_wire as wire
 from pipeline.message import Envelope, Failure, decode_headers
 from pipeline.topology import DELIVERY_LIMIT
+from pipeline.values import value
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -46,7 +47,7 @@ _BODY_SIZE = struct.Struct(">Q")
 _SHORT = struct.Struct(">H")
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Delivered:
     """What a delivery says, as far as an envelope needs it."""
 
@@ -115,13 +116,13 @@ class Content:
         content_type, headers, message_id = _properties(self._header)
         parts = self._parts
         return Delivered(
-            self._tag,
-            self._redelivered,
-            self._routing_key,
-            content_type,
-            headers,
-            message_id,
-            parts[0] if len(parts) == 1 else b"".join(parts),
+            tag=self._tag,
+            redelivered=self._redelivered,
+            routing_key=self._routing_key,
+            content_type=content_type,
+            headers=headers,
+            message_id=message_id,
+            body=parts[0] if len(parts) == 1 else b"".join(parts),
         )
 
 

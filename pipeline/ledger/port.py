@@ -9,11 +9,11 @@ the same answer, because a worker may crash between the write and the settlement
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Self
 
 from pipeline.task import Asset, AssetState, StageReady, StoredAsset
+from pipeline.values import value
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,7 +51,7 @@ class Verdict(StrEnum):
     DUPLICATE = "duplicate"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Claim:
     """An update to be recorded, and who wants to do it."""
 
@@ -67,7 +67,7 @@ class Claim:
     body: bytes = b""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Recorded:
     """The answer to a claim."""
 
@@ -80,7 +80,7 @@ class Recorded:
     ready: StageReady | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Attempt:
     """One try of a download or a notification, successful or not."""
 
@@ -101,7 +101,7 @@ class Attempt:
     replays: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Notification:
     """What became of one event for one subscription."""
 
@@ -115,7 +115,7 @@ class Notification:
     status: int | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class SeenUpdate:
     """One recorded update of a task, for its timeline."""
 
@@ -128,7 +128,7 @@ class SeenUpdate:
     duplicates: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class TaskRecord:
     """A task as it stands."""
 
@@ -142,7 +142,7 @@ class TaskRecord:
     last_seen_at: datetime
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Totals:
     """Sums over everything, for the demo, the console and ``doctor``."""
 

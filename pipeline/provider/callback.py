@@ -28,6 +28,7 @@ from pipeline.provider.stages import (
     reported_message,
 )
 from pipeline.task import ID_LIMIT, Stage, TaskId, TaskUpdate, Track, join_tracks
+from pipeline.values import value
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -83,7 +84,7 @@ OPERATIONS: Final[Mapping[str, Operation]] = MappingProxyType(
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Peek:
     """What the ingress has to know of a body."""
 
@@ -164,18 +165,18 @@ def _task_ids(
 ) -> tuple[str, ...]:
     """Find the task id in its four places, in the order that is documented."""
     found: list[str] = []
-    for value in (
+    for named in (
         data.get("task_id"),
         data.get("taskId"),
         content.get("task_id"),
         content.get("taskId"),
     ):
-        if value is None:
+        if named is None:
             continue
-        if type(value) is int:
-            value = str(value)  # noqa: PLW2901 - the same id, as everything needs it
-        if type(value) is str and value not in found and value.strip():
-            found.append(value)
+        if type(named) is int:
+            named = str(named)  # noqa: PLW2901 - the same id, as everything needs it
+        if type(named) is str and named not in found and named.strip():
+            found.append(named)
     if not found:
         raise Unreadable(_NO_TASK_ID)
     if len(found[0]) > ID_LIMIT:
