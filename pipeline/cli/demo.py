@@ -1,8 +1,7 @@
-"""``pipeline demo``, ``simulate`` and ``run --simulate``: the provider, simulated."""
+"""``pipeline demo`` and ``run --simulate``: everything, with a simulated provider."""
 
 from __future__ import annotations
 
-import asyncio
 import re
 import shlex
 import shutil
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pipeline.demo import DemoOptions, Summary
-    from pipeline.simulator import SentCallback
 
 #: The longest to wait for everything to settle, and what each callback of a load
 #: adds: a slow machine notifies of some hundred events a second.
@@ -31,11 +29,23 @@ PATIENCE: Final = timedelta(seconds=90)
 PATIENCE_FOR_EACH: Final = timedelta(milliseconds=20)
 
 Tasks = Annotated[int, typer.Option(min=1, help="How many tasks the provider has.")]
-Seed = Annotated[int, typer.Option(help="The same seed plays the same tasks.")]
 TimeScale = Annotated[
     float, typer.Option(min=0.1, help="Simulated seconds per real second.")
 ]
-CallbackUrl = Annotated[
+_Seed = Annotated[
+    int | None,
+    typer.Option(
+        help="The same seed plays the same tasks.",
+        show_default="1; with --callback-url another one each time",
+    ),
+]
+_Load = Annotated[
+    int,
+    typer.Option(
+        min=0, help="Send so many callbacks without files instead, one in five twice."
+    ),
+]
+_CallbackUrl = Annotated[
     str | None,
     typer.Option(
         metavar="URL",
@@ -45,49 +55,35 @@ CallbackUrl = Annotated[
         show_default=False,
     ),
 ]
+_Host = Annotated[str, typer.Option(help="Where the simulated parties listen.")]
+_PublicHost = Annotated[
+    str, typer.Option(help="Under which name the pipeline reaches them.")
+]
+_Port = Annotated[int, typer.Option(help="0 takes a free one.")]
 
 
 def add_to(app: typer.Typer) -> None:
-    """Add the commands of this module."""
+    """Add the command of this module."""
     app.command(
         epilog="[bold]Examples[/]\n\n"
         "pipeline demo\n\n"
         "pipeline demo --tasks 50 --json\n\n"
         "pipeline demo --load 10000 --broker-url amqp://guest:guest@localhost/"
     )(demo)
-    app.command(
-        epilog="Example: pipeline simulate http://127.0.0.1:8080/callbacks/{operation}"
-    )(simulate)
 
 
 def demo(
     *,
     tasks: Tasks = 6,
-    seed: Annotated[
-        int | None,
-        typer.Option(
-            help="The same seed plays the same tasks.",
-            show_default="1; with --callback-url another one each time",
-        ),
-    ] = None,
-    load: Annotated[
-        int,
-        typer.Option(
-            min=0,
-            help="Send so many callbacks without files instead, one in five twice.",
-        ),
-    ] = 0,
+    seed: _Seed = None,
+    load: _Load = 0,
     time_scale: TimeScale = 100.0,
     broker_url: BrokerUrl = None,
-    callback_url: CallbackUrl = None,
-    host: Annotated[
-        str, typer.Option(help="Where the simulated parties listen.")
-    ] = "127.0.0.1",
-    public_host: Annotated[
-        str, typer.Option(help="Under which name the pipeline reaches them.")
-    ] = "127.0.0.1",
-    provider_port: Annotated[int, typer.Option(help="0 takes a free one.")] = 0,
-    subscriber_port: Annotated[int, typer.Option(help="0 takes a free one.")] = 0,
+    callback_url: _CallbackUrl = None,
+    host: _Host = "127.0.0.1",
+    public_host: _PublicHost = "127.0.0.1",
+    provider_port: _Port = 0,
+    subscriber_port: _Port = 0,
     as_json: AsJson = False,
 ) -> None:
     """Play the whole pipeline against a simulated provider, and give a verdict.
@@ -113,87 +109,7 @@ def demo(
         provider_port=provider_port,
         subscriber_port=subscriber_port,
     )
-    _quiet_logs()
-    write = None if as_json or load else _write_line
-    with tempfile.TemporaryDirectory(prefix="pipeline-demo-") as folder:
-        summary = run_async(_play(Path(folder), options, broker_url, write))
-    if as_json:
-        render.print_json(summary.as_dict())
-    else:
-        _print_summary(summary)
-    if summary.lost:
-        raise typer.Exit(1)
-
-
-def simulate(
-    *,
-    callback_url: Annotated[
-        str,
-        typer.Argument(
-            metavar="URL",
-            help="Where to post; {operation} is replaced by each task's operation.",
-        ),
-    ],
-    tasks: Tasks = 6,
-    seed: Seed = 1,
-    time_scale: TimeScale = 100.0,
-    host: Annotated[str, typer.Option(help="Where its API and files are.")] = (
-        "127.0.0.1"
-    ),
-    port: Annotated[int, typer.Option(help="0 takes a free one.")] = 0,
-    stay: Annotated[
-        bool,
-        typer.Option(
-            help="Keep offering the files when all callbacks are sent, until Ctrl-C."
-        ),
-    ] = True,
-    as_json: AsJson = False,
-) -> None:
-    """Be the provider: post callbacks to an address and offer the files.
-
-    Repeats, other orders, failures, oddities and dead links are in it. The pipeline
-    must be allowed to fetch from this machine: download.allow_private_addresses.
-    """
-    from pipeline.demo.timeline import Timeline
-    from pipeline.simulator import (
-        ProviderOptions,
-        ScenarioOptions,
-        SimulatedProvider,
-        plan_scenario,
-    )
-
-    timeline = Timeline(None if as_json else _write_line)
-
-    def note(sent: SentCallback) -> None:
-        timeline.callback_sent(sent)
-
-    async def main() -> None:
-        options = ProviderOptions(
-            host=host, port=port, seed=seed, time_scale=time_scale
-        )
-        async with SimulatedProvider(options, on_sent=note) as provider:
-            timeline.note(f"API and files at {provider.url}")
-            scenario = plan_scenario(ScenarioOptions(tasks=tasks, seed=seed))
-            report = await provider.run(scenario, callback_url=callback_url)
-            if as_json:
-                render.print_json(report.as_dict())
-            else:
-                render.print_fields(report.as_dict())
-            if not report.callbacks_accepted:
-                render.fail(
-                    f"expected 200 from {callback_url}, got none for"
-                    f" {report.callbacks_sent} requests"
-                )
-                raise typer.Exit(1)
-            if stay and not as_json:
-                timeline.note("all sent; the files stay until Ctrl-C")
-                await asyncio.Event().wait()
-
-    _quiet_logs()
-    try:
-        run_async(main())
-    except KeyboardInterrupt:
-        raise typer.Exit from None
+    _give_verdict(options, broker_url, as_json=as_json)
 
 
 def run_simulated(*, tasks: int, port: int | None) -> None:
@@ -204,12 +120,39 @@ def run_simulated(*, tasks: int, port: int | None) -> None:
     folder = Path("data") / f"demo-{datetime.now(UTC):%Y%m%d-%H%M%S}"
     folder.mkdir(parents=True)
     options = DemoOptions(tasks=tasks, seed=randbelow(1_000_000))
-    _quiet_logs()
+    quiet_logs()
     try:
         run_async(_stay(folder, options, 8080 if port is None else port))
     except StoppedAtOnce as error:
         render.fail("stopped at once; what was in progress will be delivered again")
         raise typer.Exit(1) from error
+
+
+def write_line(line: str, colour: str) -> None:
+    """Print a line of the timeline, whatever stands in it."""
+    typer.secho(re.sub(r"[\x00-\x1f\x7f-\x9f]", " ", line), fg=colour)
+
+
+def quiet_logs() -> None:
+    """Log only what is wrong: the screen belongs to the timeline."""
+    from pipeline.logs import configure_logs
+
+    configure_logs(level="ERROR", form="text", stream=sys.stderr)
+
+
+def _give_verdict(
+    options: DemoOptions, broker_url: str | None, *, as_json: bool
+) -> None:
+    quiet_logs()
+    write = None if as_json or options.load else write_line
+    with tempfile.TemporaryDirectory(prefix="pipeline-demo-") as folder:
+        summary = run_async(_play(Path(folder), options, broker_url, write))
+    if as_json:
+        render.print_json(summary.as_dict())
+    else:
+        _print_summary(summary)
+    if summary.lost:
+        raise typer.Exit(1)
 
 
 async def _play(
@@ -236,7 +179,7 @@ async def _stay(folder: Path, options: DemoOptions, port: int) -> None:
     from pipeline.demo.timeline import Timeline
     from pipeline.service import stopping_on_signals
 
-    timeline = Timeline(_write_line)
+    timeline = Timeline(write_line)
     async with (
         stopping_on_signals() as stopping,
         Demo(folder, options, timeline, port=port) as demo,
@@ -280,10 +223,6 @@ def _print_summary(summary: Summary) -> None:
         typer.secho(f"lost: {loss}", fg="red")
 
 
-def _write_line(line: str, colour: str) -> None:
-    typer.secho(re.sub(r"[\x00-\x1f\x7f-\x9f]", " ", line), fg=colour)
-
-
 def _command_name() -> str:
     """How this command was called, so that a suggestion can be pasted."""
     called = Path(sys.argv[0])
@@ -293,10 +232,3 @@ def _command_name() -> str:
         return str(called.resolve().relative_to(Path.cwd()))
     except ValueError:
         return str(called)
-
-
-def _quiet_logs() -> None:
-    """The screen belongs to the timeline; only what is wrong is logged."""
-    from pipeline.logs import configure_logs
-
-    configure_logs(level="ERROR", form="text", stream=sys.stderr)

@@ -7,7 +7,16 @@ from typing import Annotated, Final
 
 import typer
 
-from pipeline.cli import config, dead_letters, demo, render, run, tasks, topology
+from pipeline.cli import (
+    config,
+    dead_letters,
+    demo,
+    render,
+    run,
+    simulate,
+    tasks,
+    topology,
+)
 from pipeline.errors import PipelineError
 
 FAILED: Final = 1
@@ -30,6 +39,7 @@ app = typer.Typer(
 )
 run.add_to(app)
 demo.add_to(app)
+simulate.add_to(app)
 app.add_typer(tasks.app)
 app.add_typer(dead_letters.app)
 app.add_typer(topology.app)
