@@ -34,6 +34,16 @@ class Depth:
     delayed: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """A part of the topology that is not as this version would make it."""
+
+    #: A sentence: what was expected, what is there, what to do.
+    text: str
+    #: The pipeline works all the same, so ``Broker.declare`` accepts it.
+    is_tolerated: bool = False
+
+
 class Broker(ABC):
     """A handle on a broker, to be used as an async context manager.
 
@@ -71,6 +81,8 @@ class Broker(ABC):
         looked up in the topology. The topology is declared again by itself where
         the broker came back without it.
 
+        A difference that ``check`` calls tolerated is logged as a warning.
+
         Raises:
             TopologyMismatch: something exists with other arguments; nothing that
                 existed was changed.
@@ -78,11 +90,8 @@ class Broker(ABC):
         """
 
     @abstractmethod
-    async def check(self, topology: Topology) -> Sequence[str]:
+    async def check(self, topology: Topology) -> Sequence[Difference]:
         """Compare the broker with ``topology`` and change nothing.
-
-        Returns one sentence for every difference, each naming what was expected
-        and what is there.
 
         Raises:
             BrokerUnavailable: no answer in time.

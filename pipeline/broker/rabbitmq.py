@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final, Self
 
-from pipeline.broker.port import Broker, Depth
+from pipeline.broker.port import Broker, Depth, Difference
 from pipeline.broker.rabbitmq_connection import Link, bounded
 from pipeline.broker.rabbitmq_consumer import RabbitConsumer
 from pipeline.broker.rabbitmq_plain import PlainPublisher, Publisher, Route
@@ -132,7 +132,7 @@ class RabbitBroker(Broker):
             for e in topology.exchanges
         }
 
-    async def check(self, topology: Topology) -> Sequence[str]:
+    async def check(self, topology: Topology) -> Sequence[Difference]:
         self._require_open()
         connection = await self._publishing.connection(self._deadline_seconds)
         async with bounded(self._declare_seconds, "comparing the topology"):

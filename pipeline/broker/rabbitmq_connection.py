@@ -8,7 +8,9 @@ wrong is translated here.
 from __future__ import annotations
 
 import asyncio
+import errno
 import random
+import socket
 import struct
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
@@ -36,6 +38,8 @@ LONGEST_PAUSE_SECONDS: Final = 10.0
 CONNECT_TIMEOUT_SECONDS: Final = 10.0
 CLOSE_TIMEOUT_SECONDS: Final = 3.0
 
+_NAME_UNKNOWN: Final = (socket.EAI_NONAME, socket.EAI_AGAIN, socket.EAI_NODATA)
+
 #: All that aio-pika and aiormq raise for a broker that is not there or not well, or
 #: that sends what they cannot read.
 FOREIGN_ERRORS: Final = (
@@ -47,6 +51,34 @@ FOREIGN_ERRORS: Final = (
     LookupError,
     struct.error,
 )
+
+
+def reason_of(error: BaseException) -> str:
+    """Say in words what the library or the broker said, and what to do about it."""
+    number, text = _number_and_text(error)
+    if isinstance(error, aiormq.exceptions.ProbableAuthenticationError):
+        return f"expected to be let in, was refused ({text}): correct broker_url"
+    if number == errno.ECONNREFUSED:
+        return "nothing listens there: start the broker, or correct broker_url"
+    if number in _NAME_UNKNOWN:
+        return f"the host's name was not found ({text}): correct broker_url"
+    if "SSL" in text:
+        return (
+            f"TLS failed ({text}): expected a port that speaks TLS and a certificate"
+            " that this machine trusts; amqp:// is without TLS"
+        )
+    return text
+
+
+def _number_and_text(error: BaseException) -> tuple[object, str]:
+    """Take apart what aiormq makes of an ``OSError`` or of a reply of the broker."""
+    match error.args:
+        case (int() as number, str() as text):
+            return number, text
+        case (str() as text,) if text:
+            return None, text
+        case _:
+            return None, repr(error)
 
 
 @asynccontextmanager
@@ -67,7 +99,7 @@ async def bounded(seconds: float, what: str) -> AsyncIterator[None]:
         message = f"{what}: expected an answer within {seconds:g} s, got none"
         raise BrokerUnavailable(message) from error
     except FOREIGN_ERRORS as error:
-        raise BrokerUnavailable(f"{what}: {error!r}") from error
+        raise BrokerUnavailable(f"{what}: {reason_of(error)}") from error
     except Exception as error:
         # aiormq raises the bare class where a connection ends without a reason.
         if type(error) is Exception:
@@ -117,7 +149,8 @@ class Link:
     @property
     def address(self) -> str:
         """Host and port, without the password."""
-        return f"{self._url.host}:{self._url.port}"
+        port = self._url.port or (5671 if self._url.scheme == "amqps" else 5672)
+        return f"{self._url.host}:{port}"
 
     @property
     def problem(self) -> str | None:
@@ -175,7 +208,7 @@ class Link:
                 pause = FIRST_PAUSE_SECONDS
                 try:
                     reason = await self._until_closed(connection)
-                    self._problem = f"connection to {self.address} lost: {reason!r}"
+                    self._problem = f"connection to {self.address} lost: {_why(reason)}"
                 finally:
                     await self._lower(connection)
                 BROKER_RECONNECTS.inc()
@@ -190,13 +223,27 @@ class Link:
         async with bounded(CONNECT_TIMEOUT_SECONDS, f"connecting to {self.address}"):
             connection = self._make(self._url)
             # No timeout of its own: that would lose an error when we are cancelled.
-            await connection.connect()
+            try:
+                await connection.connect()
+            except aiormq.exceptions.InvalidFrameError as error:
+                raise BrokerUnavailable(self._refusal(error)) from error
         try:
             await self._on_up(connection)
         except BaseException:
             await _close_quietly(connection)
             raise
         return connection
+
+    def _refusal(self, error: aiormq.exceptions.InvalidFrameError) -> str:
+        """Say what the broker refused: aiormq keeps the step, but not the reason."""
+        if "Connection.OpenOk" not in str(error):
+            return f"connecting to {self.address}: {reason_of(error)}"
+        host = self._url.path.removeprefix("/") or "/"
+        return (
+            f"connecting to {self.address}: expected to open the virtual host {host!r},"
+            " was refused: correct the end of broker_url, or add that host and this"
+            " user's permissions to it on the broker; its log has the reason"
+        )
 
     async def _until_closed(
         self, connection: AbstractConnection
@@ -226,6 +273,10 @@ class Link:
             await self._on_down()
         finally:
             await _close_quietly(connection)
+
+
+def _why(reason: BaseException | None) -> str:
+    return "no reason was given" if reason is None else reason_of(reason)
 
 
 async def _close_quietly(connection: AbstractConnection) -> None:

@@ -6,16 +6,22 @@ change one on an existing queue. Reasons for each: ``docs/operations.md``.
 
 from __future__ import annotations
 
+import re
+from contextlib import AsyncExitStack
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, assert_never
 
 import aiormq
 
+from pipeline.broker.port import Difference
+from pipeline.broker.rabbitmq_connection import reason_of
 from pipeline.errors import TopologyMismatch
+from pipeline.logs import get_logger
 from pipeline.topology import (
     DEAD,
     DELIVERY_LIMIT,
     WORK,
+    Exchange,
     Queue,
     QueueKind,
     Topology,
@@ -28,6 +34,8 @@ if TYPE_CHECKING:
 UNLIMITED_SINCE: Final = (4, 0)
 
 Arguments = dict[str, Any]
+
+log = get_logger("broker")
 
 
 def queue_arguments(
@@ -61,6 +69,23 @@ def queue_arguments(
     return arguments
 
 
+def older_arguments(
+    topology: Topology, queue: Queue, version: tuple[int, ...]
+) -> Arguments | None:
+    """Give the arguments that the queue has if an older server made it.
+
+    ``None``: the same as now. These we can live with; no others.
+    """
+    if version < UNLIMITED_SINCE or queue.kind not in (
+        QueueKind.DEAD,
+        QueueKind.UNROUTED,
+    ):
+        return None
+    arguments = queue_arguments(topology, queue, version)
+    del arguments["x-delivery-limit"]
+    return arguments
+
+
 def frame_max_of(connection: aio_pika.abc.AbstractConnection) -> int:
     """Give the largest frame agreed on, in bytes; 0 stands for no limit."""
     transport = connection.transport
@@ -81,40 +106,84 @@ def server_version(connection: aio_pika.abc.AbstractConnection) -> tuple[int, ..
 async def declare(
     connection: aio_pika.abc.AbstractConnection, topology: Topology
 ) -> None:
-    """Declare everything over a channel of its own.
+    """Declare everything over channels of its own.
 
     Raises:
         TopologyMismatch: something exists with other arguments.
     """
-    version = server_version(connection)
-    async with connection.channel(publisher_confirms=False) as channel:
-        raw = await channel.get_underlay_channel()
-        try:
+    try:
+        async with connection.channel(publisher_confirms=False) as channel:
+            raw = await channel.get_underlay_channel()
             for exchange in topology.exchanges:
                 await raw.exchange_declare(
                     topology.exchange_name(exchange.name),
-                    exchange_type=exchange.kind.value,
-                    durable=True,
-                    arguments=_exchange_arguments(topology, exchange.alternate),
+                    **_exchange_options(topology, exchange),
                 )
-            for queue in topology.queues:
-                await raw.queue_declare(
-                    topology.queue_name(queue.name),
-                    durable=True,
-                    arguments=queue_arguments(topology, queue, version),
-                )
+        for difference in await _declare_queues(connection, topology):
+            log.warning("queue_tolerated", difference=difference)
+        async with connection.channel(publisher_confirms=False) as channel:
+            raw = await channel.get_underlay_channel()
             for binding in topology.bindings:
                 await raw.queue_bind(
                     topology.queue_name(binding.queue),
                     topology.exchange_name(binding.exchange),
                     binding.key,
                 )
-        except aiormq.exceptions.ChannelPreconditionFailed as error:
-            message = (
-                f"the broker has a part of the topology with other arguments: {error}."
-                " Choose another broker.prefix, or delete that part when it is empty"
-            )
-            raise TopologyMismatch(message) from error
+    except aiormq.exceptions.ChannelPreconditionFailed as error:
+        message = (
+            "the broker has a part of the topology with other arguments:"
+            f" {reason_of(error)}."
+            " Choose another broker.prefix, or delete that part when it is empty"
+        )
+        raise TopologyMismatch(message) from error
+
+
+async def _declare_queues(
+    connection: aio_pika.abc.AbstractConnection, topology: Topology
+) -> list[str]:
+    """Declare the queues; say which of them an older server has made.
+
+    Raises:
+        aiormq.exceptions.ChannelPreconditionFailed: one has other arguments.
+    """
+    version = server_version(connection)
+    tolerated: list[str] = []
+    async with AsyncExitStack() as stack:
+        raw = await _open_channel(stack, connection)
+        for queue in topology.queues:
+            name = topology.queue_name(queue.name)
+            arguments = queue_arguments(topology, queue, version)
+            try:
+                await raw.queue_declare(name, durable=True, arguments=arguments)
+            except aiormq.exceptions.ChannelPreconditionFailed:
+                older = older_arguments(topology, queue, version)
+                if older is None:
+                    raise
+                # The refusal has closed the channel.
+                raw = await _open_channel(stack, connection)
+                await raw.queue_declare(name, durable=True, arguments=older)
+                tolerated.append(_without_limit(topology, name))
+    return tolerated
+
+
+async def _open_channel(
+    stack: AsyncExitStack, connection: aio_pika.abc.AbstractConnection
+) -> aiormq.abc.AbstractChannel:
+    channel = connection.channel(publisher_confirms=False)
+    await channel.initialize()
+    stack.push_async_callback(channel.close)
+    return await channel.get_underlay_channel()
+
+
+def _without_limit(topology: Topology, name: str) -> str:
+    """Say what the lack of the argument means, and what to do."""
+    pattern = re.escape(topology.queue_name("")) + "(dead[.]|unrouted$)"
+    return (
+        f"queue {name}: expected x-delivery-limit -1, found none, because RabbitMQ 3"
+        " made it. It is used as it is; but RabbitMQ 4 removes what was looked at 20"
+        " times, unless this policy is set: rabbitmqctl set_policy --apply-to queues"
+        f" pipeline-keep '^{pattern}' '{{\"delivery-limit\": -1}}'"
+    )
 
 
 async def delete(
@@ -132,28 +201,28 @@ async def delete(
 
 async def differences(
     connection: aio_pika.abc.AbstractConnection, topology: Topology
-) -> list[str]:
+) -> list[Difference]:
     """Name what is missing or has other arguments, and change nothing.
 
     Bindings cannot be read over AMQP 0-9-1; ``declare`` makes the missing ones.
     """
     version = server_version(connection)
-    found: list[str] = []
+    found: list[Difference] = []
     for exchange in topology.exchanges:
         name = topology.exchange_name(exchange.name)
-        options: Arguments = {
-            "exchange_type": exchange.kind.value,
-            "durable": True,
-            "arguments": _exchange_arguments(topology, exchange.alternate),
-        }
+        options = _exchange_options(topology, exchange)
         found += await _compare(connection, "exchange", name, options)
     for queue in topology.queues:
         name = topology.queue_name(queue.name)
-        options = {
-            "durable": True,
-            "arguments": queue_arguments(topology, queue, version),
-        }
-        found += await _compare(connection, "queue", name, options)
+        options = _queue_options(queue_arguments(topology, queue, version))
+        differing = await _compare(connection, "queue", name, options)
+        older = older_arguments(topology, queue, version)
+        if differing and older is not None:
+            still = await _compare(connection, "queue", name, _queue_options(older))
+            if not still:
+                text = _without_limit(topology, name)
+                differing = [Difference(text=text, is_tolerated=True)]
+        found += differing
     return found
 
 
@@ -162,7 +231,7 @@ async def _compare(
     what: str,
     name: str,
     options: Arguments,
-) -> list[str]:
+) -> list[Difference]:
     """Ask passively first, so that nothing is made; a refusal closes the channel."""
     channel = connection.channel(publisher_confirms=False)
     await channel.initialize()
@@ -172,15 +241,24 @@ async def _compare(
         await declare_it(name, passive=True)
         await declare_it(name, **options)
     except aiormq.exceptions.ChannelNotFoundEntity:
-        return [f"{what} {name}: expected to exist, is missing"]
+        return [Difference(text=f"{what} {name}: expected to exist, is missing")]
     except aiormq.exceptions.ChannelPreconditionFailed as error:
-        return [f"{what} {name}: {error}"]
+        return [Difference(text=f"{what} {name}: {reason_of(error)}")]
     else:
         await channel.close()
         return []
 
 
-def _exchange_arguments(topology: Topology, alternate: str | None) -> Arguments:
-    if alternate is None:
-        return {}
-    return {"alternate-exchange": topology.exchange_name(alternate)}
+def _queue_options(arguments: Arguments) -> Arguments:
+    return {"durable": True, "arguments": arguments}
+
+
+def _exchange_options(topology: Topology, exchange: Exchange) -> Arguments:
+    arguments: Arguments = {}
+    if exchange.alternate is not None:
+        arguments["alternate-exchange"] = topology.exchange_name(exchange.alternate)
+    return {
+        "exchange_type": exchange.kind.value,
+        "durable": True,
+        "arguments": arguments,
+    }

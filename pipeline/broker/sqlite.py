@@ -11,7 +11,7 @@ from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Final, Self
 
-from pipeline.broker.port import Broker, Depth
+from pipeline.broker.port import Broker, Depth, Difference
 from pipeline.broker.sqlite_consumer import SqliteConsumer
 from pipeline.broker.sqlite_routing import declare, delete, differences
 from pipeline.broker.sqlite_session import Session
@@ -72,8 +72,9 @@ class SqliteBroker(Broker):
         await self._session.write(partial(declare, topology=topology))
         self._session.declared(topology)
 
-    async def check(self, topology: Topology) -> Sequence[str]:
-        return await self._session.read(partial(differences, topology=topology))
+    async def check(self, topology: Topology) -> Sequence[Difference]:
+        found = await self._session.read(partial(differences, topology=topology))
+        return [Difference(text=text) for text in found]
 
     async def delete(self, topology: Topology) -> None:
         await self._session.write(partial(delete, topology=topology))

@@ -104,6 +104,12 @@ def fail(message: str) -> None:
     typer.echo(f"{label} {message}", err=True)
 
 
+def warn(message: str) -> None:
+    """Print a warning as one message on standard error."""
+    label = typer.style("warning:", fg="yellow", bold=True)
+    typer.echo(f"{label} {message}", err=True)
+
+
 def parse_age(text: str | None) -> timedelta | None:
     """Read an age such as ``30m``.
 

@@ -19,6 +19,7 @@ from pipeline.cli.options import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from pipeline.broker.port import Difference
     from pipeline.topology import Topology
 
 app = typer.Typer(
@@ -76,23 +77,32 @@ def check(
     assignments: Assignments = None,
     broker_url: BrokerUrl = None,
 ) -> None:
-    """Name what differs from the topology of this version; exit 1 if anything does."""
+    """Name what differs from the topology of this version; exit 1 if anything does.
+
+    What works all the same is a warning and no difference.
+    """
     from pipeline.bootstrap import open_parts
 
     loaded = read_settings(config, assignments, broker_url=broker_url)
 
-    async def main() -> Sequence[str]:
+    async def main() -> Sequence[Difference]:
         async with open_parts(loaded.settings, declaring=False) as parts:
             return await parts.broker.check(parts.topology)
 
-    differences = run_once(main())
+    found = run_once(main())
+    warnings = [one.text for one in found if one.is_tolerated]
+    differences = [one.text for one in found if not one.is_tolerated]
     if as_json:
-        render.print_json({"ok": not differences, "differences": list(differences)})
-    elif differences:
+        render.print_json(
+            {"ok": not differences, "differences": differences, "warnings": warnings}
+        )
+    else:
+        for warning in warnings:
+            render.warn(warning)
         for difference in differences:
             render.fail(difference)
-    else:
-        typer.echo("the broker has the whole topology")
+        if not differences:
+            typer.echo("the broker has the whole topology")
     if differences:
         raise typer.Exit(1)
 

@@ -112,7 +112,7 @@ async def test_check_names_every_difference_and_changes_nothing(
 
     differences = await broker.check(other_topology)
 
-    text = "\n".join(differences)
+    text = "\n".join(one.text for one in differences)
     for queue in other_topology.queues:
         assert other_topology.queue_name(queue.name) in text
     for exchange in other_topology.exchanges:
@@ -134,8 +134,9 @@ async def test_check_names_other_arguments(broker: Broker, topology: Topology) -
 
     (difference,) = await broker.check(changed)
 
-    assert "777" in difference
-    assert "900" in difference
+    assert "777" in difference.text
+    assert "900" in difference.text
+    assert not difference.is_tolerated
 
 
 async def test_prefixes_do_not_see_each_other(

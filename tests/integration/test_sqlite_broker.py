@@ -412,7 +412,7 @@ async def test_surplus_binding_is_a_difference(
 
     (difference,) = await broker.check(topology)
 
-    assert "task.first" in difference
+    assert "task.first" in difference.text
 
 
 async def test_another_process_learns_of_new_bindings(
