@@ -98,8 +98,8 @@ class TcpProxy:
         """Refuse new connections; open ones are left alone."""
         listener, self._listener = self._listener, None
         if listener is not None:
+            # Not `wait_closed`: since Python 3.12 that waits for open connections.
             listener.close()
-            await listener.wait_closed()
 
     async def accept(self) -> None:
         """Take new connections again, at the same port."""
