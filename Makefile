@@ -6,13 +6,15 @@ BIN := .venv/bin
 RUN := $(BIN)/python -m
 # Tests wait more than they compute; each process has a RabbitMQ of its own.
 JOBS ?= 2
+# Per cent of lines and branches; a little less than there is.
+COVERED ?= 90
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check
 # Stamps: what .venv is good for.
 CAN_RUN := .venv/.can-run
 CAN_DEVELOP := .venv/.can-develop
 CAN_BENCH := .venv/.can-bench
 
-.PHONY: help run test load check lint types imports docs format bench lock image compose-check clean
+.PHONY: help run test coverage load check lint types imports code docs format bench lock image compose-check clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -42,10 +44,14 @@ run: $(CAN_RUN) ## run everything in one process, with the simulated provider
 test: $(CAN_DEVELOP) ## all tests, on the embedded broker and on a real RabbitMQ
 	$(RUN) pytest --numprocesses $(JOBS) --dist loadfile $(ARGS)
 
+# Apart from the tests: tracing slows them, and some of them measure time.
+coverage: $(CAN_DEVELOP) ## all tests, and how much they run; at least COVERED %
+	$(RUN) pytest --numprocesses $(JOBS) --dist loadfile --cov --cov-report term --cov-fail-under $(COVERED) $(ARGS)
+
 load: $(CAN_DEVELOP) ## 10,000 callbacks through the whole pipeline, on both brokers
 	PIPELINE_TEST_LOAD=10000 $(RUN) pytest tests/acceptance/test_demo.py -k load $(ARGS)
 
-check: lint types imports docs ## everything that needs no test run
+check: lint types imports code docs ## everything that needs no test run
 
 lint: $(CAN_DEVELOP)
 	$(BIN)/ruff format --check .
@@ -56,6 +62,9 @@ types: $(CAN_DEVELOP)
 
 imports: $(CAN_DEVELOP)
 	$(BIN)/lint-imports
+
+code: $(CAN_DEVELOP)
+	$(RUN) tests.check_code
 
 docs: $(CAN_DEVELOP)
 	$(RUN) tests.check_docs
