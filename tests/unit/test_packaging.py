@@ -121,4 +121,8 @@ def tracked_files() -> list[str]:
         folders = ("pipeline", "tests", "configs", "docs", "examples")
         paths = [path for folder in folders for path in (ROOT / folder).rglob("*")]
         names = [str(path.relative_to(ROOT)) for path in paths]
-    return [name for name in names if (ROOT / name).is_file()]
+    return [
+        name
+        for name in names
+        if (ROOT / name).is_file() and "__pycache__" not in Path(name).parts
+    ]

@@ -75,12 +75,16 @@ def test_tags_are_read_by_others() -> None:
 
 
 @pytest.mark.parametrize(
-    ("chosen", "kind"), [("mp3", "audio/mpeg"), ("wav", "audio/wave")]
+    ("chosen", "kinds"),
+    [("mp3", {"audio/mpeg"}), ("wav", {"audio/wave", "audio/wav"})],
 )
-def test_audio_is_recognised_by_its_content(chosen: AudioFormat, kind: str) -> None:
+def test_audio_is_recognised_by_its_content(
+    chosen: AudioFormat, kinds: set[str]
+) -> None:
+    """What it is called differs between versions of the library that looks."""
     data = make_audio(2, audio_format=chosen)
 
-    assert kind == puremagic.from_string(data, mime=True)
+    assert puremagic.from_string(data, mime=True) in kinds
 
 
 def test_an_m4a_is_recognised_as_iso_media() -> None:
