@@ -56,7 +56,7 @@ _FRAME = struct.Struct(">BHI")
 _CONTENT = struct.Struct(">HHQH")
 _METHOD = struct.Struct(">HHH")
 _LONG = struct.Struct(">I")
-_LONG_LONG = struct.Struct(">cq")
+_LONG_LONG = struct.Struct(">q")
 _TAG = struct.Struct(">QB")
 _SETTLE = struct.Struct(">BHIIQBB")
 
@@ -80,30 +80,27 @@ def table(headers: Mapping[str, HeaderValue]) -> bytes:
     Raises:
         ValueError: a name is too long or an integer has more than 64 bits.
     """
-    parts: list[bytes] = []
-    for name, value in headers.items():
-        if name in REPEATING:
-            parts.append(_known_field(name, value))
-        elif isinstance(value, str):
-            raw = value.encode("utf-8", "replace")
-            parts += (_string_head(name), _LONG.pack(len(raw)), raw)
-        else:
-            parts.append(_field(name, value))
-    content = b"".join(parts)
+    content = b"".join(
+        [
+            _known_field(name, value) if name in REPEATING else _field(name, value)
+            for name, value in headers.items()
+        ]
+    )
     return _LONG.pack(len(content)) + content
 
 
 def _field(name: str, value: HeaderValue) -> bytes:
-    if isinstance(value, str):
-        raw = value.encode("utf-8", "replace")
-        return b"".join((_string_head(name), _LONG.pack(len(raw)), raw))
-    if isinstance(value, bool):
-        return short_string(name) + (b"t\x01" if value else b"t\x00")
-    try:
-        return short_string(name) + _LONG_LONG.pack(b"l", value)
-    except struct.error as error:
-        message = f"expected an integer of 64 bits for {name}, got {value}"
-        raise ValueError(message) from error
+    kind = type(value)
+    if kind is int:
+        try:
+            return _head(name, b"l") + _LONG_LONG.pack(value)
+        except struct.error as error:
+            message = f"expected an integer of 64 bits for {name}, got {value}"
+            raise ValueError(message) from error
+    if kind is bool:
+        return _head(name, b"t") + (b"\x01" if value else b"\x00")
+    raw = str(value).encode("utf-8", "replace")
+    return _head(name, b"S") + _LONG.pack(len(raw)) + raw
 
 
 @lru_cache(maxsize=1024, typed=True)
@@ -113,9 +110,9 @@ def _known_field(name: str, value: HeaderValue) -> bytes:
 
 
 @lru_cache(maxsize=256)
-def _string_head(name: str) -> bytes:
-    """Encode a header's name and the letter for a string."""
-    return short_string(name) + b"S"
+def _head(name: str, letter: bytes) -> bytes:
+    """Encode a header's name and the letter of its type."""
+    return short_string(name) + letter
 
 
 def publish_method(

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 from aiohttp import ClientPayloadError, web
 
 from pipeline.errors import BrokerError, PublishRefused, Unreadable, Unroutable
+from pipeline.ingress.accepted import accepted
 from pipeline.ingress.problems import CODE, problem
 from pipeline.logs import get_logger
 from pipeline.message import (
@@ -103,7 +104,7 @@ class CallbackView:
             return self._refuse(request, operation, refused.response)
         self._accepted[operation].inc()
         CALLBACK_SECONDS.observe(time.perf_counter() - started)
-        return web.Response(status=200)
+        return accepted(request)
 
     async def _read(
         self, request: web.BaseRequest, operation: str

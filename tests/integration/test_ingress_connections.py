@@ -7,6 +7,7 @@ import io
 import logging
 import time
 from datetime import timedelta
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
 import aio_pika
@@ -164,6 +165,58 @@ async def test_several_requests_on_one_connection(ingress: Ingress) -> None:
             await reader.readexactly(int(length.partition(b"\r")[0]))
     assert [b"200", b"400", b"200"] == statuses
     assert 2 == await ingress.count()
+    writer.close()
+
+
+async def test_accepted_callback_is_answered_with_the_time_and_nothing_else(
+    ingress: Ingress,
+) -> None:
+    """An empty 200; the date is of this second, however often it was sent before."""
+    await ingress.post()
+    began = int(time.time())
+
+    answer = await ingress.post()
+
+    assert (200, b"") == (answer.status, answer.body)
+    assert {"content-length", "date"} == set(answer.headers)
+    sent_at = parsedate_to_datetime(answer.headers["date"]).timestamp()
+    assert began <= sent_at <= time.time()
+
+
+@pytest.mark.parametrize(
+    "request_line_and_wish",
+    [
+        pytest.param(POST + b"Connection: close\r\n", id="HTTP/1.1"),
+        pytest.param(b"POST /callbacks/upload-extend HTTP/1.0\r\n", id="HTTP/1.0"),
+    ],
+)
+async def test_caller_that_wants_the_connection_closed_sees_it_closed(
+    ingress: Ingress, request_line_and_wish: bytes
+) -> None:
+    """After the answer, not after the time for idle connections."""
+    rest = b"Content-Length: %d\r\n\r\n" % len(CALLBACK) + CALLBACK
+
+    answer = await ingress.raw(request_line_and_wish + rest)
+
+    assert b"200" == answer.split(b" ")[1]
+    assert answer.endswith(b"\r\n\r\n")
+    assert 1 == await ingress.count()
+
+
+async def test_caller_of_http_1_0_may_keep_the_connection(ingress: Ingress) -> None:
+    """It is told so, for in that version the default is to close."""
+    reader, writer = await _connected(ingress)
+    request = (
+        b"POST /callbacks/upload-extend HTTP/1.0\r\nConnection: keep-alive\r\n"
+        b"Content-Length: %d\r\n\r\n" % len(CALLBACK) + CALLBACK
+    )
+
+    async with asyncio.timeout(5):
+        for _ in range(2):
+            writer.write(request)
+            head = await reader.readuntil(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.0 200 ")
+            assert b"connection: keep-alive" in head.lower()
     writer.close()
 
 

@@ -128,9 +128,13 @@ async def test_lost_connection_is_told_with_the_first_failure(
             proxy.cut()
 
             with pytest.raises(BrokerUnavailable):
-                while True:
-                    await broker.publish(make_publication())
+                await _publish_for_ever(broker)
             assert "lost" in str(broker.problem)
+
+
+async def _publish_for_ever(broker: RabbitBroker) -> None:
+    while True:
+        await broker.publish(make_publication())
 
 
 async def test_queue_that_hangs_holds_up_no_other(
