@@ -77,6 +77,16 @@ class Exchange:
     public: bool = False
 
 
+#: Those that are always there; each delay has one more.
+_EXCHANGES: Final = (
+    Exchange(name=CALLBACKS, kind=ExchangeKind.TOPIC, alternate=UNROUTED, public=True),
+    Exchange(name=EVENTS, kind=ExchangeKind.TOPIC, mandatory=False, public=True),
+    Exchange(name=WORK, kind=ExchangeKind.DIRECT),
+    Exchange(name=DEAD, kind=ExchangeKind.DIRECT),
+    Exchange(name=UNROUTED, kind=ExchangeKind.FANOUT),
+)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Queue:
     """A queue; all are durable."""
@@ -146,7 +156,12 @@ def dead_letter(queue: str, envelope: Envelope) -> Publication:
 
 
 def replay(queue: str, envelope: Envelope) -> Publication:
-    """Send a dead letter of ``queue`` back to ``queue``, and to no other."""
+    """Send a dead letter of ``queue`` back to ``queue``, and to no other.
+
+    What was ``unrouted`` goes where it came from, to be routed once more.
+    """
+    if queue == UNROUTED:
+        return Publication(exchange=CALLBACKS, envelope=replayed(envelope))
     return hand_to(queue, replayed(envelope))
 
 
@@ -156,8 +171,8 @@ def hand_to(queue: str, envelope: Envelope) -> Publication:
 
 
 def dead_letter_queue(queue: str) -> str:
-    """Name the dead-letter queue of a work queue."""
-    return f"dead.{queue}"
+    """Name the dead-letter queue of a work queue; ``unrouted`` is its own."""
+    return queue if queue == UNROUTED else f"dead.{queue}"
 
 
 def notify_queue(subscription: str) -> str:
@@ -193,13 +208,7 @@ def build_topology(
     if not delays or min(delays) < timedelta(milliseconds=1):
         message = f"expected delays of a millisecond or more, got {list(delays)}"
         raise ValueError(message)
-    work: dict[str, list[Binding]] = {
-        DEDUPE: [Binding(exchange=CALLBACKS, queue=DEDUPE, key="callback.#")],
-        DOWNLOAD: [],
-    }
-    for name, patterns in (subscriptions or {}).items():
-        queue = notify_queue(name)
-        work[queue] = [Binding(exchange=EVENTS, queue=queue, key=p) for p in patterns]
+    work = _work_queues(subscriptions or {})
     delay_queues = [
         Queue(name=delay_name(d), kind=QueueKind.DELAY, delay=d)
         for d in sorted(set(delays))
@@ -207,18 +216,7 @@ def build_topology(
     return Topology(
         prefix=prefix,
         exchanges=(
-            Exchange(
-                name=CALLBACKS,
-                kind=ExchangeKind.TOPIC,
-                alternate=UNROUTED,
-                public=True,
-            ),
-            Exchange(
-                name=EVENTS, kind=ExchangeKind.TOPIC, mandatory=False, public=True
-            ),
-            Exchange(name=WORK, kind=ExchangeKind.DIRECT),
-            Exchange(name=DEAD, kind=ExchangeKind.DIRECT),
-            Exchange(name=UNROUTED, kind=ExchangeKind.FANOUT),
+            *_EXCHANGES,
             *(Exchange(name=q.name, kind=ExchangeKind.FANOUT) for q in delay_queues),
         ),
         queues=(
@@ -232,15 +230,31 @@ def build_topology(
         ),
         bindings=(
             *(binding for bindings in work.values() for binding in bindings),
-            *(Binding(exchange=WORK, queue=name, key=name) for name in work),
-            *(
-                Binding(exchange=DEAD, queue=dead_letter_queue(name), key=name)
-                for name in work
-            ),
             *(Binding(exchange=q.name, queue=q.name, key="") for q in delay_queues),
             Binding(exchange=UNROUTED, queue=UNROUTED, key=""),
         ),
     )
+
+
+def _work_queues(
+    subscriptions: Mapping[str, Sequence[str]],
+) -> dict[str, list[Binding]]:
+    """List the work queues, each with the bindings of itself and its dead letters."""
+    wanted = {
+        DEDUPE: [Binding(exchange=CALLBACKS, queue=DEDUPE, key="callback.#")],
+        DOWNLOAD: [],
+    }
+    for name, patterns in subscriptions.items():
+        queue = notify_queue(name)
+        wanted[queue] = [Binding(exchange=EVENTS, queue=queue, key=p) for p in patterns]
+    return {
+        queue: [
+            *bindings,
+            Binding(exchange=WORK, queue=queue, key=queue),
+            Binding(exchange=DEAD, queue=dead_letter_queue(queue), key=queue),
+        ]
+        for queue, bindings in wanted.items()
+    }
 
 
 def matches(pattern: str, key: str) -> bool:

@@ -15,7 +15,7 @@ from pipeline.message import Envelope, Publication, failed
 from pipeline.topology import dead_letter
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
     from datetime import datetime, timedelta
     from types import TracebackType
 
@@ -42,6 +42,18 @@ class Difference:
     text: str
     #: The pipeline works all the same, so ``Broker.declare`` accepts it.
     is_tolerated: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundQueue:
+    """A queue that is on the broker, whether a topology names it or not."""
+
+    #: Without the prefix, such as ``notify.shop``.
+    name: str
+    #: How many messages wait in it; on the embedded broker also those held.
+    messages: int
+    #: Whether somebody takes from it now.
+    is_used: bool
 
 
 class Broker(ABC):
@@ -106,6 +118,30 @@ class Broker(ABC):
 
         Raises:
             BrokerUnavailable: no answer in time; some of it may be removed.
+        """
+
+    @abstractmethod
+    async def find_queues(
+        self, topology: Topology, names: Collection[str]
+    ) -> Sequence[FoundQueue]:
+        """Give those of the queues ``names`` that there are, and change nothing.
+
+        A broker that can list its queues (RabbitMQ cannot, over AMQP 0-9-1) also
+        gives all others under the prefix of ``topology``: some may be left over
+        from other settings.
+
+        Raises:
+            BrokerUnavailable: no answer in time.
+        """
+
+    @abstractmethod
+    async def delete_queue(self, topology: Topology, name: str) -> None:
+        """Remove one queue under the prefix of ``topology``, with what is in it.
+
+        ``topology`` need not name it. Idempotent.
+
+        Raises:
+            BrokerUnavailable: no answer in time.
         """
 
     @abstractmethod

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final, Self
 
-from pipeline.broker.port import Broker, Depth, Difference
+from pipeline.broker.port import Broker, Depth, Difference, FoundQueue
 from pipeline.broker.rabbitmq_connection import Link, bounded
 from pipeline.broker.rabbitmq_consumer import RabbitConsumer
 from pipeline.broker.rabbitmq_plain import PlainPublisher, Publisher, Route
@@ -19,7 +19,9 @@ from pipeline.broker.rabbitmq_stream import stream_of
 from pipeline.broker.rabbitmq_topology import (
     declare,
     delete,
+    delete_queue,
     differences,
+    find_queues,
     frame_max_of,
 )
 from pipeline.errors import BrokerClosed, TopologyMismatch, Unroutable
@@ -28,7 +30,7 @@ from pipeline.metrics import BROKER_CONNECTED
 from pipeline.topology import QueueKind
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
     from datetime import timedelta
     from types import TracebackType
 
@@ -144,6 +146,20 @@ class RabbitBroker(Broker):
         connection = await self._publishing.connection(self._deadline_seconds)
         async with bounded(self._declare_seconds, "deleting the topology"):
             await delete(connection, topology)
+
+    async def find_queues(
+        self, topology: Topology, names: Collection[str]
+    ) -> Sequence[FoundQueue]:
+        self._require_open()
+        connection = await self._publishing.connection(self._deadline_seconds)
+        async with bounded(self._declare_seconds, "looking for queues"):
+            return await find_queues(connection, topology, names)
+
+    async def delete_queue(self, topology: Topology, name: str) -> None:
+        self._require_open()
+        connection = await self._publishing.connection(self._deadline_seconds)
+        async with bounded(self._declare_seconds, f"deleting queue {name}"):
+            await delete_queue(connection, topology, name)
 
     async def publish(self, *publications: Publication) -> None:
         self._require_declared()

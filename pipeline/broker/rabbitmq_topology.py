@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, assert_never
 
 import aiormq
 
-from pipeline.broker.port import Difference
+from pipeline.broker.port import Difference, FoundQueue
 from pipeline.broker.rabbitmq_connection import reason_of
 from pipeline.errors import TopologyMismatch
 from pipeline.logs import get_logger
@@ -28,6 +28,8 @@ from pipeline.topology import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import aio_pika
 
 #: The first version whose quorum queues know a limit of -1, which means none.
@@ -197,6 +199,40 @@ async def delete(
             await raw.queue_delete(topology.queue_name(queue.name))
         for exchange in topology.exchanges:
             await raw.exchange_delete(exchange=topology.exchange_name(exchange.name))
+
+
+async def delete_queue(
+    connection: aio_pika.abc.AbstractConnection, topology: Topology, name: str
+) -> None:
+    """Delete one queue, whatever is in it; if it is not there it is no error."""
+    async with connection.channel(publisher_confirms=False) as channel:
+        raw = await channel.get_underlay_channel()
+        await raw.queue_delete(topology.queue_name(name))
+
+
+async def find_queues(
+    connection: aio_pika.abc.AbstractConnection,
+    topology: Topology,
+    names: Iterable[str],
+) -> list[FoundQueue]:
+    """Give those of the queues that are there."""
+    found: list[FoundQueue] = []
+    async with AsyncExitStack() as stack:
+        raw = await _open_channel(stack, connection)
+        for name in names:
+            try:
+                queue = await raw.queue_declare(topology.queue_name(name), passive=True)
+            except aiormq.exceptions.ChannelNotFoundEntity:
+                raw = await _open_channel(stack, connection)
+                continue
+            found.append(
+                FoundQueue(
+                    name=name,
+                    messages=queue.message_count or 0,
+                    is_used=bool(queue.consumer_count),
+                )
+            )
+    return found
 
 
 async def differences(

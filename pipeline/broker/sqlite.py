@@ -11,16 +11,22 @@ from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Final, Self
 
-from pipeline.broker.port import Broker, Depth, Difference
+from pipeline.broker.port import Broker, Depth, Difference, FoundQueue
 from pipeline.broker.sqlite_consumer import SqliteConsumer
-from pipeline.broker.sqlite_routing import declare, delete, differences
+from pipeline.broker.sqlite_routing import (
+    declare,
+    delete,
+    delete_queues,
+    differences,
+    queues_under,
+)
 from pipeline.broker.sqlite_session import Session
 from pipeline.metrics import BROKER_CONNECTED
 from pipeline.topology import QueueKind
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
     from types import TracebackType
 
     from pipeline.message import Publication
@@ -79,6 +85,17 @@ class SqliteBroker(Broker):
     async def delete(self, topology: Topology) -> None:
         await self._session.write(partial(delete, topology=topology))
         self._session.forget_topology()
+
+    async def find_queues(
+        self, topology: Topology, names: Collection[str]  # noqa: ARG002
+    ) -> Sequence[FoundQueue]:
+        """See ``Broker.find_queues``; gives all there are, so ``names`` adds none."""
+        start = topology.queue_name("")
+        return await self._session.read(partial(queues_under, start=start))
+
+    async def delete_queue(self, topology: Topology, name: str) -> None:
+        names = [topology.queue_name(name)]
+        await self._session.write(partial(delete_queues, names=names))
 
     async def publish(self, *publications: Publication) -> None:
         """See ``Broker.publish``; all are stored or none."""

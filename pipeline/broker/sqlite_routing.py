@@ -8,6 +8,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from pipeline.broker.port import FoundQueue
 from pipeline.errors import TopologyMismatch
 from pipeline.topology import (
     WORK,
@@ -21,7 +22,7 @@ from pipeline.topology import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     import apsw
 
@@ -68,18 +69,34 @@ def declare(connection: apsw.Connection, topology: Topology) -> None:
 
 def delete(connection: apsw.Connection, topology: Topology) -> None:
     """Remove what ``topology`` names, and the messages in its queues."""
-    queues = [(topology.queue_name(q.name),) for q in topology.queues]
+    delete_queues(connection, [topology.queue_name(q.name) for q in topology.queues])
     exchanges = [(topology.exchange_name(e.name),) for e in topology.exchanges]
-    its_id = "(SELECT id FROM queues WHERE name = ?)"
-    for statement, names in (
-        (f"DELETE FROM messages WHERE queue = {its_id}", queues),  # noqa: S608
-        (f"DELETE FROM bindings WHERE queue = {its_id}", queues),  # noqa: S608
-        ("DELETE FROM bindings WHERE exchange = ?", exchanges),
-        ("DELETE FROM queues WHERE name = ?", queues),
-        ("DELETE FROM exchanges WHERE name = ?", exchanges),
-    ):
-        connection.executemany(statement, names)
+    connection.executemany("DELETE FROM bindings WHERE exchange = ?", exchanges)
+    connection.executemany("DELETE FROM exchanges WHERE name = ?", exchanges)
+
+
+def delete_queues(connection: apsw.Connection, names: Iterable[str]) -> None:
+    """Remove queues, given by their full names, and the messages in them."""
+    rows = [(name,) for name in names]
+    for table in ("messages", "bindings"):
+        its_id = "(SELECT id FROM queues WHERE name = ?)"
+        connection.executemany(f"DELETE FROM {table} WHERE queue = {its_id}", rows)  # noqa: S608
+    connection.executemany("DELETE FROM queues WHERE name = ?", rows)
     connection.execute("UPDATE topology SET generation = random()")
+
+
+def queues_under(connection: apsw.Connection, start: str) -> list[FoundQueue]:
+    """Give the queues whose full names begin with ``start``."""
+    return [
+        FoundQueue(name=name, messages=messages, is_used=held > 0)
+        for name, messages, held in connection.execute(
+            "SELECT substr(name, length(?1) + 1), count(messages.id), count(consumer)"
+            " FROM queues LEFT JOIN messages ON queue = queues.id"
+            " LEFT JOIN leases ON message = messages.id"
+            " WHERE substr(name, 1, length(?1)) = ?1 GROUP BY queues.id ORDER BY name",
+            (start,),
+        )
+    ]
 
 
 def differences(connection: apsw.Connection, topology: Topology) -> list[str]:

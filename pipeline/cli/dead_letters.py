@@ -3,20 +3,37 @@
 from __future__ import annotations
 
 import sys
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path  # noqa: TC003  typer reads the annotations
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
 from pipeline.cli import letters, render
+from pipeline.cli.letter_options import (
+    DryRun,
+    ErrorType,
+    Limit,
+    MessageId,
+    NewerThan,
+    OlderThan,
+    Queues,
+    Rate,
+    Stage,
+    Task,
+    Yes,
+    queues_of,
+    selection_of,
+)
 from pipeline.cli.loop import run_once
 from pipeline.cli.options import (
     AsJson,
     Assignments,
     BrokerUrl,
     ConfigFile,
+    LedgerUrl,
     read_settings,
 )
 from pipeline.cli.progress import progress_bar
@@ -25,7 +42,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 
     from pipeline.bootstrap import Parts
-    from pipeline.dead_letters import DeadLetter, Progress, Selection
+    from pipeline.dead_letters import DeadLetter, OnProgress, Progress, Selection
+    from pipeline.message import Envelope, Publication
+    from pipeline.settings import Settings
 
 T = TypeVar("T")
 
@@ -35,37 +54,6 @@ app = typer.Typer(
     help="Look through what could not be processed, replay it or discard it.",
     rich_markup_mode="rich",
 )
-
-Queues = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--queue",
-        "-q",
-        metavar="QUEUE",
-        help="Only of this work queue, such as notify.studio. Can be repeated.",
-        show_default=False,
-    ),
-]
-Task = Annotated[
-    str | None, typer.Option(metavar="ID", help="Only of this task of the provider.")
-]
-Stage = Annotated[
-    str | None, typer.Option(metavar="STAGE", help="Only of this stage: complete, ...")
-]
-ErrorType = Annotated[
-    str | None, typer.Option(metavar="TYPE", help="Only with this error: Reject, ...")
-]
-OlderThan = Annotated[
-    str | None, typer.Option(metavar="AGE", help="Failed longer ago than: 30m, 2d")
-]
-NewerThan = Annotated[
-    str | None, typer.Option(metavar="AGE", help="Failed within the last: 30m, 2d")
-]
-Limit = Annotated[int | None, typer.Option(min=1, metavar="N", help="At most so many.")]
-MessageId = Annotated[
-    str | None, typer.Argument(metavar="[MESSAGE-ID]", help="Only this one.")
-]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Count, and change nothing.")]
 
 
 @app.command(
@@ -89,19 +77,12 @@ def list_letters(
     broker_url: BrokerUrl = None,
 ) -> None:
     """List dead letters, the oldest of each queue first. Nothing is changed."""
-    selection = _selection(
-        message_id=None,
-        task=task,
-        stage=stage,
-        error_type=error_type,
-        older_than=older_than,
-        newer_than=newer_than,
-    )
+    selection = selection_of(task, stage, error_type, ages=(older_than, newer_than))
 
     async def main(parts: Parts) -> int:
         from pipeline.dead_letters import browse
 
-        queues = _queues(parts, queue)
+        queues = await queues_of(parts, queue)
         async with aclosing(browse(parts.broker, queues, selection)) as found:
             first = _first(found, limit)
             if as_json:
@@ -135,7 +116,7 @@ def show(
     async def main(parts: Parts) -> DeadLetter | None:
         from pipeline.dead_letters import find
 
-        return await find(parts.broker, _queues(parts, queue), message_id)
+        return await find(parts.broker, await queues_of(parts, queue), message_id)
 
     letter = _run(main, config, assignments, broker_url)
     if letter is None:
@@ -165,10 +146,7 @@ def replay(
     older_than: OlderThan = None,
     newer_than: NewerThan = None,
     limit: Limit = None,
-    rate: Annotated[
-        float | None,
-        typer.Option(min=0.01, metavar="N", help="At most so many each second."),
-    ] = None,
+    rate: Rate = None,
     dry_run: DryRun = False,
     as_json: AsJson = False,
     config: ConfigFile = None,
@@ -176,19 +154,13 @@ def replay(
     broker_url: BrokerUrl = None,
 ) -> None:
     """Send dead letters back to be processed again, from attempt 1."""
-    selection = _selection(
-        message_id=message_id,
-        task=task,
-        stage=stage,
-        error_type=error_type,
-        older_than=older_than,
-        newer_than=newer_than,
-    )
+    ages = (older_than, newer_than)
+    selection = selection_of(task, stage, error_type, ages=ages, message_id=message_id)
 
     async def main(parts: Parts) -> Progress:
         from pipeline.dead_letters import replay as replay_letters
 
-        queues = _queues(parts, queue)
+        queues = await queues_of(parts, queue, replaying=True)
         with progress_bar("Replaying", limit, shown=not as_json) as report:
             return await replay_letters(
                 parts.broker,
@@ -201,9 +173,7 @@ def replay(
             )
 
     done = _run(main, config, assignments, broker_url)
-    letters.print_result("replayed", done, dry_run=dry_run, as_json=as_json)
-    _require_seen(done, limit)
-    _require_found(message_id, done)
+    _report("replayed", done, limit, message_id, dry_run=dry_run, as_json=as_json)
 
 
 @app.command(
@@ -219,95 +189,103 @@ def discard(
     older_than: OlderThan = None,
     newer_than: NewerThan = None,
     limit: Limit = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Really remove them.")] = False,
+    yes: Yes = False,
     as_json: AsJson = False,
     config: ConfigFile = None,
     assignments: Assignments = None,
     broker_url: BrokerUrl = None,
+    ledger_url: LedgerUrl = None,
 ) -> None:
-    """Remove dead letters for ever. Without --yes they are only counted."""
-    selection = _selection(
-        message_id=message_id,
-        task=task,
-        stage=stage,
-        error_type=error_type,
-        older_than=older_than,
-        newer_than=newer_than,
-    )
+    """Remove dead letters for ever. Without --yes they are only counted.
+
+    The file of a discarded download is given up: asset.expired is published.
+    """
+    ages = (older_than, newer_than)
+    selection = selection_of(task, stage, error_type, ages=ages, message_id=message_id)
+
+    settings = read_settings(
+        config, assignments, broker_url=broker_url, ledger_url=ledger_url
+    ).settings
 
     async def main(parts: Parts) -> Progress:
-        from pipeline.dead_letters import discard as discard_letters
-
-        queues = _queues(parts, queue)
+        queues = await queues_of(parts, queue)
         with progress_bar("Discarding", limit, shown=not as_json) as report:
-            return await discard_letters(
-                parts.broker,
-                queues,
-                selection,
-                limit=limit,
-                dry_run=not yes,
-                on_progress=report,
-            )
+            job = partial(_discard, limit=limit, dry_run=not yes, on_progress=report)
+            return await job(settings, parts, queues, selection)
 
-    done = _run(main, config, assignments, broker_url)
-    letters.print_result("discarded", done, dry_run=not yes, as_json=as_json)
-    _require_seen(done, limit)
-    _require_found(message_id, done)
+    done = _run_with(settings, main)
+    _report("discarded", done, limit, message_id, dry_run=not yes, as_json=as_json)
     if not yes and done.matched:
         render.fail("nothing was removed: add --yes to discard them for ever")
         raise typer.Exit(2)
 
 
-def _require_seen(done: Progress, limit: int | None) -> None:
-    """Say that not all dead letters could be looked at; fail if none could."""
+def _report(
+    verb: str,
+    done: Progress,
+    limit: int | None,
+    message_id: str | None,
+    *,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Say what was done; fail if what was asked for could not be found.
+
+    Raises:
+        typer.Exit: with code 1.
+    """
+    letters.print_result(verb, done, dry_run=dry_run, as_json=as_json)
     unseen = done.total - done.seen
-    if unseen <= 0 or (limit is not None and done.matched >= limit):
-        return
-    render.fail(
-        f"{render.count_of(unseen, 'dead letter')} could not be looked at: another"
-        " command holds them, or the broker was too slow; try again"
-    )
-    if not done.seen:
-        raise typer.Exit(1)
-
-
-def _require_found(message_id: str | None, done: Progress) -> None:
+    if unseen > 0 and (limit is None or done.matched < limit):
+        render.fail(
+            f"{render.count_of(unseen, 'dead letter')} could not be looked at: another"
+            " command holds them, or the broker was too slow; try again"
+        )
+        if not done.seen:
+            raise typer.Exit(1)
     if message_id is not None and not done.matched:
         render.fail(f"no dead letter has the message id {message_id}")
         raise typer.Exit(1)
 
 
-def _selection(
+async def _discard(
+    settings: Settings,
+    parts: Parts,
+    queues: Sequence[str],
+    selection: Selection,
     *,
-    message_id: str | None,
-    task: str | None,
-    stage: str | None,
-    error_type: str | None,
-    older_than: str | None,
-    newer_than: str | None,
-) -> Selection:
-    from pipeline.dead_letters import Selection
+    limit: int | None,
+    dry_run: bool,
+    on_progress: OnProgress | None,
+) -> Progress:
+    """Discard; the ledger is opened only if a file has to be given up in it."""
+    from pipeline.bootstrap import ledger_of
+    from pipeline.dead_letters import GivingUp, discard
+    from pipeline.topology import DOWNLOAD
 
-    now = datetime.now(UTC)
-    older, newer = render.parse_age(older_than), render.parse_age(newer_than)
-    return Selection(
-        message_id=message_id,
-        task_id=task,
-        stage=stage,
-        error_type=error_type,
-        before=None if older is None else now - older,
-        since=None if newer is None else now - newer,
-    )
+    async with AsyncExitStack() as stack:
+        giving_up: GivingUp | None = None
 
+        async def settle(
+            queue: str, envelopes: Sequence[Envelope]
+        ) -> Sequence[Publication]:
+            nonlocal giving_up
+            if queue != DOWNLOAD:
+                return ()
+            if giving_up is None:
+                ledger = await stack.enter_async_context(ledger_of(settings))
+                giving_up = GivingUp(ledger, clock=lambda: datetime.now(UTC))
+            return await giving_up(queue, envelopes)
 
-def _queues(parts: Parts, wanted: list[str] | None) -> Sequence[str]:
-    """Give the work queues to look at; both their own and their dead name will do."""
-    known = parts.topology.work_queues
-    names = [name.removeprefix("dead.") for name in wanted or ()]
-    if unknown := [name for name in names if name not in known]:
-        message = f"expected one of {', '.join(known)}; got {', '.join(unknown)}"
-        raise typer.BadParameter(message, param_hint="--queue")
-    return list(dict.fromkeys(names)) or known
+        return await discard(
+            parts.broker,
+            queues,
+            selection,
+            limit=limit,
+            dry_run=dry_run,
+            settle=settle,
+            on_progress=on_progress,
+        )
 
 
 async def _first(
@@ -328,12 +306,17 @@ def _run(
     broker_url: str | None,
 ) -> T:
     """Read the settings, open the broker, call ``main``."""
+    loaded = read_settings(config, assignments, broker_url=broker_url)
+    return _run_with(loaded.settings, main)
+
+
+def _run_with(
+    settings: Settings, main: Callable[[Parts], Coroutine[object, object, T]]
+) -> T:
     from pipeline.bootstrap import open_parts
 
-    loaded = read_settings(config, assignments, broker_url=broker_url)
-
     async def with_parts() -> T:
-        async with open_parts(loaded.settings) as parts:
+        async with open_parts(settings) as parts:
             return await main(parts)
 
     return run_once(with_parts())

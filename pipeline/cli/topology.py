@@ -15,11 +15,14 @@ from pipeline.cli.options import (
     ConfigFile,
     read_settings,
 )
+from pipeline.errors import BrokerError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pipeline.broker.port import Difference
+    from pipeline.bootstrap import Parts
+    from pipeline.broker.port import Difference, FoundQueue
+    from pipeline.settings import Settings
     from pipeline.topology import Topology
 
 app = typer.Typer(
@@ -28,6 +31,34 @@ app = typer.Typer(
     help="Make the exchanges and queues on the broker, or compare them.",
     rich_markup_mode="rich",
 )
+
+Removed = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME",
+        help="Look for queues of this subscription, which was removed. Needed on"
+        " RabbitMQ only, which cannot list its queues. Can be repeated.",
+        show_default=False,
+    ),
+]
+SingleQueues = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--queue",
+        "-q",
+        metavar="QUEUE",
+        help="Remove only this queue, such as notify.shop of a subscription that"
+        " was removed. Can be repeated.",
+        show_default=False,
+    ),
+]
+Yes = Annotated[
+    bool, typer.Option("--yes", help="Really do it; all messages are lost.")
+]
+WithMessages = Annotated[
+    bool,
+    typer.Option("--with-messages", help="With --queue: even if messages are in it."),
+]
 
 
 @app.command()
@@ -69,9 +100,10 @@ def apply(
     )
 
 
-@app.command()
+@app.command(epilog="Example: pipeline topology check --subscription shop")
 def check(
     *,
+    subscription: Removed = None,
     as_json: AsJson = False,
     config: ConfigFile = None,
     assignments: Assignments = None,
@@ -79,7 +111,8 @@ def check(
 ) -> None:
     """Name what differs from the topology of this version; exit 1 if anything does.
 
-    What works all the same is a warning and no difference.
+    Queues that are left over from other settings are a difference. What works all
+    the same is a warning and no difference.
     """
     from pipeline.bootstrap import open_parts
 
@@ -87,7 +120,10 @@ def check(
 
     async def main() -> Sequence[Difference]:
         async with open_parts(loaded.settings, declaring=False) as parts:
-            return await parts.broker.check(parts.topology)
+            return [
+                *await parts.broker.check(parts.topology),
+                *await _left_over(parts, subscription or ()),
+            ]
 
     found = run_once(main())
     warnings = [one.text for one in found if one.is_tolerated]
@@ -107,12 +143,16 @@ def check(
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(
+    epilog="[bold]Examples[/]\n\n"
+    "pipeline topology delete --yes\n\n"
+    "pipeline topology delete --queue notify.shop --queue dead.notify.shop --yes"
+)
 def delete(
     *,
-    yes: Annotated[
-        bool, typer.Option("--yes", help="Really do it; all messages are lost.")
-    ] = False,
+    queue: SingleQueues = None,
+    yes: Yes = False,
+    with_messages: WithMessages = False,
     config: ConfigFile = None,
     assignments: Assignments = None,
     broker_url: BrokerUrl = None,
@@ -121,25 +161,104 @@ def delete(
 
     For putting a pipeline out of service, or after a demo. Stop its processes first:
     they make the topology again when they start.
+
+    With --queue it removes single queues, only while nobody takes from them, and
+    only if they are empty unless --with-messages says otherwise.
     """
-    from pipeline.bootstrap import open_parts
-
     loaded = read_settings(config, assignments, broker_url=broker_url)
-
-    async def main() -> tuple[int, int]:
-        async with open_parts(loaded.settings) as parts:
-            broker, topology = parts.broker, parts.topology
-            depths = [await broker.depth(queue.name) for queue in topology.queues]
-            if yes:
-                await broker.delete(topology)
-            return len(topology.queues), sum(depth.ready for depth in depths)
-
-    queues, messages = run_once(main())
-    what = (
-        f"{render.count_of(queues, 'queue')} with"
-        f" {render.count_of(messages, 'message')}"
-    )
+    if queue:
+        what = run_once(
+            _delete_queues(loaded.settings, queue, yes=yes, forced=with_messages)
+        )
+    else:
+        what = run_once(_delete_everything(loaded.settings, yes=yes))
     if not yes:
         render.fail(f"this would delete {what}; add --yes to do it")
         raise typer.Exit(2)
     typer.echo(f"{what} deleted")
+
+
+async def _left_over(
+    parts: Parts, subscriptions: Sequence[str]
+) -> Sequence[Difference]:
+    """Find queues that no setting names."""
+    from pipeline.broker.port import Difference
+    from pipeline.topology import dead_letter_queue, notify_queue
+
+    topology = parts.topology
+    known = {queue.name for queue in topology.queues}
+    names = [notify_queue(name) for name in subscriptions]
+    names += [dead_letter_queue(name) for name in names]
+    return [
+        Difference(
+            text=f"queue {topology.queue_name(one.name)}: expected none, found one with"
+            f" {render.count_of(one.messages, 'message')}: no setting names it. Remove"
+            f" it with `pipeline topology delete --queue {one.name}`"
+        )
+        for one in await parts.broker.find_queues(topology, names)
+        if one.name not in known
+    ]
+
+
+async def _delete_everything(settings: Settings, *, yes: bool) -> str:
+    """Count, and delete if ``yes``; say what that is."""
+    from pipeline.bootstrap import open_parts
+
+    async with open_parts(settings) as parts:
+        broker, topology = parts.broker, parts.topology
+        depths = [await broker.depth(queue.name) for queue in topology.queues]
+        if yes:
+            await broker.delete(topology)
+    messages = sum(depth.ready for depth in depths)
+    return (
+        f"{render.count_of(len(depths), 'queue')} with"
+        f" {render.count_of(messages, 'message')}"
+    )
+
+
+async def _delete_queues(
+    settings: Settings, wanted: Sequence[str], *, yes: bool, forced: bool
+) -> str:
+    """Look at single queues, and delete them if ``yes``; say which they are.
+
+    Raises:
+        BrokerError: one is not there, is used, or is not empty; none was deleted.
+    """
+    from pipeline.bootstrap import open_parts
+
+    async with open_parts(settings, declaring=False) as parts:
+        start = parts.topology.queue_name("")
+        names = list(dict.fromkeys(name.removeprefix(start) for name in wanted))
+        there = await parts.broker.find_queues(parts.topology, names)
+        found = {queue.name: queue for queue in there}
+        for name in names:
+            _require_removable(name, found.get(name), forced=forced or not yes)
+        for name in names if yes else ():
+            await parts.broker.delete_queue(parts.topology, name)
+    return ", ".join(
+        f"queue {name} with {render.count_of(found[name].messages, 'message')}"
+        for name in names
+    )
+
+
+def _require_removable(name: str, queue: FoundQueue | None, *, forced: bool) -> None:
+    if queue is None:
+        message = (
+            f"expected a queue that is there, got {name}: `pipeline topology check`"
+            " names those that are left over"
+        )
+    elif queue.is_used:
+        message = (
+            f"queue {name}: expected nobody to take from it, but somebody does: stop"
+            " the worker or the command that does"
+        )
+    elif queue.messages and not forced:
+        message = (
+            f"queue {name}: expected it to be empty, found"
+            f" {render.count_of(queue.messages, 'message')}: look at dead letters with"
+            f" `pipeline dead-letters list --queue {name}`, or add --with-messages to"
+            " lose them"
+        )
+    else:
+        return
+    raise BrokerError(message)

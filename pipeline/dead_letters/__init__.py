@@ -5,6 +5,7 @@ alone and works on every broker. The command line and a console call the same
 functions.
 """
 
+from pipeline.dead_letters.giving_up import GivingUp
 from pipeline.dead_letters.letter import (
     DeadLetter,
     Selection,
@@ -14,6 +15,7 @@ from pipeline.dead_letters.letter import (
 from pipeline.dead_letters.operations import (
     OnProgress,
     Progress,
+    Settle,
     browse,
     discard,
     find,
@@ -22,9 +24,11 @@ from pipeline.dead_letters.operations import (
 
 __all__ = [
     "DeadLetter",
+    "GivingUp",
     "OnProgress",
     "Progress",
     "Selection",
+    "Settle",
     "browse",
     "discard",
     "find",

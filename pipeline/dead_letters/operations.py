@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
 
     from pipeline.broker.port import Broker, Delivery
+    from pipeline.message import Envelope, Publication
 
 
 @dataclass(slots=True, kw_only=True)
@@ -36,6 +37,15 @@ class OnProgress(Protocol):
 
     def __call__(self, progress: Progress, /) -> None:
         """Take note; must return at once."""
+
+
+class Settle(Protocol):
+    """Says what is published before dead letters of a work queue are acknowledged."""
+
+    async def __call__(
+        self, queue: str, envelopes: Sequence[Envelope], /
+    ) -> Sequence[Publication]:
+        """Settle what else there is to be settled, and give the publications."""
 
 
 async def browse(
@@ -90,7 +100,7 @@ async def replay(
 
     Args:
         broker: where.
-        queues: names of work queues.
+        queues: names of work queues, or ``unrouted``.
         selection: which.
         limit: at most so many.
         rate: at most so many each second, over any second.
@@ -101,7 +111,7 @@ async def replay(
         BrokerUnavailable, PublishRefused, Unroutable: as ``Broker.publish``.
     """
     job = _Job(broker, selection, limit=limit, dry_run=dry_run, report=on_progress)
-    return await job.run(queues, replaying=True, pace=Pace(rate))
+    return await job.run(queues, settle=_replayed, pace=Pace(rate))
 
 
 async def discard(
@@ -111,11 +121,24 @@ async def discard(
     *,
     limit: int | None = None,
     dry_run: bool = False,
+    settle: Settle | None = None,
     on_progress: OnProgress | None = None,
 ) -> Progress:
-    """Remove dead letters for ever. Arguments and errors: as ``replay``."""
+    """Remove dead letters for ever.
+
+    ``settle`` is asked what to publish before they are removed (``GivingUp``).
+    Other arguments and errors: as ``replay``.
+    """
     job = _Job(broker, selection, limit=limit, dry_run=dry_run, report=on_progress)
-    return await job.run(queues, replaying=False, pace=Pace(None))
+    return await job.run(queues, settle=settle or _forgotten, pace=Pace(None))
+
+
+async def _replayed(queue: str, envelopes: Sequence[Envelope]) -> Sequence[Publication]:
+    return [to_own_queue(queue, envelope) for envelope in envelopes]
+
+
+async def _forgotten(_: str, __: Sequence[Envelope]) -> Sequence[Publication]:
+    return ()
 
 
 class _Job:
@@ -138,7 +161,7 @@ class _Job:
         self._progress = Progress()
 
     async def run(
-        self, queues: Sequence[str], *, replaying: bool, pace: Pace
+        self, queues: Sequence[str], *, settle: Settle, pace: Pace
     ) -> Progress:
         progress = self._progress
         for queue in queues:
@@ -152,8 +175,8 @@ class _Job:
                         break
                     chosen = self._choose(queue, deliveries)
                     if chosen and not self._dry_run:
-                        copies = [to_own_queue(queue, d.envelope) for d in chosen]
-                        await walk.ack(chosen, copies if replaying else ())
+                        copies = await settle(queue, [d.envelope for d in chosen])
+                        await walk.ack(chosen, copies)
                     self._note(queue, len(deliveries), len(chosen))
                     if not self._dry_run:
                         await pace.keep(len(chosen))

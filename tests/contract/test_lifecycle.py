@@ -10,11 +10,21 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pipeline.broker import open_broker
+from pipeline.broker.port import FoundQueue
 from pipeline.errors import BrokerClosed, BrokerUnavailable, TopologyMismatch
-from pipeline.topology import DEDUPE, DOWNLOAD, ExchangeKind
+from pipeline.topology import (
+    DEDUPE,
+    DOWNLOAD,
+    EVENTS,
+    ExchangeKind,
+    build_topology,
+    dead_letter_queue,
+    notify_queue,
+)
 from tests.factories import (
     LONG_DELAY,
     SHORT_DELAY,
+    make_envelope,
     make_publication,
     make_publications,
     make_topology,
@@ -173,6 +183,41 @@ async def test_deleting_removes_everything_of_one_topology_only(
     await broker.declare(topology)
     assert 0 == (await broker.depth(DEDUPE)).ready
     await other.delete(neighbour)
+
+
+async def test_a_queue_that_no_setting_names_any_more_is_found_and_deleted(
+    broker: Broker, topology: Topology
+) -> None:
+    """A subscription was removed: its queues are still there, and still bound."""
+    left = build_topology(
+        prefix=topology.prefix, subscriptions={"gone": ["task.#"]}, delays=[SHORT_DELAY]
+    )
+    await broker.declare(left)
+    await broker.declare(topology)
+    event = make_envelope(routing_key="task.complete")
+    await broker.publish(make_publication(event, exchange=EVENTS))
+    name = notify_queue("gone")
+    names = [name, dead_letter_queue(name), notify_queue("never-there")]
+
+    found = {one.name: one for one in await broker.find_queues(topology, names)}
+
+    assert found.keys().isdisjoint({"notify.never-there"})
+    assert FoundQueue(name=name, messages=1, is_used=False) == found[name]
+    assert 0 == found[dead_letter_queue(name)].messages
+
+    async with broker.consume(name, prefetch=1) as consumer:
+        await receive(consumer)
+        found = {one.name: one for one in await broker.find_queues(topology, names)}
+        assert found[name].is_used
+
+    for _ in range(2):
+        await broker.delete_queue(topology, name)
+    await broker.delete_queue(topology, dead_letter_queue(name))
+
+    found = {one.name: one for one in await broker.find_queues(topology, names)}
+    assert found.keys().isdisjoint(names)
+    await broker.publish(make_publication(event, exchange=EVENTS))
+    assert [] == list(await broker.check(topology))
 
 
 async def test_closing_is_idempotent(broker: Broker) -> None:
