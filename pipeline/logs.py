@@ -6,16 +6,15 @@ secrets, query strings or signatures. Events are listed in ``docs/operations.md`
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sys
-from typing import TYPE_CHECKING, Final, Literal, TextIO
+from typing import TYPE_CHECKING, Final, Literal, TextIO, cast
 
 import orjson
 import structlog
 
 if TYPE_CHECKING:
-    import asyncio
-
     from structlog.typing import FilteringBoundLogger, Processor
 
 LogFormat = Literal["auto", "json", "text"]
@@ -23,6 +22,33 @@ LogFormat = Literal["auto", "json", "text"]
 #: Libraries that log as an error, with a traceback, what the adapter around them
 #: says in one line: a connection that was lost. They speak at level DEBUG only.
 _SPOKEN_FOR: Final = ("aio_pika", "aiormq")
+
+
+class _Stream:
+    """Sends what one turn of the event loop writes in one go, at its end.
+
+    A batch of deliveries gives a hundred lines at once, and a system call for each
+    would cost more than to make it. Outside of a loop each line is sent at once.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._due_in: asyncio.AbstractEventLoop | None = None
+        self.write = stream.write
+
+    def flush(self) -> None:
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            self._stream.flush()
+            return
+        if self._due_in is not loop:
+            self._due_in = loop
+            loop.call_soon(self._flush_now)
+
+    def _flush_now(self) -> None:
+        self._due_in = None
+        self._stream.flush()
 
 
 def get_logger(component: str) -> FilteringBoundLogger:
@@ -40,6 +66,7 @@ def configure_logs(
     are sent the same way, from WARNING up.
     """
     stream = sys.stdout if stream is None else stream
+    sent = cast("TextIO", _Stream(stream))
     as_text = form == "text" or (form == "auto" and stream.isatty())
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -56,10 +83,10 @@ def configure_logs(
     structlog.configure(
         processors=[*shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.WriteLoggerFactory(stream),
+        logger_factory=structlog.WriteLoggerFactory(sent),
         cache_logger_on_first_use=False,
     )
-    handler = logging.StreamHandler(stream)
+    handler = logging.StreamHandler(sent)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             processors=[

@@ -211,18 +211,18 @@ def decode_headers(
     Messages of foreign publishers are read as well as can be: headers of other
     types are left out, a missing id is taken from ``fallback_id`` or made up.
     """
-    own = {
-        name: value
-        for name, value in headers.items()
-        if isinstance(value, (str, int, bool))
-    }
+    own: dict[str, HeaderValue] = {}
+    others: dict[str, HeaderValue] = {}
+    for name, found in headers.items():
+        if isinstance(found, (str, int)):  # a bool is an int
+            (own if name in RESERVED_HEADERS else others)[name] = found
     message_id = _text(own, MESSAGE_ID) or fallback_id or new_message_id()
     return Envelope(
         body=body,
         routing_key=_text(own, ROUTING_KEY) or wire_key,
         message_id=MessageId(message_id),
         content_type=content_type or "application/octet-stream",
-        headers={k: v for k, v in own.items() if k not in RESERVED_HEADERS},
+        headers=others,
         published_at=_time(own, PUBLISHED_AT),
         attempt=max(1, _count(own, ATTEMPT, 1)),
         replays=max(0, _count(own, REPLAYS, 0)),
@@ -249,6 +249,8 @@ def from_milliseconds(value: int) -> datetime:
 
 
 def _failure(own: Mapping[str, HeaderValue]) -> Failure | None:
+    if FAILED_QUEUE not in own:
+        return None
     queue = _text(own, FAILED_QUEUE)
     error_type = _text(own, ERROR_TYPE)
     first, last = _time(own, FIRST_FAILED_AT), _time(own, LAST_FAILED_AT)

@@ -114,6 +114,12 @@ class Worker:
         self._batch_size = batch_size
         self._drain = drain
         self._consumer: Consumer | None = None
+        # Made once: to find a label or a logger costs more than to use it.
+        self._counts = {
+            kind: DELIVERIES.labels(queue, name) for kind, name in _NAMES.items()
+        }
+        self._seconds = DELIVERY_SECONDS.labels(queue)
+        self._log = log.bind(queue=queue)
 
     @property
     def problem(self) -> str | None:
@@ -185,9 +191,8 @@ class Worker:
         self, error: PipelineError, pause: timedelta, stop: asyncio.Task[None]
     ) -> None:
         WORKER_PAUSED.labels(self.queue).inc()
-        log.warning(
+        self._log.warning(
             "worker_paused",
-            queue=self.queue,
             error_type=type(error).__name__,
             error=str(error),
             pause_seconds=pause.total_seconds(),
@@ -263,7 +268,7 @@ class Worker:
                 ]
                 return [refused for some in alone for refused in some]
             if isinstance(error, DeliveryLost):
-                log.warning("delivery_lost", queue=self.queue, deliveries=1)
+                self._log.warning("delivery_lost", deliveries=1)
                 left.remove(deliveries[0])
                 return []
             attempt = deliveries[0].envelope.attempt
@@ -285,7 +290,7 @@ class Worker:
             else:
                 await delivery.dead_letter(outcome.error, at=now)
         except DeliveryLost:
-            log.warning("delivery_lost", queue=self.queue, deliveries=1)
+            self._log.warning("delivery_lost", deliveries=1)
             return
         self._report(delivery, outcome, started)
 
@@ -293,25 +298,24 @@ class Worker:
         """Write the one canonical log line of a delivery and count it."""
         seconds = time.perf_counter() - started
         envelope = delivery.envelope
-        name = _NAMES[type(outcome)]
-        DELIVERIES.labels(self.queue, name).inc()
-        DELIVERY_SECONDS.labels(self.queue).observe(seconds)
+        kind = type(outcome)
+        self._counts[kind].inc()
+        self._seconds.observe(seconds)
         fields: dict[str, object] = {
-            "queue": self.queue,
             "message_id": envelope.message_id,
             "routing_key": envelope.routing_key,
             "task_id": envelope.headers.get(TASK_ID),
-            "outcome": name,
+            "outcome": _NAMES[kind],
             "attempt": envelope.attempt,
             "redelivered": delivery.redelivered,
             "duration_ms": round(seconds * 1000, 1),
         }
         if isinstance(outcome, Done):
-            log.info("delivery_settled", **fields)
+            self._log.info("delivery_settled", **fields)
         else:
             fields["error_type"] = type(outcome.error).__name__
             fields["error"] = str(outcome.error)[:200]
-            log.warning("delivery_settled", **fields)
+            self._log.warning("delivery_settled", **fields)
 
 
 async def _stop_when(stopping: asyncio.Event, consumer: Consumer) -> None:
