@@ -89,7 +89,8 @@ async def _open_workers(
         subscriptions = subscriptions_of(settings, plan.subscription)
         if not subscriptions:
             # No error: a service may be there before its first subscriber is.
-            log.warning("no_subscriptions", file=str(settings.subscriptions_file))
+            file = settings.subscriptions_file
+            log.warning("no_subscriptions", file=None if file is None else str(file))
             roles.append(IdleRole(NOTIFY))
         for one in subscriptions:
             notify = Notify(one, ledger, session, clock=now, timeout=limits.timeout)

@@ -113,10 +113,8 @@ async def queues_of(
         there = await parts.broker.find_queues(parts.topology, others)
         missing = others.keys() - {queue.name for queue in there}
         if missing:
-            message = (
-                f"expected one of {', '.join((*known, UNROUTED))}, or one that is left"
-                f" over; got {', '.join(others[name] for name in sorted(missing))}"
-            )
+            wrong = ", ".join(others[name] for name in sorted(missing))
+            message = f"expected one of {', '.join((*known, UNROUTED))}; got {wrong}"
             raise typer.BadParameter(message, param_hint="--queue")
         if replaying:
             raise BrokerError(

@@ -177,7 +177,8 @@ def stay(loaded: Loaded, plan: Plan) -> None:
         # For people only what they have chosen; programs get everything.
         if setting.origin != DEFAULT or not is_text
     }
-    get_logger("cli").info("settings_loaded", file=str(loaded.file), **shown)
+    file = None if loaded.file is None else str(loaded.file)
+    get_logger("cli").info("settings_loaded", file=file, **shown)
 
     async def main() -> None:
         async with (

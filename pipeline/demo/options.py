@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import Final
 
 from pipeline.settings import Settings, load_settings
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 #: Hears everything and always answers 200.
 ARCHIVE: Final = "archive"
@@ -72,7 +71,14 @@ def write_config(folder: Path, subscriber_url: str, broker_url: str | None) -> P
 
     Returns:
         The configuration file.
+
+    Raises:
+        ConfigurationError: the address of the broker is wrong.
     """
+    if broker_url is not None:
+        # An error in the file would name a file that the user has never seen.
+        flags = {"broker_url": broker_url}
+        load_settings(file=Path(os.devnull), environ={}, flags=flags)
     subscriptions = folder / "subscriptions.toml"
     subscriptions.write_text(
         _subscription(ARCHIVE, f"{subscriber_url}/{ARCHIVE}", "#")

@@ -104,7 +104,7 @@ def test_an_unknown_queue_is_wrong_usage_too(cli: CommandLine) -> None:
     done = cli("dead-letters", "list", "--queue", "nope", environ={"COLUMNS": "200"})
 
     assert done.returncode == 2
-    assert "expected one of dedupe, download; got nope" in done.stderr
+    assert "expected one of dedupe, download, unrouted; got nope" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -196,6 +196,22 @@ def test_the_topology_is_made_and_compared(cli: CommandLine) -> None:
         0,
         "the broker has the whole topology\n",
     )
+
+
+def test_a_wrong_broker_of_a_demo_is_blamed_on_the_option(cli: CommandLine) -> None:
+    done = cli("demo", "--broker-url", "foo://")
+
+    assert done.returncode == 1
+    assert "broker_url (flag): expected a URL that starts with" in done.stderr
+
+
+def test_nobody_is_told_of_a_file_called_none(cli: CommandLine) -> None:
+    with cli.running("worker", "notify") as worker:
+        until(lambda: worker.events("no_subscriptions"))
+        worker.stop()
+
+    for event in ("settings_loaded", "no_subscriptions"):
+        assert worker.events(event)[0]["file"] is None
 
 
 def test_an_unknown_subscription_is_one_clear_line(cli: CommandLine) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import aio_pika
 import pytest
 from structlog.testing import capture_logs
+from yarl import URL
 
 from pipeline.broker.rabbitmq import RabbitBroker
 from pipeline.broker.rabbitmq_topology import (
@@ -17,7 +18,7 @@ from pipeline.broker.rabbitmq_topology import (
     queue_arguments,
     server_version,
 )
-from pipeline.errors import TopologyMismatch
+from pipeline.errors import BrokerUnavailable, TopologyMismatch
 from pipeline.topology import DEDUPE, QueueKind, dead_letter_queue
 from tests.factories import make_publication, make_topology
 from tests.rabbitmq_node import delete_topology
@@ -92,6 +93,17 @@ async def test_any_other_difference_is_a_mismatch(
     differing = [one.text for one in found if "x-overflow" in one.text]
     assert len(differing) == len(topology.work_queues) + 1
     assert not any(one.is_tolerated for one in found)
+
+
+async def test_virtual_host_that_is_refused_is_named(rabbitmq_url: str) -> None:
+    """The library keeps the step that was refused and not the reason."""
+    url = str(URL(rabbitmq_url).with_path("/nobody-made-this"))
+    async with RabbitBroker(url, deadline=timedelta(seconds=2)) as broker:
+        with pytest.raises(BrokerUnavailable) as raised:
+            await broker.declare(make_topology())
+
+    assert "virtual host 'nobody-made-this', was refused" in str(raised.value)
+    assert "InvalidFrame" not in str(raised.value)
 
 
 @pytest.mark.parametrize("version", [(3, 10, 8), (3, 13, 0), (4, 0, 5), (4, 1, 0)])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import socket
 import struct
 
 import aiormq
@@ -36,6 +38,44 @@ async def test_foreign_errors_become_ours(error: Exception) -> None:
             raise error
 
     assert error is raised.value.__cause__
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (
+            aiormq.exceptions.AMQPConnectionError(errno.ECONNREFUSED, "failed"),
+            "nothing listens there: start the broker",
+        ),
+        (
+            aiormq.exceptions.AMQPConnectionError(socket.EAI_NONAME, "not known"),
+            "host's name was not found (not known): correct broker_url",
+        ),
+        (
+            aiormq.exceptions.AMQPConnectionError(1, "[SSL: WRONG_VERSION_NUMBER]"),
+            "expected a port that speaks TLS",
+        ),
+        (
+            aiormq.exceptions.ProbableAuthenticationError("ACCESS_REFUSED - Login"),
+            "was refused (ACCESS_REFUSED - Login): correct broker_url",
+        ),
+        (
+            aiormq.exceptions.ChannelPreconditionFailed("PRECONDITION_FAILED - arg"),
+            "PRECONDITION_FAILED - arg",
+        ),
+        (RuntimeError(), "RuntimeError()"),
+    ],
+    ids=repr,
+)
+async def test_what_is_wrong_is_said_in_words(error: Exception, words: str) -> None:
+    """With what to do, where that can be told; a name of a class helps nobody."""
+    with pytest.raises(BrokerUnavailable) as raised:
+        async with bounded(5, "connecting"):
+            raise error
+
+    text = str(raised.value)
+    assert words in text
+    assert not text.startswith("connecting: <")
 
 
 @pytest.mark.parametrize("error", [TopologyMismatch("other"), BrokerUnavailable("x")])
