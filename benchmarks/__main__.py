@@ -1,6 +1,12 @@
 """Run every benchmark, one after the other: ``make bench``.
 
-python -m benchmarks [--rounds N] [--quick]
+    python -m benchmarks                  everything
+    python -m benchmarks --quick          little load, few rounds
+    python -m benchmarks --json FILE      the results also as JSON; - for nothing else
+
+Each prints a table of its own cases; at the end one table sets ours beside every
+peer and every target. The exit code is 1 if a case has failed, whatever the others
+did; a target that is missed is no failure.
 """
 
 from __future__ import annotations
@@ -8,11 +14,18 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import tempfile
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from benchmarks.broker import broker_for_benchmarks
+from benchmarks.results import Results, add_json_option
 from tests.rabbitmq_node import ServerMissing
 
 if TYPE_CHECKING:
@@ -27,57 +40,161 @@ OPTIONAL: Final = (
 )
 #: Debian keeps servers where not everybody's PATH leads.
 SEARCH_PATH: Final = f"{os.environ.get('PATH', '')}:/usr/sbin"
+#: A benchmark is ended after so many times the time it is expected to take.
+PATIENCE: Final = 4
+#: How long one that is ended may take to stop its servers.
+STOP_SECONDS: Final = 30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One benchmark with its arguments."""
+
+    name: str
+    arguments: tuple[str, ...]
+    #: On a machine with two cores.
+    expected_seconds: float
 
 
 def main() -> None:
-    """Start one RabbitMQ for all of them; exit code 1 if one has failed."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--rounds", type=int, metavar="N", help="default: each its own")
-    parser.add_argument("--quick", action="store_true", help="little load, few rounds")
-    options = parser.parse_args()
+    """Start one RabbitMQ for all of them and print what they found."""
+    options = _options()
     _check_tools()
+    # Where standard output is for the JSON alone, all else is said beside it.
+    output = sys.stderr if options.json == "-" else sys.stdout
+    results = Results()
+    started = time.monotonic()
     try:
-        with broker_for_benchmarks() as url:
-            failed = [
-                name
-                for name, arguments in _runs(url, options.rounds, quick=options.quick)
-                if not _succeeds(name, arguments)
-            ]
+        with ExitStack() as stack:
+            url = stack.enter_context(broker_for_benchmarks())
+            runs = _runs(url, options.rounds, quick=options.quick)
+            total = sum(run.expected_seconds for run in runs)
+            print(
+                f"{len(runs)} benchmarks, about {_duration(total)} on two cores,"
+                f" {_duration(total * PATIENCE)} at most.",
+                file=output,
+            )
+            for number, run in enumerate(runs, 1):
+                print(
+                    f"\n== {number} of {len(runs)}: {run.name},"
+                    f" about {_duration(run.expected_seconds)}\n",
+                    file=output,
+                    flush=True,
+                )
+                results.add(_found_by(run, output.fileno()))
     except ServerMissing as error:
         sys.exit(f"benchmarks: {error} (Debian: rabbitmq-server)")
-    if failed:
-        sys.exit(f"benchmarks: failed: {', '.join(failed)}")
+    took = _duration(time.monotonic() - started)
+    print(f"\n== Ours beside its peers ({took})\n", file=output)
+    print(results.summary(), file=output, flush=True)
+    if options.json == "-":
+        print(results.to_json())
+    elif options.json:
+        Path(options.json).write_text(results.to_json(), "utf-8")
+    if results.failed:
+        sys.exit(1)
 
 
-def _runs(
-    url: str, rounds: int | None, *, quick: bool
-) -> Sequence[tuple[str, Sequence[str]]]:
-    """List the benchmarks, each with the arguments that it knows."""
-    broker = ["--broker-url", url]
-    repeat = [] if rounds is None else ["--rounds", str(rounds)]
-    few = repeat or ["--rounds", "2"]
-    if quick:
-        messages = ["--messages", "5000"]
-        return (
-            ("ingress", [*broker, *few, "--seconds", "1"]),
-            ("workers", [*broker, *few, "--callbacks", "5000"]),
-            ("replay", messages),
-            ("replay", [*broker, *messages]),
-            ("download", few),
-        )
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, metavar="N", help="default: each its own")
+    parser.add_argument("--quick", action="store_true", help="little load, few rounds")
+    add_json_option(parser)
+    options = parser.parse_args()
+    if options.rounds is not None and options.rounds < 1:
+        parser.error(f"expected at least one round, got {options.rounds}")
+    return options
+
+
+def _runs(url: str, rounds: int | None, *, quick: bool) -> Sequence[Run]:
+    """List the benchmarks, each with arguments that it knows."""
+    broker = ("--broker-url", url)
+    ingress = download = workers = rounds or (2 if quick else 5)
+    seconds, callbacks, letters = (1, 5_000, 5_000) if quick else (4, 20_000, 50_000)
+    measured = ("--seconds", str(seconds), "--rounds", str(ingress))
+    many = ("--messages", str(letters))
     return (
-        ("ingress", [*broker, *repeat]),
-        ("workers", [*broker, *repeat]),
-        ("replay", []),
-        ("replay", broker),
-        ("download", repeat),
+        Run(
+            name="ingress",
+            arguments=(*broker, *measured),
+            # Seven cases, a warm-up for each, npm.
+            expected_seconds=25 + 7 * (2.5 + ingress * (seconds + 0.5)),
+        ),
+        Run(
+            name="workers",
+            arguments=(
+                *broker,
+                *("--callbacks", str(callbacks), "--rounds", str(workers)),
+            ),
+            expected_seconds=10 + workers * callbacks / 1500,
+        ),
+        Run(
+            name="replay",
+            arguments=many,
+            expected_seconds=15 + letters / 3000,
+        ),
+        Run(
+            name="replay",
+            arguments=(*broker, *many),
+            expected_seconds=15 + letters / 1500,
+        ),
+        Run(
+            name="download",
+            arguments=("--rounds", str(download)),
+            expected_seconds=15 + (download + 1) * 12,
+        ),
     )
 
 
-def _succeeds(name: str, arguments: Sequence[str]) -> bool:
-    print(f"\n== {name}\n", flush=True)
-    command = [sys.executable, "-m", f"benchmarks.{name}", *arguments]
-    return subprocess.run(command, check=False).returncode == 0
+def _found_by(run: Run, output: int) -> Results:
+    """Run one benchmark in a process of its own; what becomes of it is a result."""
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        found = Path(folder) / "results.json"
+        process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", f"benchmarks.{run.name}"),
+                *run.arguments,
+                *("--json", str(found)),
+            ],
+            stdout=output,
+        )
+        try:
+            code = process.wait(run.expected_seconds * PATIENCE)
+        except subprocess.TimeoutExpired:
+            _stop(process)
+            limit = _duration(run.expected_seconds * PATIENCE)
+            return Results(failed={run.name: f"was ended after {limit}"})
+        except BaseException:
+            _stop(process)
+            raise
+        if not found.exists():
+            return Results(failed={run.name: f"ended with {code}, see above"})
+        return _named(run.name, Results.from_json(found.read_text("utf-8")))
+
+
+def _named(name: str, results: Results) -> Results:
+    """Say of each case which benchmark it belongs to."""
+    return Results(
+        comparisons=results.comparisons,
+        failed={f"{name}: {case}": why for case, why in results.failed.items()},
+        cases={f"{name}: {case}": found for case, found in results.cases.items()},
+    )
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """End a benchmark as Ctrl-C does, so that it stops its servers."""
+    process.send_signal(signal.SIGINT)
+    try:
+        process.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
 
 def _check_tools() -> None:

@@ -1,12 +1,13 @@
 """Download into the asset store, beside curl, from one server on this machine.
 
-    python -m benchmarks.download [--rounds N] [--quick]
+    python -m benchmarks.download [--rounds N]
 
-Rounds are interleaved and medians are compared. curl writes the same files to the
-same disk, but neither hashes them nor waits for the disk, and its start counts;
-ours runs in an interpreter that has started, as in a worker, and its opening and
-closing of fetcher and store count. The server is nginx, in a process of its own
-with a configuration of its own; without nginx it is a small aiohttp server.
+Rounds are interleaved and medians are compared; the first round warms caches up.
+curl writes the same files to the same disk, but neither hashes them nor waits for
+the disk, and its start counts; ours runs in an interpreter that has started, as in
+a worker, and its opening and closing of fetcher and store count. The server is
+nginx, in a process of its own with a configuration of its own; without nginx it is a
+small aiohttp server.
 
 Where the system tells (Linux), a sample is taken again, up to a limit, if other
 programs had much of the processors meanwhile; "noisy" counts those that stayed so.
@@ -19,64 +20,47 @@ import asyncio
 import json
 import os
 import shutil
-import socket
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Self, TypeAlias
+from typing import Final, TypeAlias
 
-from aiohttp import web
-
+from benchmarks.download_samples import MIB, Place, Reading, Sample, fresh
+from benchmarks.download_server import PATIENCE_SECONDS, serving
+from benchmarks.results import (
+    Comparison,
+    Results,
+    Target,
+    add_json_option,
+    compare,
+    finish,
+    interleave,
+    medians_of,
+    number,
+    reason,
+    table,
+)
 from pipeline.assets.fetch import Fetcher, FetchRules
 from pipeline.assets.store import open_store
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 MEGABYTE: Final = 1_000_000
-MIB: Final = 1024 * 1024
-#: The longest for one download of everything, and for a server to start.
-PATIENCE_SECONDS: Final = 60.0
 SAMPLE_SECONDS: Final = 0.002
 #: What others may have of all processors while a sample is taken.
 QUIET_SHARE: Final = 0.25
 #: How often a noisy sample is taken again, and the pause before.
 MORE_TRIES: Final = 3
 NOISE_PAUSE_SECONDS: Final = 0.5
+#: With many downloads at once, ms.
+SMOOTH: Final = Target(at_most=20)
 RULES: Final = FetchRules(
     deadline=timedelta(seconds=PATIENCE_SECONDS), allow_private_addresses=True
 )
-
-NGINX: Final = """
-daemon off; master_process off; pid {root}/nginx.pid; error_log {root}/error.log;
-events {{ worker_connections 512; }}
-http {{
-  access_log off; sendfile on; tcp_nopush on; default_type audio/mpeg;
-  client_body_temp_path {root}/t1; proxy_temp_path {root}/t2;
-  fastcgi_temp_path {root}/t3; uwsgi_temp_path {root}/t4; scgi_temp_path {root}/t5;
-  server {{ listen 127.0.0.1:{port} backlog=512; root {root}/files; }}
-}}
-"""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sample:
-    """One download of everything, one way."""
-
-    seconds: float
-    cpu_seconds: float
-    #: The longest that the event loop did not get to a timer; 0 for curl.
-    stall_seconds: float = 0.0
-    #: What other programs had of all processors; 0 where nobody tells.
-    others_share: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,18 +74,6 @@ class Case:
     wanted: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
-    """Where a case is measured."""
-
-    url: str
-    file_bytes: int
-    count: int
-    root: Path
-    #: The server's process.
-    server_id: int
-
-
 Way: TypeAlias = Callable[[Place], Sample]
 
 CASES: Final = (
@@ -113,30 +85,34 @@ CASES: Final = (
 
 def main() -> None:
     """Run every case and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=7, metavar="N")
-    parser.add_argument("--quick", action="store_true", help="two rounds")
     parser.add_argument("--memory", nargs=2, metavar=("URL", "COUNT"), help="internal")
-    parser.add_argument("--serve", nargs=2, metavar=("FOLDER", "PORT"), help="internal")
+    add_json_option(parser)
     args = parser.parse_args()
     if args.memory:
         print(json.dumps(_memory(args.memory[0], int(args.memory[1]))))
-    elif args.serve:
-        app = web.Application()
-        app.router.add_static("/", args.serve[0])
-        web.run_app(app, host="127.0.0.1", port=int(args.serve[1]), print=None)
-    else:
-        _run(2 if args.quick else max(1, args.rounds))
+        return
+    results, tables = _run(max(1, args.rounds))
+    finish(results, tables, args.json)
 
 
-def _run(rounds: int) -> None:
+def _run(rounds: int) -> tuple[Results, list[str]]:
+    """Measure every case; one that fails is noted, and the next one follows."""
+    results = Results()
+    tables = []
     with tempfile.TemporaryDirectory(prefix="download-") as folder:
         root = Path(folder)
         (root / "files").mkdir()
         for case in CASES:
             _make_file(_file_of(root, case), case.file_bytes)
-        with _server(root) as (server, server_id, port):
-            print(f"server: {server}; {rounds} rounds; cores: {os.cpu_count()}\n")
+        with serving(root) as (server, server_id, port):
+            tables.append(
+                f"Downloads into the store, hashed, from {server}; {rounds} rounds,"
+                f" {os.cpu_count()} cores. curl does not hash."
+            )
             for case in CASES:
                 place = Place(
                     url=f"http://127.0.0.1:{port}/{_file_of(root, case).name}",
@@ -145,20 +121,58 @@ def _run(rounds: int) -> None:
                     root=root,
                     server_id=server_id,
                 )
-                _compare(case, place, rounds)
-            _report_memory(place.url)
+                tables.append(_compare(case, place, rounds, results))
+            _compare_memory(place.url, results)
+    return results, tables
 
 
-def _compare(case: Case, place: Place, rounds: int) -> None:
-    """Measure each way in turn, round after round, and print one table."""
+def _compare(case: Case, place: Place, rounds: int, results: Results) -> str:
+    """Measure each way in turn, note what was found, and give the table."""
     ways = _ways()
-    for way in ways.values():
-        way(place)  # warms caches of all ways alike
-    samples: dict[str, list[Sample]] = {name: [] for name in ways}
-    for _ in range(rounds):
-        for name, way in ways.items():
-            samples[name].append(_quiet_sample(way, place))
-    _print_table(case, samples)
+    failed: dict[str, str] = {}
+    samples = interleave(
+        list(ways),
+        rounds,
+        lambda name, number_of_round: (
+            _quiet_sample(ways[name], place) if number_of_round else ways[name](place)
+        ),
+        failed=failed,
+        describe=lambda sample: f"{case.name}: {sample.seconds:.2f} s",
+    )
+    total = case.file_bytes * case.count
+    medians = {name: _medians(found, total) for name, found in samples.items()}
+    missing = {name: f"failed: {why}" for name, why in failed.items()}
+    if "curl" not in ways:
+        missing["curl"] = "left out: no curl"
+    results.failed |= {f"{case.name}, {name}": why for name, why in failed.items()}
+    results.cases |= {f"{case.name}, {name}": found for name, found in medians.items()}
+    best = "fetcher on uvloop" if "fetcher on uvloop" in ways else "fetcher"
+    wanted = Target(at_least=case.wanted) if case.wanted else None
+    results.comparisons += compare(
+        f"download {case.name}",
+        best,
+        [("curl", "mb_per_second", "MB/s", wanted)],
+        medians,
+        missing=missing,
+    )
+    if best in medians:
+        stall = Comparison(
+            benchmark=f"download {case.name}",
+            figure="longest stall of the loop, ms",
+            ours=medians[best]["stall_ms"],
+            target=SMOOTH if case.count > 1 else None,
+        )
+        results.comparisons.append(stall)
+    return _table(case, samples, medians)
+
+
+def _medians(found: list[Sample], total_bytes: int) -> dict[str, float]:
+    medians = medians_of(found, ("seconds", "cpu_seconds", "stall_seconds"))
+    return {
+        "mb_per_second": total_bytes / MEGABYTE / medians["seconds"],
+        "cpu_seconds_per_gb": medians["cpu_seconds"] / (total_bytes / 1e9),
+        "stall_ms": medians["stall_seconds"] * 1000,
+    }
 
 
 def _quiet_sample(way: Way, place: Place) -> Sample:
@@ -172,25 +186,20 @@ def _quiet_sample(way: Way, place: Place) -> Sample:
     return best
 
 
-def _print_table(case: Case, samples: dict[str, list[Sample]]) -> None:
-    peer = [sample.seconds for sample in samples.get("curl", ())]
-    curl = statistics.median(peer) if peer else None
-    wanted = f" (wanted: {case.wanted:g} of curl)" if case.wanted else ""
-    print(f"{case.name}{wanted}")
-    print(
-        f"  {'way':<20}{'MB/s':>8}{'ratio':>8}{'CPU s/GB':>10}{'stall ms':>10}"
-        f"{'noisy':>7}"
-    )
-    total = case.file_bytes * case.count
-    for name, found in samples.items():
-        seconds = statistics.median(s.seconds for s in found)
-        cpu = statistics.median(s.cpu_seconds for s in found) / (total / 1e9)
-        stall = statistics.median(s.stall_seconds for s in found) * 1000
-        ratio = f"{curl / seconds:.2f}" if curl else "-"
-        rate = total / MEGABYTE / seconds
-        noisy = sum(s.others_share > QUIET_SHARE for s in found)
-        print(f"  {name:<20}{rate:>8.0f}{ratio:>8}{cpu:>10.2f}{stall:>10.1f}{noisy:>7}")
-    print()
+def _table(
+    case: Case, samples: dict[str, list[Sample]], medians: dict[str, dict[str, float]]
+) -> str:
+    rows = [
+        [
+            name,
+            number(found["mb_per_second"]),
+            number(found["cpu_seconds_per_gb"]),
+            number(found["stall_ms"]),
+            str(sum(s.others_share > QUIET_SHARE for s in samples[name])),
+        ]
+        for name, found in medians.items()
+    ]
+    return table([case.name, "MB/s", "CPU s/GB", "stall ms", "noisy"], rows)
 
 
 def _ways() -> dict[str, Way]:
@@ -207,18 +216,18 @@ def _ways() -> dict[str, Way]:
 
 
 def _curl(place: Place) -> Sample:
-    with _fresh(place) as out:
+    with fresh(place) as out:
         command = ["curl", "--silent", "--show-error", "--fail"]
         if place.count > 1:
             command += ["--no-progress-meter", "--parallel"]
             command += ["--parallel-immediate", "--parallel-max", str(place.count)]
         for number in range(place.count):
             command += ["--output", str(out / str(number)), f"{place.url}?{number}"]
-        before = _Reading.take(place.server_id)
+        before = Reading.take(place.server_id)
         subprocess.run(
             command, check=True, timeout=PATIENCE_SECONDS, stderr=subprocess.DEVNULL
         )
-        return _Reading.take(place.server_id).since(before)
+        return Reading.take(place.server_id).since(before)
 
 
 def _ours(
@@ -226,14 +235,14 @@ def _ours(
     *,
     loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
 ) -> Sample:
-    with _fresh(place) as out, asyncio.Runner(loop_factory=loop_factory) as runner:
+    with fresh(place) as out, asyncio.Runner(loop_factory=loop_factory) as runner:
         return runner.run(_fetch_all(place, out))
 
 
 async def _fetch_all(place: Place, out: Path) -> Sample:
     stalls = [0.0]
     sampler = asyncio.create_task(_sample(stalls))
-    before = _Reading.take(place.server_id)
+    before = Reading.take(place.server_id)
     async with (
         open_store(str(out)) as store,
         Fetcher(RULES) as fetcher,
@@ -241,48 +250,10 @@ async def _fetch_all(place: Place, out: Path) -> Sample:
     ):
         for number in range(place.count):
             group.create_task(fetcher.fetch(f"{place.url}?{number}", store))
-    sample = _Reading.take(place.server_id).since(before)
+    sample = Reading.take(place.server_id).since(before)
     sampler.cancel()
     await asyncio.gather(sampler, return_exceptions=True)
     return replace(sample, stall_seconds=max(stalls))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Reading:
-    """The clocks at one moment, all in seconds."""
-
-    wall: float
-    #: CPU of this process and its children.
-    own: float
-    #: CPU of the server.
-    server: float
-    #: CPU of everything.
-    all: float
-
-    @classmethod
-    def take(cls, server_id: int) -> Self:
-        """Read all clocks; what the system does not tell is 0."""
-        server = total = 0.0
-        try:
-            tick = os.sysconf("SC_CLK_TCK")
-            own = Path(f"/proc/{server_id}/stat").read_text().rpartition(")")[2].split()
-            server = (int(own[11]) + int(own[12])) / tick
-            cpu = [int(n) for n in Path("/proc/stat").read_text().split()[1:9]]
-            idle, waiting = cpu[3], cpu[4]
-            total = (sum(cpu) - idle - waiting) / tick
-        except OSError:
-            pass
-        return cls(
-            wall=time.perf_counter(), own=sum(os.times()[:4]), server=server, all=total
-        )
-
-    def since(self, before: Self) -> Sample:
-        """Give what happened between two moments."""
-        seconds = self.wall - before.wall
-        own = self.own - before.own
-        others = self.all - before.all - own - (self.server - before.server)
-        share = others / seconds / (os.cpu_count() or 1)
-        return Sample(seconds=seconds, cpu_seconds=own, others_share=max(0.0, share))
 
 
 async def _sample(stalls: list[float]) -> None:
@@ -292,14 +263,27 @@ async def _sample(stalls: list[float]) -> None:
         stalls[0] = max(stalls[0], time.perf_counter() - due)
 
 
-def _report_memory(url: str) -> None:
+def _compare_memory(url: str, results: Results) -> None:
     """Measure in a new process: memory once taken is not given back."""
     command = [sys.executable, "-m", "benchmarks.download", "--memory", url, "50"]
-    done = subprocess.run(
-        command, check=True, capture_output=True, timeout=PATIENCE_SECONDS
+    problem, grown = "", None
+    try:
+        done = subprocess.run(
+            command, check=True, capture_output=True, timeout=PATIENCE_SECONDS
+        )
+        grown = json.loads(done.stdout)["grown_bytes"] / MIB
+    except subprocess.SubprocessError as error:
+        problem = f"failed: {reason(error)}"
+        results.failed["memory of downloads"] = reason(error)
+    results.comparisons.append(
+        Comparison(
+            benchmark="download",
+            figure="memory grown by 50 at once, MiB",
+            ours=grown,
+            target=Target(at_most=64),
+            problem=problem,
+        )
     )
-    grown = json.loads(done.stdout)["grown_bytes"] / MIB
-    print(f"memory grown by 50 downloads at once: {grown:.0f} MiB (wanted: under 64)")
 
 
 def _memory(url: str, count: int) -> dict[str, int]:
@@ -323,71 +307,6 @@ def _peak_bytes() -> int:
 
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-@contextmanager
-def _server(root: Path) -> Iterator[tuple[str, int, int]]:
-    """Serve ``root/files`` from a process that is ours to end."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    if nginx := shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin"):
-        user = f"user {_user()};" if os.geteuid() == 0 else ""
-        (root / "nginx.conf").write_text(user + NGINX.format(root=root, port=port))
-        name = "nginx"
-        command = [nginx, "-p", str(root), "-c", str(root / "nginx.conf")]
-        command += ["-e", str(root / "error.log")]
-    else:
-        name = "aiohttp, as there is no nginx (ratios mean little)"
-        command = [sys.executable, "-m", "benchmarks.download"]
-        command += ["--serve", str(root / "files"), str(port)]
-    process = subprocess.Popen(command)
-    try:
-        _wait_for(port, process)
-        yield name, process.pid, port
-    finally:
-        process.terminate()
-        process.wait(PATIENCE_SECONDS)
-
-
-def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
-    until = time.monotonic() + PATIENCE_SECONDS
-    while time.monotonic() < until and process.poll() is None:
-        try:
-            with socket.create_connection(("127.0.0.1", port), timeout=1):
-                return
-        except OSError:
-            time.sleep(0.05)
-    message = f"expected a server on port {port}, got none"
-    raise SystemExit(message)
-
-
-def _user() -> str:
-    import pwd  # noqa: PLC0415  not on Windows
-
-    return pwd.getpwuid(os.geteuid()).pw_name
-
-
-@contextmanager
-def _fresh(place: Place) -> Iterator[Path]:
-    """Give an empty folder, a disk that has nothing to write, and warm memory.
-
-    A virtual machine may get memory from its host only when a page is touched,
-    and give it back when it is freed. The first to write after a pause would pay
-    for that, which can double its time: so pages are touched here, for all ways.
-    """
-    out = place.root / "out"
-    out.mkdir()
-    os.sync()
-    touched = out / "touched"
-    with touched.open("wb") as file:
-        zeros = bytes(MIB)
-        for _ in range(0, place.file_bytes * place.count, MIB):
-            file.write(zeros)
-    touched.unlink()
-    try:
-        yield out
-    finally:
-        shutil.rmtree(out)
 
 
 def _file_of(root: Path, case: Case) -> Path:

@@ -1,140 +1,155 @@
 """The ingress beside its peers: POST, stored on disk, 200.
 
     python -m benchmarks.ingress --broker-url amqp://guest:guest@127.0.0.1:5672/
+    python -m benchmarks.ingress --only ours naive --rounds 1 --seconds 1
 
-"ours" and the peers publish with a confirm to a quorum queue; "ours, embedded" is the
-same on the SQLite broker, with fsync; "no-op" stores nothing. Ours has token check,
-parsing and metrics switched on. Rounds are interleaved (A B C A B C …), so that a
-change in the machine's speed meets every case alike. Needs wrk; the fastify peer needs
-node and npm, and is left out with a line that says so where they are missing.
+All but "ours-embedded" and "no-op" publish persistent messages with a confirm to a
+quorum queue. Needs wrk; the fastify peer needs node and npm, and is left out with a
+line that says so where they are missing.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import shutil
-import subprocess
 import sys
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 import aio_pika
 
 from benchmarks.broker import broker_for_benchmarks
-from benchmarks.measure import Sample, Server, free_port, median, spread, table, wrk
+from benchmarks.ingress_cases import HERE, PREFIX, QUEUE, Case, LeftOut, cases
+from benchmarks.measure import Sample, Server, wrk
+from benchmarks.results import (
+    Results,
+    Target,
+    add_json_option,
+    compare,
+    finish,
+    interleave,
+    medians_of,
+    number,
+    reason,
+    table,
+)
+from pipeline.topology import build_topology
+from tests.rabbitmq_node import delete_topology
 
-HERE = Path(__file__).parent
-TOKEN = "0123456789abcdef0123456789abcdef"
-QUEUE = "bench.ingress"
-PREFIX = "bench-ingress"
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+FIELDS: Final = ("rate", "p50_ms", "p99_ms", "cpu_per_1000", "rss_mb")
+RATE, CPU, P99, RSS = "requests/s", "CPU s per 1000", "p99 ms", "memory MB"
+#: What ours is held to: peer, field, figure, target.
+WANTED: Final = (
+    ("naive", "rate", RATE, Target(at_least=3)),
+    ("naive", "cpu_per_1000", CPU, Target(at_most=0.25)),
+    ("naive", "p99_ms", P99, Target(at_most=0.5)),
+    ("tuned", "rate", RATE, None),
+    ("tuned", "cpu_per_1000", CPU, None),
+    ("tuned", "p99_ms", P99, None),
+    ("fastapi", "rate", RATE, Target(at_least=5)),
+    ("fastapi", "cpu_per_1000", CPU, Target(at_most=0.14)),
+    ("fastify", "rate", RATE, Target(at_least=0.95)),
+    ("fastify", "cpu_per_1000", CPU, Target(at_most=1)),
+    ("fastify", "rss_mb", RSS, Target(at_most=0.45)),
+    ("no-op", "cpu_per_1000", CPU, Target(at_most=1.5)),
+    ("ours-embedded", "rate", RATE, None),
+)
+WARM_UP_SECONDS: Final = 1.0
 
 
 def main() -> None:
-    """Measure every case and print the table."""
+    """Measure every case that was asked for and print the tables."""
     options = _options()
+    results = Results()
     with ExitStack() as stack:
         url = options.broker_url or stack.enter_context(broker_for_benchmarks())
         asyncio.run(_declare_queue(url))
-        servers = _start_servers(stack, url, options.only)
-        samples: dict[str, list[Sample]] = {name: [] for name, *_ in servers}
-        for number in range(options.rounds + 1):
-            for name, server, path in servers:
-                sample = wrk(
-                    server,
-                    path,
-                    script=HERE / "post.lua",
-                    connections=options.connections,
-                    seconds=options.seconds if number else 1,
-                )
-                asyncio.run(_empty_queues(url))
-                if number:  # the first round only warms up
-                    samples[name].append(sample)
-                print(f"round {number} {name}: {sample.rate:.0f}/s", file=sys.stderr)
-        print(_report(samples, options.connections))
-        if {"ours, embedded", "no-op"} <= samples.keys():
-            ratio = median(samples["ours, embedded"], "rate") / median(
-                samples["no-op"], "rate"
-            )
-            print(f"\nembedded broker, rate beside a no-op: {ratio:.2f}")
+        stack.callback(lambda: asyncio.run(_delete(url)))
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
+        chosen = _chosen(cases(url, folder), options.only)
+        missing: dict[str, str] = {}
+        servers = _start(chosen, stack, results.failed, missing)
+        samples = interleave(
+            list(servers),
+            options.rounds,
+            _measure(url, {case.name: case for case in chosen}, servers, options),
+            failed=results.failed,
+            describe=lambda sample: f"{sample.rate:.0f}/s",
+        )
+    results.cases = {name: medians_of(own, FIELDS) for name, own in samples.items()}
+    missing |= {name: f"failed: {why}" for name, why in results.failed.items()}
+    results.comparisons = compare(
+        "ingress", "ours", WANTED, results.cases, missing=missing
+    )
+    finish(results, [_table(chosen, samples, missing, options)], options.json)
+
+
+def _measure(
+    url: str,
+    by_name: Mapping[str, Case],
+    servers: Mapping[str, Server],
+    options: argparse.Namespace,
+) -> Callable[[str, int], Sample]:
+    """Give what takes one sample of a case."""
+
+    def measure(name: str, number_of_round: int) -> Sample:
+        case = by_name[name]
+        sample = wrk(
+            servers[name],
+            case.path,
+            script=HERE / "post.lua",
+            connections=options.connections,
+            seconds=options.seconds if number_of_round else WARM_UP_SECONDS,
+        )
+        if case.queue:
+            asyncio.run(_purge(url, case.queue))
+        return sample
+
+    return measure
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--broker-url", help="default: a private RabbitMQ")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=4)
+    parser.add_argument("--seconds", type=float, default=4, help="of one round")
     parser.add_argument("--connections", type=int, default=64)
-    parser.add_argument("--only", nargs="*", help="names of cases, such as ours naive")
+    parser.add_argument("--only", nargs="+", help="names of cases, such as ours naive")
+    add_json_option(parser)
     return parser.parse_args()
 
 
-def _start_servers(
-    stack: ExitStack, url: str, only: list[str] | None
-) -> list[tuple[str, Server, str]]:
-    peer = {"BENCH_BROKER_URL": url, "BENCH_QUEUE": QUEUE}
-    path = "/callbacks/upload-extend"
-    python = [sys.executable, "-m"]
-    cases: dict[str, tuple[list[str], dict[str, str], Path | None, str]] = {
-        "ours": (
-            [*python, "pipeline", "ingress"],
-            {
-                "PIPELINE_BROKER_URL": url,
-                "PIPELINE_BROKER__PREFIX": PREFIX,
-                "PIPELINE_INGRESS__TOKENS": TOKEN,
-            },
-            None,
-            f"{path}/{TOKEN}",
-        ),
-        "ours, embedded": (
-            [*python, "pipeline", "ingress"],
-            {
-                "PIPELINE_BROKER_URL": f"sqlite:///{stack.enter_context(_folder())}/b",
-                "PIPELINE_INGRESS__TOKENS": TOKEN,
-            },
-            None,
-            f"{path}/{TOKEN}",
-        ),
-        "no-op": ([*python, "benchmarks.peers.noop"], {}, None, path),
-        "naive": ([*python, "benchmarks.peers.naive"], peer, None, path),
-        "fastapi": ([*python, "benchmarks.peers.fastapi_faststream"], peer, None, path),
-    }
-    if (folder := _fastify(stack)) is not None:
-        cases["fastify"] = (["node", "server.js"], peer, folder, path)
-    servers = []
-    for name, (command, environment, folder, address) in cases.items():
-        if only and name not in only:
-            continue
-        port = free_port()
-        if name.startswith("ours"):
-            environment["PIPELINE_INGRESS__PORT"] = str(port)
-        else:
-            command.append(str(port))
-        server = Server(command, port=port, environment=environment, cwd=folder)
-        stack.callback(server.close)
-        servers.append((name, server, address))
+def _chosen(known: Sequence[Case], names: list[str] | None) -> Sequence[Case]:
+    unknown = set(names or ()) - {case.name for case in known}
+    if unknown:
+        all_names = ", ".join(case.name for case in known)
+        sys.exit(f"expected names of {all_names}; got {', '.join(sorted(unknown))}")
+    return [case for case in known if not names or case.name in names]
+
+
+def _start(
+    chosen: Sequence[Case],
+    stack: ExitStack,
+    failed: dict[str, str],
+    missing: dict[str, str],
+) -> dict[str, Server]:
+    """Start every server; note what failed and what cannot run here."""
+    servers = {}
+    for case in chosen:
+        try:
+            servers[case.name] = case.start(stack)
+        except LeftOut as error:
+            missing[case.name] = str(error)
+        except Exception as error:  # noqa: BLE001  the others go on, whatever it was
+            failed[case.name] = reason(error)
     return servers
-
-
-def _folder() -> tempfile.TemporaryDirectory[str]:
-    return tempfile.TemporaryDirectory(prefix="bench-")
-
-
-def _fastify(stack: ExitStack) -> Path | None:
-    """Install the node peer into a temporary folder."""
-    if not shutil.which("node") or not shutil.which("npm"):
-        print("fastify is left out: node and npm are not installed", file=sys.stderr)
-        return None
-    folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-    for name in ("package.json", "server.js"):
-        shutil.copy(HERE / "peers" / "fastify" / name, folder)
-    command = ["npm", "install", "--silent", "--no-audit", "--no-fund"]
-    done = subprocess.run(command, cwd=folder, check=False)
-    if done.returncode:
-        print("fastify is left out: npm install failed", file=sys.stderr)
-        return None
-    return folder
 
 
 async def _declare_queue(url: str) -> None:
@@ -145,48 +160,56 @@ async def _declare_queue(url: str) -> None:
         )
 
 
-async def _empty_queues(url: str) -> None:
+async def _purge(url: str, queue: str) -> None:
     async with await aio_pika.connect(url) as connection:
         channel = await connection.channel()
-        for name in (QUEUE, f"{PREFIX}.v1.dedupe"):
-            queue = await channel.get_queue(name, ensure=False)
-            await queue.purge()
+        await (await channel.get_queue(queue, ensure=False)).purge()
 
 
-def _report(samples: dict[str, list[Sample]], connections: int) -> str:
-    base = samples.get("naive") or next(iter(samples.values()))
+async def _delete(url: str) -> None:
+    """Leave nothing on a broker that is not ours; what is not there is no error."""
+    await delete_topology(url, build_topology(prefix=PREFIX))
+    async with await aio_pika.connect(url) as connection:
+        channel = await connection.channel()
+        await channel.queue_delete(QUEUE)
+
+
+def _table(
+    chosen: Sequence[Case],
+    samples: dict[str, list[Sample]],
+    missing: dict[str, str],
+    options: argparse.Namespace,
+) -> str:
     rows = []
-    for name, own in samples.items():
-        rate, cpu, p99 = (median(own, f) for f in ("rate", "cpu_per_1000", "p99_ms"))
+    for case in chosen:
+        own = samples.get(case.name)
+        if not own:
+            why = missing.get(case.name, "not measured")
+            rows.append([case.name, case.about, "-", why, *["-"] * 5])
+            continue
+        medians = medians_of(own, FIELDS)
+        rates = [sample.rate for sample in own]
         rows.append(
             [
-                name,
-                f"{rate:.0f}",
-                spread(own, "rate"),
-                f"{rate / median(base, 'rate'):.2f}",
-                f"{cpu:.4f}",
-                f"{cpu / median(base, 'cpu_per_1000'):.2f}",
-                f"{median(own, 'p50_ms'):.1f}",
-                f"{p99:.1f}",
-                f"{p99 / median(base, 'p99_ms'):.2f}",
-                f"{max(s.rss_mb for s in own):.0f}",
+                case.name,
+                case.about,
+                number(medians["rate"]),
+                f"{min(rates):.0f}-{max(rates):.0f}",
+                number(medians["cpu_per_1000"]),
+                number(medians["p50_ms"]),
+                number(medians["p99_ms"]),
+                number(medians["rss_mb"]),
                 str(sum(s.errors for s in own)),
             ]
         )
-    header = [
-        f"ingress, {connections} connections",
-        "req/s",
-        "min-max",
-        "x naive",
-        "CPU s/1000",
-        "x naive",
-        "p50 ms",
-        "p99 ms",
-        "x naive",
-        "RSS MB",
-        "errors",
-    ]
-    return table(header, rows)
+    title = (
+        f"Ingress: POST a callback of 2.3 kB, stored on disk before the answer;"
+        f" {options.connections} connections,\n"
+        f"{options.rounds} rounds of {options.seconds:g} s. CPU is that of the"
+        " process that takes callbacks.\n\n"
+    )
+    columns = ["requests/s", "min-max", "CPU s/1000", "p50 ms", "p99 ms", "MB"]
+    return title + table(["case", "what it is", *columns, "errors"], rows)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the benchmarks share: processes, their cost, medians and tables."""
+"""Processes under load, and what that costs them."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import os
 import re
 import signal
 import socket
-import statistics
 import subprocess
+import tempfile
 import time
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
+READY_SECONDS = 30
+#: How much longer than asked wrk may take: it waits for answers.
+WRK_PATIENCE_SECONDS = 30
+#: More than this share of requests without 2xx, and a rate says nothing.
+BEARABLE_ERRORS = 0.001
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +60,11 @@ def rss_mb(pid: int) -> float:
 
 
 class Server:
-    """A server process that is ready when its port answers."""
+    """A server process that is ready when its port answers.
+
+    Raises:
+        RuntimeError: it ended or did not get ready; its last words are in it.
+    """
 
     def __init__(
         self,
@@ -63,30 +73,47 @@ class Server:
         port: int,
         environment: Mapping[str, str],
         cwd: Path | None = None,
+        ready_path: str = "/",
     ) -> None:
         self.port = port
+        self._errors = tempfile.TemporaryFile("w+b")  # noqa: SIM115  see close
         self.process = subprocess.Popen(
             command,
             env={**os.environ, **environment},
             cwd=cwd,
             stdout=subprocess.DEVNULL,
+            stderr=self._errors,
         )
-        self._wait_until_ready()
+        try:
+            self._wait_until_ready(ready_path)
+        except BaseException:
+            self.close()
+            raise
 
-    def _wait_until_ready(self) -> None:
-        deadline = time.monotonic() + 30
+    def _wait_until_ready(self, path: str) -> None:
+        deadline = time.monotonic() + READY_SECONDS
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
-                raise RuntimeError(f"server ended with {self.process.returncode}")
+                code = self.process.returncode
+                raise RuntimeError(f"ended with {code}: {self._last_words()}")
             try:
-                urllib.request.urlopen(f"http://127.0.0.1:{self.port}/", timeout=1)
-            except urllib.error.HTTPError:
-                return
+                urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=1)
+            except urllib.error.HTTPError as answer:
+                if answer.code != HTTPStatus.SERVICE_UNAVAILABLE:
+                    return
+                time.sleep(0.1)
             except OSError:
                 time.sleep(0.1)
             else:
                 return
-        raise RuntimeError("server did not get ready within 30 s")
+        raise RuntimeError(
+            f"expected an answer within {READY_SECONDS} s, got: {self._last_words()}"
+        )
+
+    def _last_words(self) -> str:
+        self._errors.seek(0)
+        lines = self._errors.read().decode(errors="replace").strip().splitlines()
+        return lines[-1].strip() if lines else "nothing on standard error"
 
     def close(self) -> None:
         """Stop the process, kindly first."""
@@ -96,12 +123,17 @@ class Server:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+        self._errors.close()
 
 
 def wrk(
     server: Server, path: str, *, script: Path, connections: int, seconds: float
 ) -> Sample:
-    """Put load on a server for one round, from one thread of wrk."""
+    """Put load on a server for one round, from one thread of wrk.
+
+    Raises:
+        RuntimeError: the server ended, or answered too often other than 2xx.
+    """
     before = cpu_seconds(server.process.pid)
     command = [
         "wrk",
@@ -113,19 +145,27 @@ def wrk(
         str(script),
         f"http://127.0.0.1:{server.port}{path}",
     ]
-    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    patience = seconds + WRK_PATIENCE_SECONDS
+    text = subprocess.run(
+        command, capture_output=True, text=True, check=True, timeout=patience
+    ).stdout
     spent = cpu_seconds(server.process.pid) - before
     requests = int(_find(r"(\d+) requests in", text))
     bad = re.search(r"Non-2xx or 3xx responses: (\d+)", text)
     socket_errors = re.search(r"Socket errors: .*", text)
     lost = sum(map(int, re.findall(r"\d+", socket_errors[0]))) if socket_errors else 0
+    errors = (int(bad[1]) if bad else 0) + lost
+    if errors > requests * BEARABLE_ERRORS:
+        raise RuntimeError(
+            f"expected answers of 2xx, got {errors} others of {requests}"
+        )
     return Sample(
         rate=float(_find(r"Requests/sec:\s+([\d.]+)", text)),
         p50_ms=_milliseconds(_find(r"\n\s+50%\s+(\S+)", text)),
         p99_ms=_milliseconds(_find(r"\n\s+99%\s+(\S+)", text)),
         cpu_per_1000=spent / max(requests, 1) * 1000,
         rss_mb=rss_mb(server.process.pid),
-        errors=(int(bad[1]) if bad else 0) + lost,
+        errors=errors,
     )
 
 
@@ -141,24 +181,3 @@ def _milliseconds(text: str) -> float:
         if text.endswith(unit):
             return float(text.removesuffix(unit)) * factor
     raise RuntimeError(f"expected a time such as 1.2ms, got {text}")
-
-
-def median(samples: Sequence[Sample], field: str) -> float:
-    """The median of one field over all rounds."""
-    return statistics.median(getattr(sample, field) for sample in samples)
-
-
-def spread(samples: Sequence[Sample], field: str) -> str:
-    """Smallest and largest value of one field, to judge the noise by."""
-    values = [getattr(sample, field) for sample in samples]
-    return f"{min(values):.0f}-{max(values):.0f}"
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Lay out a table for a terminal and for a note alike."""
-    widths = [max(len(r[i]) for r in (header, *rows)) for i in range(len(header))]
-    lines = [
-        "| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |"
-        for row in (header, ["-" * w for w in widths], *rows)
-    ]
-    return "\n".join(lines)

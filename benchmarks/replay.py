@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -26,6 +27,16 @@ from typing import TYPE_CHECKING
 
 import aio_pika
 
+from benchmarks.results import (
+    Comparison,
+    Results,
+    Target,
+    add_json_option,
+    finish,
+    number,
+    reason,
+    table,
+)
 from pipeline.broker import open_broker
 from pipeline.dead_letters import Selection, replay
 from pipeline.errors import Reject
@@ -52,6 +63,9 @@ RATE = 500
 PACED = 2_000
 BODY = b'{"code": 200, "data": "' + b"x" * 2_200 + b'"}'
 DEADLINE = timedelta(seconds=30)
+#: Memory does not grow with the number of letters; a rate is kept.
+FLAT = Target(at_most=1.25)
+KEPT = Target(at_least=0.95, at_most=1.05)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,26 +206,81 @@ async def delete(url: str, topology: Topology) -> None:
 
 
 def main() -> None:
-    """Measure and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--messages", type=int, default=100_000)
-    parser.add_argument("--broker-url")
-    options = parser.parse_args()
-    configure_logs(level="ERROR", form="text", stream=sys.stderr)
-    with tempfile.TemporaryDirectory() as folder:
-        url = options.broker_url or f"sqlite:///{folder}/broker.db"
-        found, rate = run(url, options.messages)
-    print(f"broker: {url.partition(':')[0]}")
-    print(
-        f"{'command':<8} {'messages':>9} {'seconds':>8} {'rate/s':>8} {'peak MiB':>9}"
+    """Measure and print the tables."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    for one in found:
-        print(
-            f"{one.command:<8} {one.messages:>9,} {one.seconds:>8.2f}"
-            f" {one.rate:>8,.0f} {one.peak_mib:>9.1f}"
+    parser.add_argument("--messages", type=int, default=100_000)
+    parser.add_argument("--broker-url", help="default: the embedded broker")
+    add_json_option(parser)
+    options = parser.parse_args()
+    if options.messages <= FEW:
+        parser.error(f"expected --messages above {FEW}, got {options.messages}")
+    configure_logs(level="ERROR", form="text", stream=sys.stderr)
+    results = Results()
+    found: list[Measured] = []
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        url = options.broker_url or f"sqlite:///{folder}/broker.db"
+        broker = "RabbitMQ" if url.startswith("amqp") else "embedded"
+        try:
+            found, rate = run(url, options.messages)
+        except Exception as error:  # noqa: BLE001  shown as failed, whatever it was
+            traceback.print_exc()
+            results.failed[f"replay, {broker}"] = reason(error)
+        else:
+            results.comparisons = _comparisons(f"replay, {broker}", found, rate)
+    results.cases = {
+        f"{broker} {one.command} {one.messages}": {
+            "rate": one.rate,
+            "peak_mib": one.peak_mib,
+        }
+        for one in found
+    }
+    finish(results, [_table(broker, found)], options.json)
+
+
+def _comparisons(name: str, found: list[Measured], rate: float) -> list[Comparison]:
+    """Set many beside few, and the rate there was beside the one asked for."""
+    peaks = {(one.command, one.messages > FEW): one.peak_mib for one in found}
+    memory = [
+        Comparison(
+            benchmark=name,
+            figure=f"{command}, peak MiB of many",
+            ours=peaks[command, True],
+            peer=f"{FEW:,} letters",
+            theirs=peaks[command, False],
+            target=FLAT,
         )
-    deviation = (rate / RATE - 1) * 100
-    print(f"replay --rate {RATE}: {rate:.1f}/s, a deviation of {deviation:+.1f} %")
+        for command in ("list", "replay")
+    ]
+    paced = Comparison(
+        benchmark=name,
+        figure=f"replay --rate {RATE}, per s",
+        ours=rate,
+        peer="asked for",
+        theirs=RATE,
+        target=KEPT,
+    )
+    return [*memory, paced]
+
+
+def _table(broker: str, found: list[Measured]) -> str:
+    rows = [
+        [
+            one.command,
+            f"{one.messages:,}",
+            number(one.seconds),
+            number(one.rate),
+            number(one.peak_mib),
+        ]
+        for one in found
+    ]
+    title = (
+        f"Dead letters on the {broker} broker: `pipeline dead-letters`, with the start"
+        " of its process.\n\n"
+    )
+    header = ["command", "letters", "seconds", "letters/s", "peak MiB"]
+    return title + (table(header, rows) if rows else "failed")
 
 
 if __name__ == "__main__":
