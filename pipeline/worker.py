@@ -211,12 +211,25 @@ class Worker:
             raise
         except Exception as error:  # noqa: BLE001  the one place that catches all
             if len(envelopes) > 1:
-                return [(await self._handle([e]))[0] for e in envelopes]
+                return await self._handle_each(envelopes)
             if isinstance(error, TimeoutError) and limit.expired():
                 seconds = self._deadline.total_seconds()
                 message = f"expected an outcome within {seconds:g} s, got none"
                 return [DeadlineExceeded(message)]
             return [error]
+
+    async def _handle_each(self, envelopes: Sequence[Envelope]) -> Sequence[Result]:
+        """Handle each alone, all at once: so one that hangs costs one deadline.
+
+        Raises:
+            LedgerUnavailable, BrokerUnavailable: one of them was told so.
+        """
+        try:
+            async with asyncio.TaskGroup() as group:
+                calls = [group.create_task(self._handle([e])) for e in envelopes]
+        except ExceptionGroup as errors:
+            raise errors.exceptions[0] from errors
+        return [call.result()[0] for call in calls]
 
     async def _settle(
         self,

@@ -87,7 +87,9 @@ class SqliteBroker(Broker):
         self._session.forget_topology()
 
     async def find_queues(
-        self, topology: Topology, names: Collection[str]  # noqa: ARG002
+        self,
+        topology: Topology,
+        names: Collection[str],  # noqa: ARG002
     ) -> Sequence[FoundQueue]:
         """See ``Broker.find_queues``; gives all there are, so ``names`` adds none."""
         start = topology.queue_name("")

@@ -311,6 +311,31 @@ async def test_a_batch_that_fails_as_a_whole_is_handled_one_by_one(
     assert max(calls.values()) <= 2
 
 
+async def test_a_batch_that_hangs_takes_two_deadlines_however_large_it_is(
+    broker: Broker,
+) -> None:
+    """One for the batch, one for all its messages: each alone, at the same time."""
+    recorder: list[int] = []
+
+    async def handle(envelopes: Sequence[Envelope]) -> Sequence[Any]:
+        recorder.append(len(envelopes))
+        await asyncio.Event().wait()
+        return []
+
+    await publish(broker, *(make_envelope() for _ in range(20)))
+
+    deadline = timedelta(seconds=0.3)
+    worker = make_worker(
+        broker, handle, batch_size=20, deadline=deadline, policy=NO_RETRY
+    )
+    async with running(worker):
+        async with asyncio.timeout(10 * deadline.total_seconds()):
+            letters = await dead(broker, 20)
+
+    assert {"DeadlineExceeded"} == {error_type(letter) for letter in letters}
+    assert 20 == recorder.count(1)
+
+
 async def test_a_publication_that_cannot_be_routed_fails_its_own_delivery_alone(
     broker: Broker,
 ) -> None:
