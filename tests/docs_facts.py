@@ -66,7 +66,7 @@ def log_events() -> dict[tuple[str, str], None]:
             continue
         match function.value, call.args:
             case (
-                ast.Name(id="log") | ast.Call(),
+                ast.Name(id="log") | ast.Attribute(attr="_log") | ast.Call(),
                 [ast.Constant(value=str(event)), *_],
             ):
                 levels.setdefault(event, set()).add(function.attr)
