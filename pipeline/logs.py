@@ -74,11 +74,11 @@ def configure_logs(
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
     ]
-    renderer: Processor
-    if as_text:
-        renderer = structlog.dev.ConsoleRenderer(colors=stream.isatty())
-    else:
-        renderer = structlog.processors.JSONRenderer(serializer=_to_json)
+    renderer: Processor = (
+        structlog.dev.ConsoleRenderer(colors=stream.isatty())
+        if as_text
+        else structlog.processors.JSONRenderer(serializer=_to_json)
+    )
     number = logging.getLevelNamesMapping()[level]
     structlog.configure(
         processors=[*shared, renderer],
@@ -96,11 +96,16 @@ def configure_logs(
             foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name],
         )
     )
+    _direct_libraries(handler, number)
+
+
+def _direct_libraries(handler: logging.Handler, level: int) -> None:
+    """Give the standard library's loggers, which others use, one way out."""
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(max(number, logging.WARNING))
+    root.setLevel(max(level, logging.WARNING))
     for name in _SPOKEN_FOR:
-        silenced = logging.CRITICAL if number > logging.DEBUG else logging.NOTSET
+        silenced = logging.CRITICAL if level > logging.DEBUG else logging.NOTSET
         logging.getLogger(name).setLevel(silenced)
 
 

@@ -262,6 +262,9 @@ class RabbitConsumer(Consumer):
         self._is_subscribed = True
         await lost.wait()
         self._forget()
+        await self._close_lost(channel)
+
+    async def _close_lost(self, channel: aiormq.abc.AbstractChannel) -> None:
         try:
             if not channel.is_closed:
                 async with bounded(self._deadline_seconds, "closing a lost consumer"):

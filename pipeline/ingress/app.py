@@ -21,7 +21,7 @@ from pipeline.logs import get_logger
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Callable, Mapping
     from typing import Any
 
     from pipeline.broker.port import Broker
@@ -95,26 +95,10 @@ async def serve(
     Raises:
         ConfigurationError: the address cannot be listened on.
     """
-
-    def make_request(
-        message: Any,
-        payload: Any,
-        protocol: Any,
-        writer: Any,
-        task: asyncio.Task[None],
-    ) -> web.BaseRequest:
-        return web.BaseRequest(
-            message,
-            payload,
-            protocol,
-            writer,
-            task,
-            task.get_loop(),
-            client_max_size=max_body_bytes,
-        )
-
     server = Server(
-        routes, request_factory=make_request, keepalive_timeout=KEEPALIVE_SECONDS
+        routes,
+        request_factory=_request_factory(max_body_bytes),
+        keepalive_timeout=KEEPALIVE_SECONDS,
     )
     runner = web.ServerRunner(server, shutdown_timeout=SHUTDOWN_SECONDS)
     await runner.setup()
@@ -132,6 +116,27 @@ async def serve(
         yield str(taken[0]), int(taken[1])
     finally:
         await runner.cleanup()
+
+
+def _request_factory(max_body_bytes: int) -> Callable[..., web.BaseRequest]:
+    def make(
+        message: Any,
+        payload: Any,
+        protocol: Any,
+        writer: Any,
+        task: asyncio.Task[None],
+    ) -> web.BaseRequest:
+        return web.BaseRequest(
+            message,
+            payload,
+            protocol,
+            writer,
+            task,
+            task.get_loop(),
+            client_max_size=max_body_bytes,
+        )
+
+    return make
 
 
 def _wrong_method(request: web.BaseRequest, allowed: str) -> web.Response:
