@@ -179,6 +179,7 @@ def _named(name: str, results: Results) -> Results:
     return Results(
         comparisons=results.comparisons,
         failed={f"{name}: {case}": why for case, why in results.failed.items()},
+        left_out={f"{name}: {case}": why for case, why in results.left_out.items()},
         cases={f"{name}: {case}": found for case, found in results.cases.items()},
     )
 

@@ -110,7 +110,7 @@ def _run(rounds: int) -> tuple[Results, list[str]]:
             _make_file(_file_of(root, case), case.file_bytes)
         with serving(root) as (server, server_id, port):
             tables.append(
-                f"Downloads into the store, hashed, from {server}; {rounds} rounds,"
+                f"Downloads into the store, hashed, from {server}; rounds: {rounds},"
                 f" {os.cpu_count()} cores. curl does not hash."
             )
             for case in CASES:
@@ -141,9 +141,8 @@ def _compare(case: Case, place: Place, rounds: int, results: Results) -> str:
     )
     total = case.file_bytes * case.count
     medians = {name: _medians(found, total) for name, found in samples.items()}
-    missing = {name: f"failed: {why}" for name, why in failed.items()}
     if "curl" not in ways:
-        missing["curl"] = "left out: no curl"
+        results.left_out["curl"] = "not installed"
     results.failed |= {f"{case.name}, {name}": why for name, why in failed.items()}
     results.cases |= {f"{case.name}, {name}": found for name, found in medians.items()}
     best = "fetcher on uvloop" if "fetcher on uvloop" in ways else "fetcher"
@@ -153,7 +152,8 @@ def _compare(case: Case, place: Place, rounds: int, results: Results) -> str:
         best,
         [("curl", "mb_per_second", "MB/s", wanted)],
         medians,
-        missing=missing,
+        failed=failed,
+        left_out=results.left_out,
     )
     if best in medians:
         stall = Comparison(

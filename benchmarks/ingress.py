@@ -72,8 +72,7 @@ def main() -> None:
         stack.callback(lambda: asyncio.run(_delete(url)))
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
         chosen = _chosen(cases(url, folder), options.only)
-        missing: dict[str, str] = {}
-        servers = _start(chosen, stack, results.failed, missing)
+        servers = _start(chosen, stack, results)
         samples = interleave(
             list(servers),
             options.rounds,
@@ -82,11 +81,15 @@ def main() -> None:
             describe=lambda sample: f"{sample.rate:.0f}/s",
         )
     results.cases = {name: medians_of(own, FIELDS) for name, own in samples.items()}
-    missing |= {name: f"failed: {why}" for name, why in results.failed.items()}
     results.comparisons = compare(
-        "ingress", "ours", WANTED, results.cases, missing=missing
+        "ingress",
+        "ours",
+        WANTED,
+        results.cases,
+        failed=results.failed,
+        left_out=results.left_out,
     )
-    finish(results, [_table(chosen, samples, missing, options)], options.json)
+    finish(results, [_table(chosen, samples, results, options)], options.json)
 
 
 def _measure(
@@ -135,10 +138,7 @@ def _chosen(known: Sequence[Case], names: list[str] | None) -> Sequence[Case]:
 
 
 def _start(
-    chosen: Sequence[Case],
-    stack: ExitStack,
-    failed: dict[str, str],
-    missing: dict[str, str],
+    chosen: Sequence[Case], stack: ExitStack, results: Results
 ) -> dict[str, Server]:
     """Start every server; note what failed and what cannot run here."""
     servers = {}
@@ -146,9 +146,9 @@ def _start(
         try:
             servers[case.name] = case.start(stack)
         except LeftOut as error:
-            missing[case.name] = str(error)
+            results.left_out[case.name] = str(error)
         except Exception as error:  # noqa: BLE001  the others go on, whatever it was
-            failed[case.name] = reason(error)
+            results.failed[case.name] = reason(error)
     return servers
 
 
@@ -177,15 +177,15 @@ async def _delete(url: str) -> None:
 def _table(
     chosen: Sequence[Case],
     samples: dict[str, list[Sample]],
-    missing: dict[str, str],
+    results: Results,
     options: argparse.Namespace,
 ) -> str:
     rows = []
     for case in chosen:
         own = samples.get(case.name)
         if not own:
-            why = missing.get(case.name, "not measured")
-            rows.append([case.name, case.about, "-", why, *["-"] * 5])
+            why = "failed" if case.name in results.failed else "left out"
+            rows.append([case.name, case.about, why, *["-"] * 6])
             continue
         medians = medians_of(own, FIELDS)
         rates = [sample.rate for sample in own]
@@ -205,7 +205,7 @@ def _table(
     title = (
         f"Ingress: POST a callback of 2.3 kB, stored on disk before the answer;"
         f" {options.connections} connections,\n"
-        f"{options.rounds} rounds of {options.seconds:g} s. CPU is that of the"
+        f"rounds of {options.seconds:g} s: {options.rounds}. CPU is that of the"
         " process that takes callbacks.\n\n"
     )
     columns = ["requests/s", "min-max", "CPU s/1000", "p50 ms", "p99 ms", "MB"]

@@ -150,12 +150,14 @@ def _install_fastify(stack: ExitStack) -> Path:
     """Install the node peer into a temporary folder."""
     missing = [name for name in ("node", "npm") if not shutil.which(name)]
     if missing:
-        raise LeftOut(f"left out: no {' and no '.join(missing)}")
+        raise LeftOut(f"no {' and no '.join(missing)}")
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
     for name in ("package.json", "server.js"):
         shutil.copy(HERE / "peers" / "fastify" / name, folder)
     command = ["npm", "install", "--silent", "--no-audit", "--no-fund"]
-    subprocess.run(
-        command, cwd=folder, check=True, timeout=NPM_SECONDS, stdout=sys.stderr
+    done = subprocess.run(
+        command, cwd=folder, check=False, timeout=NPM_SECONDS, stdout=sys.stderr
     )
+    if done.returncode:
+        raise RuntimeError(f"npm install ended with {done.returncode}, see above")
     return folder

@@ -8,6 +8,7 @@ import sys
 import traceback
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
 S = TypeVar("S")
+NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
 
 HOW_TO_READ: Final = (
     "Figures are medians over the rounds; rounds of all cases are interleaved."
@@ -65,9 +67,9 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """``met``, ``MISSED``, what was in the way, or nothing without a target."""
+        """``met``, ``MISSED``, ``failed``, ``left out``, or nothing without target."""
         if self.value is None:
-            return self.problem or "no figure"
+            return self.problem.partition(":")[0] or "no figure"
         if self.target is None:
             return ""
         return "met" if self.target.is_met(self.value) else "MISSED"
@@ -92,6 +94,8 @@ class Results:
     comparisons: list[Comparison] = field(default_factory=list)
     #: What failed, with the reason; the other cases are not touched by it.
     failed: dict[str, str] = field(default_factory=dict)
+    #: What cannot run on this machine, with the reason.
+    left_out: dict[str, str] = field(default_factory=dict)
     #: Medians of every case, by benchmark and case.
     cases: dict[str, dict[str, float]] = field(default_factory=dict)
 
@@ -99,6 +103,7 @@ class Results:
         """Take over what another benchmark found."""
         self.comparisons += other.comparisons
         self.failed |= other.failed
+        self.left_out |= other.left_out
         self.cases |= other.cases
 
     def to_json(self) -> str:
@@ -106,6 +111,7 @@ class Results:
         document = {
             "comparisons": [c.to_json() for c in self.comparisons],
             "failed": self.failed,
+            "left_out": self.left_out,
             "cases": self.cases,
         }
         return json.dumps(document, indent=2, ensure_ascii=False)
@@ -118,6 +124,7 @@ class Results:
         return cls(
             comparisons=comparisons,
             failed=document["failed"],
+            left_out=document["left_out"],
             cases=document["cases"],
         )
 
@@ -142,8 +149,14 @@ class Results:
         met, missed = verdicts.count("met"), verdicts.count("MISSED")
         rest = len(verdicts) - met - missed
         lines = [text, "", f"Targets: {met} met, {missed} missed, {rest} not measured."]
-        lines += [f"FAILED: {name}: {why}" for name, why in self.failed.items()]
-        return "\n".join([*lines, "", HOW_TO_READ])
+        return "\n".join([*lines, *self.troubles(), "", HOW_TO_READ])
+
+    def troubles(self) -> list[str]:
+        """Say on a line each what has no figures, and why."""
+        left_out = [f"Left out: {name}: {why}" for name, why in self.left_out.items()]
+        return left_out + [
+            f"FAILED: {name}: {why}" for name, why in self.failed.items()
+        ]
 
 
 def add_json_option(parser: argparse.ArgumentParser) -> None:
@@ -167,6 +180,7 @@ def finish(results: Results, tables: Sequence[str], json_to: str | None) -> None
             print(f"\n{results.summary()}")
         else:
             print("\nNothing to compare: ours or every peer was not asked for.")
+            print("\n".join(results.troubles()))
     if results.failed:
         sys.exit(1)
 
@@ -213,13 +227,16 @@ def compare(
     wanted: Iterable[tuple[str, str, str, Target | None]],
     medians: Mapping[str, Mapping[str, float]],
     *,
-    missing: Mapping[str, str],
+    failed: Mapping[str, str],
+    left_out: Mapping[str, str] = NOTHING,
 ) -> list[Comparison]:
     """Set one case beside others: (peer, field, name of the figure, target) each.
 
-    ``missing`` says why a case has no figures; one that is neither measured nor
-    missing was not asked for, and is not mentioned.
+    One that was neither measured, nor failed, nor was left out, was not asked for,
+    and is not mentioned.
     """
+    missing = {name: f"left out: {why}" for name, why in left_out.items()}
+    missing |= {name: f"failed: {why}" for name, why in failed.items()}
     known = medians.keys() | missing.keys()
     found = []
     for peer, name, figure, target in wanted:

@@ -121,7 +121,7 @@ def main() -> None:
         for name, found in rounds.items()
     }
     results.comparisons = compare(
-        "workers", OURS, WANTED, results.cases, missing=results.failed
+        "workers", OURS, WANTED, results.cases, failed=results.failed
     )
     finish(results, [_table(rounds, options)], options.json)
 
@@ -138,11 +138,11 @@ def _table(rounds: dict[str, list[Round]], options: argparse.Namespace) -> str:
                 number(median(cpus)),
             ]
         else:
-            figures = ["-", "failed", "-"]
+            figures = ["failed", "-", "-"]
         rows.append([name, about, *figures])
     title = (
         f"Workers: {options.callbacks:,} callbacks from a quorum queue, prefetch"
-        f" {PREFETCH}, {options.rounds} rounds.\n\n"
+        f" {PREFETCH}, rounds: {options.rounds}.\n\n"
     )
     header = ["case", "what it is", "callbacks/s", "min-max", "CPU s/1000"]
     return title + table(header, rows)
