@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
     from datetime import timedelta
 
-    from pipeline.broker.port import Broker
+    from pipeline.broker.port import Broker, Difference
     from pipeline.ledger.port import Ledger
     from pipeline.settings import Settings
     from pipeline.subscriptions import Subscription
@@ -37,6 +37,8 @@ class Parts:
 
     broker: Broker
     topology: Topology
+    #: What is not as it should be and is used all the same.
+    tolerated: Sequence[Difference] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,9 +93,8 @@ async def open_parts(
     """
     topology = topology_of(settings)
     async with broker_of(settings) as broker:
-        if declaring:
-            await broker.declare(topology)
-        yield Parts(broker=broker, topology=topology)
+        tolerated = await broker.declare(topology) if declaring else ()
+        yield Parts(broker=broker, topology=topology, tolerated=tolerated)
 
 
 def subscriptions_of(

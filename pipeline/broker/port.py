@@ -86,14 +86,14 @@ class Broker(ABC):
         """Say in a sentence why publishing cannot work now; ``None``: it can."""
 
     @abstractmethod
-    async def declare(self, topology: Topology) -> None:
+    async def declare(self, topology: Topology) -> Sequence[Difference]:
         """Make sure that everything in ``topology`` exists. Idempotent.
 
         Has to be called once on every handle, before anything else: names are
         looked up in the topology. The topology is declared again by itself where
         the broker came back without it.
 
-        A difference that ``check`` calls tolerated is logged as a warning.
+        Returns the differences that are tolerated, which are logged as well.
 
         Raises:
             TopologyMismatch: something exists with other arguments; nothing that

@@ -123,16 +123,17 @@ class RabbitBroker(Broker):
             return f"the broker takes no messages: alarm on {alarm}"
         return None
 
-    async def declare(self, topology: Topology) -> None:
+    async def declare(self, topology: Topology) -> Sequence[Difference]:
         self._require_open()
         connection = await self._publishing.connection(self._deadline_seconds)
         async with bounded(self._declare_seconds, "declaring the topology"):
-            await declare(connection, topology)
+            tolerated = await declare(connection, topology)
         self._topology = topology
         self._routes = {
             e.name: Route(topology.exchange_name(e.name), mandatory=e.mandatory)
             for e in topology.exchanges
         }
+        return tolerated
 
     async def check(self, topology: Topology) -> Sequence[Difference]:
         self._require_open()

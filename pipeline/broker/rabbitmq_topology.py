@@ -107,8 +107,8 @@ def server_version(connection: aio_pika.abc.AbstractConnection) -> tuple[int, ..
 
 async def declare(
     connection: aio_pika.abc.AbstractConnection, topology: Topology
-) -> None:
-    """Declare everything over channels of its own.
+) -> list[Difference]:
+    """Declare everything over channels of its own; give what is tolerated.
 
     Raises:
         TopologyMismatch: something exists with other arguments.
@@ -121,8 +121,9 @@ async def declare(
                     topology.exchange_name(exchange.name),
                     **_exchange_options(topology, exchange),
                 )
-        for difference in await _declare_queues(connection, topology):
-            log.warning("queue_tolerated", difference=difference)
+        tolerated = await _declare_queues(connection, topology)
+        for difference in tolerated:
+            log.warning("queue_tolerated", difference=difference.text)
         async with connection.channel(publisher_confirms=False) as channel:
             raw = await channel.get_underlay_channel()
             for binding in topology.bindings:
@@ -138,18 +139,19 @@ async def declare(
             " Choose another broker.prefix, or delete that part when it is empty"
         )
         raise TopologyMismatch(message) from error
+    return tolerated
 
 
 async def _declare_queues(
     connection: aio_pika.abc.AbstractConnection, topology: Topology
-) -> list[str]:
+) -> list[Difference]:
     """Declare the queues; say which of them an older server has made.
 
     Raises:
         aiormq.exceptions.ChannelPreconditionFailed: one has other arguments.
     """
     version = server_version(connection)
-    tolerated: list[str] = []
+    tolerated: list[Difference] = []
     async with AsyncExitStack() as stack:
         raw = await _open_channel(stack, connection)
         for queue in topology.queues:
@@ -177,15 +179,16 @@ async def _open_channel(
     return await channel.get_underlay_channel()
 
 
-def _without_limit(topology: Topology, name: str) -> str:
+def _without_limit(topology: Topology, name: str) -> Difference:
     """Say what the lack of the argument means, and what to do."""
     pattern = re.escape(topology.queue_name("")) + "(dead[.]|unrouted$)"
-    return (
+    text = (
         f"queue {name}: expected x-delivery-limit -1, found none, because RabbitMQ 3"
         " made it. It is used as it is; but RabbitMQ 4 removes what was looked at 20"
         " times, unless this policy is set: rabbitmqctl set_policy --apply-to queues"
         f" pipeline-keep '^{pattern}' '{{\"delivery-limit\": -1}}'"
     )
+    return Difference(text=text, is_tolerated=True)
 
 
 async def delete(
@@ -256,8 +259,7 @@ async def differences(
         if differing and older is not None:
             still = await _compare(connection, "queue", name, _queue_options(older))
             if not still:
-                text = _without_limit(topology, name)
-                differing = [Difference(text=text, is_tolerated=True)]
+                differing = [_without_limit(topology, name)]
         found += differing
     return found
 

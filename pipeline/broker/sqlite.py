@@ -74,9 +74,10 @@ class SqliteBroker(Broker):
     def problem(self) -> str | None:
         return self._session.problem
 
-    async def declare(self, topology: Topology) -> None:
+    async def declare(self, topology: Topology) -> Sequence[Difference]:
         await self._session.write(partial(declare, topology=topology))
         self._session.declared(topology)
+        return ()
 
     async def check(self, topology: Topology) -> Sequence[Difference]:
         found = await self._session.read(partial(differences, topology=topology))

@@ -317,6 +317,9 @@ def _run_with(
 
     async def with_parts() -> T:
         async with open_parts(settings) as parts:
+            for difference in parts.tolerated[:1]:
+                # Logs are off here, and looking is what may cost a dead letter.
+                render.warn(difference.text)
             return await main(parts)
 
     return run_once(with_parts())

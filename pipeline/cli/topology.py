@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from pipeline.bootstrap import Parts
     from pipeline.broker.port import Difference, FoundQueue
     from pipeline.settings import Settings
-    from pipeline.topology import Topology
 
 app = typer.Typer(
     name="topology",
@@ -77,11 +76,14 @@ def apply(
 
     loaded = read_settings(config, assignments, broker_url=broker_url)
 
-    async def main() -> Topology:
+    async def main() -> Parts:
         async with open_parts(loaded.settings) as parts:
-            return parts.topology
+            return parts
 
-    topology = run_once(main())
+    parts = run_once(main())
+    topology = parts.topology
+    for difference in parts.tolerated:
+        render.warn(difference.text)
     if as_json:
         render.print_json(
             {

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
+import aio_pika
 import pytest
 
 from pipeline.broker import open_broker
+from pipeline.broker.rabbitmq_topology import Arguments, server_version
 from pipeline.errors import NotificationFailed
 from pipeline.message import Publication, failed
-from pipeline.topology import UNROUTED, build_topology, dead_letter, notify_queue
+from pipeline.topology import (
+    DOWNLOAD,
+    UNROUTED,
+    build_topology,
+    dead_letter,
+    dead_letter_queue,
+    notify_queue,
+)
 from tests.factories import make_envelope, unique_prefix
 from tests.rabbitmq_node import delete_topology
 
@@ -142,3 +152,36 @@ def test_what_no_queue_wanted_can_be_seen_and_sent_on_its_way_again(
     assert cli.json("dead-letters", "list", *where) == []
     deleted = cli("topology", "delete", "--queue", "dedupe")
     assert "queue dedupe with 1 message" in deleted.stderr
+
+
+@pytest.mark.rabbitmq
+def test_who_looks_at_queues_of_rabbitmq_3_is_warned(
+    cli: CommandLine, rabbitmq_url: str
+) -> None:
+    """From RabbitMQ 4 on, because there looking too often removes what is there."""
+    topology = build_topology(prefix=unique_prefix())
+    cli.environ["PIPELINE_BROKER_URL"] = rabbitmq_url
+    cli.environ["PIPELINE_BROKER__PREFIX"] = topology.prefix
+    name = topology.queue_name(dead_letter_queue(DOWNLOAD))
+
+    async def make() -> int:
+        arguments: Arguments = {
+            "x-queue-type": "quorum",
+            "x-overflow": "reject-publish",
+        }
+        async with await aio_pika.connect(rabbitmq_url) as connection:
+            channel = await (await connection.channel()).get_underlay_channel()
+            await channel.queue_declare(name, durable=True, arguments=arguments)
+            return server_version(connection)[0]
+
+    version = asyncio.run(make())
+    try:
+        listed = cli("dead-letters", "list")
+        checked = cli("topology", "check", "--json")
+    finally:
+        asyncio.run(delete_topology(rabbitmq_url, topology))
+
+    is_warned = f"warning: queue {name}: expected x-delivery-limit" in listed.stderr
+    assert (version >= 4) == is_warned
+    assert listed.returncode == checked.returncode == 0
+    assert (version >= 4) == len(json.loads(checked.stdout)["warnings"])

@@ -66,13 +66,14 @@ async def test_queues_made_by_rabbitmq_3_are_used_as_they_are(
     names, version = await _make(rabbitmq_url, topology, OF_3)
     async with RabbitBroker(rabbitmq_url, deadline=DEADLINE) as broker:
         with capture_logs() as logs:
-            await broker.declare(topology)
+            declared = await broker.declare(topology)
         found = await broker.check(topology)
         await broker.publish(make_publication())
         depth = await broker.depth(DEDUPE)
 
     expected = names if version >= UNLIMITED_SINCE else set()
     assert all(one.is_tolerated for one in found)
+    assert list(declared) == list(found)
     assert expected == {one.text.split()[1].rstrip(":") for one in found}
     warned = [line for line in logs if line["event"] == "queue_tolerated"]
     assert len(expected) == len(warned)
