@@ -111,24 +111,26 @@ def _options() -> argparse.Namespace:
 def _runs(url: str, rounds: int | None, *, quick: bool) -> Sequence[Run]:
     """List the benchmarks, each with arguments that it knows."""
     broker = ("--broker-url", url)
-    ingress = download = workers = rounds or (2 if quick else 5)
+    repeat = rounds or (2 if quick else 5)
+    again = ("--rounds", str(repeat))
     seconds, callbacks, letters = (1, 5_000, 5_000) if quick else (4, 20_000, 50_000)
-    measured = ("--seconds", str(seconds), "--rounds", str(ingress))
     many = ("--messages", str(letters))
     return (
         Run(
             name="ingress",
-            arguments=(*broker, *measured),
+            arguments=(*broker, *again, "--seconds", str(seconds)),
             # Seven cases, a warm-up for each, npm.
-            expected_seconds=25 + 7 * (2.5 + ingress * (seconds + 0.5)),
+            expected_seconds=25 + 7 * (2.5 + repeat * (seconds + 0.5)),
+        ),
+        Run(
+            name="publish",
+            arguments=(*broker, *again, "--messages", str(callbacks)),
+            expected_seconds=5 + repeat * callbacks / 2500,
         ),
         Run(
             name="workers",
-            arguments=(
-                *broker,
-                *("--callbacks", str(callbacks), "--rounds", str(workers)),
-            ),
-            expected_seconds=10 + workers * callbacks / 1500,
+            arguments=(*broker, *again, "--callbacks", str(callbacks)),
+            expected_seconds=10 + repeat * callbacks / 1500,
         ),
         Run(
             name="replay",
@@ -142,8 +144,8 @@ def _runs(url: str, rounds: int | None, *, quick: bool) -> Sequence[Run]:
         ),
         Run(
             name="download",
-            arguments=("--rounds", str(download)),
-            expected_seconds=15 + (download + 1) * 12,
+            arguments=again,
+            expected_seconds=15 + (repeat + 1) * 12,
         ),
     )
 
