@@ -75,9 +75,12 @@ def broker_of(settings: Settings, *, deadline: timedelta | None = None) -> Broke
     return open_broker(url, deadline=deadline or settings.broker.deadline)
 
 
-def ledger_of(settings: Settings) -> Ledger:
-    """Make a handle on the ledger; it opens when its context is entered."""
-    return open_ledger(settings.ledger_url)
+def ledger_of(settings: Settings, *, must_exist: bool = False) -> Ledger:
+    """Make a handle on the ledger; it opens when its context is entered.
+
+    With ``must_exist`` none is made: for those who only look.
+    """
+    return open_ledger(settings.ledger_url, must_exist=must_exist)
 
 
 @asynccontextmanager

@@ -59,7 +59,7 @@ def list_tasks(
     loaded = read_settings(config, assignments, ledger_url=ledger_url)
 
     async def main() -> None:
-        async with ledger_of(loaded.settings) as ledger:
+        async with ledger_of(loaded.settings, must_exist=True) as ledger:
             found = await ledger.list_tasks(stage=stage, limit=limit)
         if as_json:
             await render.print_json_list(_each([asdict(task) for task in found]))
@@ -85,7 +85,7 @@ def show(
     loaded = read_settings(config, assignments, ledger_url=ledger_url)
 
     async def main() -> dict[str, Any] | None:
-        async with ledger_of(loaded.settings) as ledger:
+        async with ledger_of(loaded.settings, must_exist=True) as ledger:
             return await task_document(ledger, TaskId(task_id))
 
     document = run_once(main())

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 __all__ = ["open_ledger"]
 
 
-def open_ledger(url: str) -> Ledger:
+def open_ledger(url: str, *, must_exist: bool = False) -> Ledger:
     """Make the handle that ``url`` asks for; entering its context opens it.
 
     ``sqlite:///relative/path`` or ``sqlite:////absolute/path``.
@@ -21,6 +21,8 @@ def open_ledger(url: str) -> Ledger:
     Args:
         url: address of the ledger; it is never put into an error, as it can hold a
             password.
+        must_exist: to open one that does not exist is a ``ConfigurationError``;
+            else it is made.
 
     Raises:
         ConfigurationError: the address cannot be understood.
@@ -42,4 +44,4 @@ def open_ledger(url: str) -> Ledger:
     # Imported here: who has one ledger need not have the other's library.
     from pipeline.ledger.sqlite import SqliteLedger  # noqa: PLC0415
 
-    return SqliteLedger(path)
+    return SqliteLedger(path, must_exist=must_exist)

@@ -6,15 +6,21 @@ cannot change before it is written. What to write is decided in ``recording.py``
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import contextmanager
-from importlib.resources import files
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 import apsw
 
-from pipeline.errors import LedgerError, LedgerMismatch, LedgerUnavailable
+from pipeline.errors import (
+    ConfigurationError,
+    LedgerError,
+    LedgerMismatch,
+    LedgerUnavailable,
+)
 from pipeline.ledger import rows
 from pipeline.ledger import statements as sql
+from pipeline.ledger.migrations import migrations
 from pipeline.ledger.port import (
     Ledger,
     SeenUpdate,
@@ -57,27 +63,23 @@ T = TypeVar("T")
 APPLICATION_ID: Final = 0x504C4752
 
 
-def migrations() -> list[str]:
-    """Give the scripts of the schema, the first one first."""
-    folder = files("pipeline.ledger") / "schema"
-    scripts = sorted(
-        (item for item in folder.iterdir() if item.name.endswith(".sql")),
-        key=lambda item: item.name,
-    )
-    return [script.read_text(encoding="utf-8") for script in scripts]
-
-
 class SqliteLedger(Ledger):
     """The ledger in the SQLite file at ``path``, which is made if need be.
 
     Args:
         path: the file; not the broker's.
         busy_timeout: how long to wait for other processes' locks.
+        must_exist: to enter raises ``ConfigurationError`` if there is no file.
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], *, busy_timeout: timedelta | None = None
+        self,
+        path: str | os.PathLike[str],
+        *,
+        busy_timeout: timedelta | None = None,
+        must_exist: bool = False,
     ) -> None:
+        self._must_exist = must_exist
         scripts = migrations()
 
         def prepare(connection: apsw.Connection) -> None:
@@ -87,6 +89,13 @@ class SqliteLedger(Ledger):
         self._database = Database(path, prepare=prepare, **options)
 
     async def __aenter__(self) -> Self:
+        path = self._database.path
+        if self._must_exist and not await asyncio.to_thread(path.is_file):
+            message = (
+                f"ledger_url: expected a ledger that exists, found no file {path};"
+                " nothing has run there yet, or it is another place"
+            )
+            raise ConfigurationError(message)
         await self._database.__aenter__()
         try:
             await self._read(lambda connection: connection.pragma("user_version"))

@@ -235,7 +235,20 @@ def test_a_worker_that_has_nobody_to_notify_waits_and_says_so(
     assert worker.events("roles_stopped")
 
 
+def test_looking_for_tasks_makes_no_ledger(cli: CommandLine) -> None:
+    """Who mistypes its address is told so, and leaves no empty file behind."""
+    done = cli("tasks", "list", "--ledger-url", "sqlite:///mistyped.db")
+
+    assert done.returncode == 1
+    assert "expected a ledger that exists, found no file" in done.stderr
+    assert not (cli.folder / "mistyped.db").exists()
+
+
 def test_a_task_that_nobody_knows_is_a_failure(cli: CommandLine) -> None:
+    with cli.running("worker", "dedupe") as worker:
+        until(lambda: worker.events("roles_started"))
+        worker.stop()
+
     done = cli("tasks", "show", "nobody")
 
     assert done.returncode == 1

@@ -9,7 +9,8 @@ import apsw
 import pytest
 
 from pipeline.errors import LedgerMismatch, LedgerUnavailable
-from pipeline.ledger.sqlite import APPLICATION_ID, SqliteLedger, migrations
+from pipeline.ledger.migrations import migrations
+from pipeline.ledger.sqlite import APPLICATION_ID, SqliteLedger
 from tests.callbacks import make_claim
 
 if TYPE_CHECKING:
