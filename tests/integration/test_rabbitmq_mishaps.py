@@ -1,0 +1,162 @@
+"""What goes wrong while something else does: stopping, connecting, declaring."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import aio_pika
+import pytest
+
+from pipeline.broker.rabbitmq import RabbitBroker
+from pipeline.broker.rabbitmq_connection import Link
+from pipeline.errors import BrokerUnavailable
+from pipeline.topology import DEDUPE, DOWNLOAD
+from tests.factories import make_envelope, make_publication, make_publications
+from tests.tcp_proxy import TcpProxy
+from tests.waiting import eventually, receive_one
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from aio_pika.abc import AbstractConnection
+
+    from pipeline.topology import Topology
+
+pytestmark = [pytest.mark.rabbitmq, pytest.mark.usefixtures("nothing_unhandled")]
+
+PATIENT = timedelta(seconds=10)
+SHORT = timedelta(seconds=1)
+
+
+@pytest.fixture
+async def proxy(rabbitmq_url: str) -> AsyncIterator[TcpProxy]:
+    """A network between us and the broker."""
+    async with TcpProxy.to(rabbitmq_url) as made:
+        yield made
+
+
+async def test_consumer_stops_at_once_while_the_broker_is_away(
+    rabbitmq_url: str, rabbit_topology: Topology, proxy: TcpProxy
+) -> None:
+    """Shutting down in an outage waits for nobody."""
+    async with RabbitBroker(proxy.url_for(rabbitmq_url), deadline=PATIENT) as broker:
+        await broker.declare(rabbit_topology)
+        await broker.publish(make_publication())
+        async with broker.consume(DEDUPE, prefetch=1) as consumer:
+            await receive_one(consumer)
+            await proxy.refuse()
+            proxy.cut()
+
+            async def is_down() -> bool:
+                return not consumer.is_active
+
+            await eventually(is_down)
+            began = time.monotonic()
+
+            await consumer.stop()
+
+            assert () == await consumer.receive()
+            assert time.monotonic() - began < 1
+
+
+async def test_consumer_stops_within_its_deadline_in_a_black_hole(
+    rabbitmq_url: str, rabbit_topology: Topology, proxy: TcpProxy
+) -> None:
+    """The broker does not answer; what was fetched ahead is not handed out."""
+    async with RabbitBroker(proxy.url_for(rabbitmq_url), deadline=SHORT) as broker:
+        await broker.declare(rabbit_topology)
+        await broker.publish(*make_publications(3))
+        async with broker.consume(DEDUPE, prefetch=3) as consumer:
+            await receive_one(consumer)
+            proxy.hold()
+            began = time.monotonic()
+
+            await consumer.stop()
+
+            assert () == await consumer.receive()
+            assert time.monotonic() - began < SHORT.total_seconds() + 1
+            proxy.cut()
+
+
+async def test_connection_that_cannot_be_set_up_is_given_up_and_tried_again(
+    rabbitmq_url: str, proxy: TcpProxy
+) -> None:
+    """Nobody gets it, it is closed, and the next one is used."""
+    seen: list[AbstractConnection] = []
+
+    async def set_up(connection: AbstractConnection) -> None:
+        seen.append(connection)
+        if len(seen) == 1:
+            raise BrokerUnavailable("expected a channel, got none")
+
+    async def lowered() -> None:
+        """Nothing was set up."""
+
+    link = Link(proxy.url_for(rabbitmq_url), name="t", on_up=set_up, on_down=lowered)
+    try:
+        got = await link.connection(PATIENT.total_seconds())
+
+        first, second = seen
+        assert second is got
+        assert first.is_closed
+        assert link.problem is None
+
+        async def is_alone() -> bool:
+            return proxy.open_connections == 1
+
+        await eventually(is_alone)
+    finally:
+        await link.close()
+
+
+async def test_broker_that_comes_back_with_another_queue_still_takes_messages(
+    rabbitmq_url: str, rabbit_topology: Topology, proxy: TcpProxy
+) -> None:
+    """One queue with other arguments stops what needs it, and nothing else."""
+    async with RabbitBroker(proxy.url_for(rabbitmq_url), deadline=PATIENT) as broker:
+        await broker.declare(rabbit_topology)
+        await proxy.refuse()
+        proxy.cut()
+        await _replace_queue(rabbitmq_url, rabbit_topology.queue_name(DOWNLOAD))
+        await proxy.accept()
+
+        async def is_back() -> bool:
+            return broker.problem is None
+
+        await eventually(is_back, within=30)
+        envelope = make_envelope()
+        await broker.publish(make_publication(envelope))
+        async with broker.consume(DEDUPE, prefetch=1) as consumer:
+            delivery = await receive_one(consumer)
+
+    assert envelope.message_id == delivery.envelope.message_id
+
+
+async def test_broker_that_has_stopped_reading_is_told_from_one_that_is_slow(
+    rabbitmq_url: str, rabbit_topology: Topology, proxy: TcpProxy
+) -> None:
+    """Whoever comes when the buffer is full waits for room, and not for ever."""
+    large = [make_publication(make_envelope(body=b"x" * 2**22)) for _ in range(12)]
+    async with RabbitBroker(proxy.url_for(rabbitmq_url), deadline=SHORT) as broker:
+        await broker.declare(rabbit_topology)
+        await broker.publish(make_publication())
+        proxy.hold()
+
+        results = await asyncio.gather(
+            *(broker.publish(p) for p in large), return_exceptions=True
+        )
+
+        assert {BrokerUnavailable} == {type(result) for result in results}
+        assert "stopped reading" in str(results[-1])
+        proxy.cut()
+
+
+async def _replace_queue(url: str, name: str) -> None:
+    """Put one in its place whose arguments are not ours."""
+    async with await aio_pika.connect(url) as connection:
+        channel = await (await connection.channel()).get_underlay_channel()
+        await channel.queue_delete(name)
+        await channel.queue_declare(name, durable=True)
