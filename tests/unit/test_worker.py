@@ -336,6 +336,33 @@ async def test_a_batch_that_hangs_takes_two_deadlines_however_large_it_is(
     assert 20 == recorder.count(1)
 
 
+async def test_a_ledger_that_goes_away_while_a_batch_is_taken_apart_uses_no_attempt(
+    broker: Broker,
+) -> None:
+    """The batch fails, then the ledger: nothing of that is the messages' fault."""
+    is_away = True
+
+    async def handle(envelopes: Sequence[Envelope]) -> Sequence[Any]:
+        nonlocal is_away
+        if len(envelopes) > 1:
+            raise ValueError(len(envelopes))
+        if is_away:
+            is_away = False
+            raise LedgerUnavailable("away")
+        attempts.append(envelopes[0].attempt)
+        return [()]
+
+    attempts: list[int] = []
+    await publish(broker, *(make_envelope() for _ in range(3)))
+
+    worker = make_worker(broker, handle, batch_size=3, policy=NO_RETRY)
+    async with running(worker):
+        await until_empty(broker)
+
+    assert {1} == set(attempts)
+    assert 0 == await ready(broker, dead_letter_queue(DEDUPE))
+
+
 async def test_a_publication_that_cannot_be_routed_fails_its_own_delivery_alone(
     broker: Broker,
 ) -> None:
