@@ -50,10 +50,16 @@ STOP_SECONDS: Final = 30
 class Run:
     """One benchmark with its arguments."""
 
+    #: That of its module, and after a comma what it is run on.
     name: str
     arguments: tuple[str, ...]
     #: On a machine with two cores.
     expected_seconds: float
+
+    @property
+    def module(self) -> str:
+        """Where it is."""
+        return f"benchmarks.{self.name.partition(',')[0]}"
 
 
 def main() -> None:
@@ -133,12 +139,12 @@ def _runs(url: str, rounds: int | None, *, quick: bool) -> Sequence[Run]:
             expected_seconds=10 + repeat * callbacks / 1500,
         ),
         Run(
-            name="replay",
+            name="replay, embedded",
             arguments=many,
             expected_seconds=15 + letters / 3000,
         ),
         Run(
-            name="replay",
+            name="replay, RabbitMQ",
             arguments=(*broker, *many),
             expected_seconds=15 + letters / 1500,
         ),
@@ -156,7 +162,7 @@ def _found_by(run: Run, output: int) -> Results:
         found = Path(folder) / "results.json"
         process = subprocess.Popen(
             [
-                *(sys.executable, "-m", f"benchmarks.{run.name}"),
+                *(sys.executable, "-m", run.module),
                 *run.arguments,
                 *("--json", str(found)),
             ],

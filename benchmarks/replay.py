@@ -226,11 +226,11 @@ def main() -> None:
             found, rate = run(url, options.messages)
         except Exception as error:  # noqa: BLE001  shown as failed, whatever it was
             traceback.print_exc()
-            results.failed[f"replay, {broker}"] = reason(error)
+            results.failed["all"] = reason(error)
         else:
             results.comparisons = _comparisons(f"replay, {broker}", found, rate)
     results.cases = {
-        f"{broker} {one.command} {one.messages}": {
+        f"{one.command} {one.messages}": {
             "rate": one.rate,
             "peak_mib": one.peak_mib,
         }

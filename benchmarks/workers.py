@@ -15,7 +15,7 @@ import asyncio
 import os
 import tempfile
 import time
-from contextlib import ExitStack
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -53,8 +53,11 @@ from pipeline.topology import (
 )
 from pipeline.worker import Worker
 from pipeline.workers.dedupe import Dedupe
+from tests.rabbitmq_node import delete_topology
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from pipeline.broker.port import Broker
     from pipeline.ledger.port import Ledger
 
@@ -150,13 +153,10 @@ def _table(rounds: dict[str, list[Round]], options: argparse.Namespace) -> str:
 
 async def dedupe(url: str, count: int) -> Round:
     """Our worker, on callbacks of which one in five is a repeat."""
-    topology = build_topology(
-        prefix=f"bench-{os.getpid()}-{time.time_ns()}",
-        subscriptions={SUBSCRIPTION: ["#"]},
-    )
     with tempfile.TemporaryDirectory() as folder:
         ledger_url = f"sqlite:///{folder}/ledger.db"
         async with (
+            _topology(url) as topology,
             open_broker(url, deadline=timedelta(seconds=30)) as broker,
             open_ledger(ledger_url) as ledger,
         ):
@@ -185,20 +185,21 @@ async def dedupe(url: str, count: int) -> Round:
             stopping.set()
             await running
             await _check(broker, ledger, count)
-        await _delete(url, topology)
     return Round(rate=count / elapsed, cpu_per_1000=spent / count * 1000)
 
 
 async def bare(url: str, count: int) -> Round:
     """aio-pika as its tutorial shows: acknowledge each message, do nothing else."""
     bodies = [c.body for c in plan_load(LoadOptions(callbacks=count))]
-    async with await aio_pika.connect(url) as connection:
+    async with AsyncExitStack() as stack:
+        connection = await stack.enter_async_context(await aio_pika.connect(url))
         channel = await connection.channel()
         queue = await channel.declare_queue(
             f"bench.bare.{time.time_ns()}",
             durable=True,
             arguments={"x-queue-type": "quorum"},
         )
+        stack.push_async_callback(queue.delete, if_unused=False, if_empty=False)
         for start in range(0, count, 500):
             await asyncio.gather(
                 *(
@@ -224,7 +225,6 @@ async def bare(url: str, count: int) -> Round:
         await done.wait()
         elapsed, spent = time.perf_counter() - started, time.process_time() - cpu
         await queue.cancel(tag)
-        await queue.delete(if_unused=False, if_empty=False)
     return Round(rate=count / elapsed, cpu_per_1000=spent / count * 1000)
 
 
@@ -267,15 +267,17 @@ def _publication(body: bytes, stage: str) -> Publication:
     return Publication(exchange=CALLBACKS, envelope=envelope)
 
 
-async def _delete(url: str, topology: Topology) -> None:
-    async with await aio_pika.connect(url) as connection:
-        channel = await connection.channel()
-        for queue in topology.queues:
-            await channel.queue_delete(
-                topology.queue_name(queue.name), if_unused=False, if_empty=False
-            )
-        for exchange in topology.exchanges:
-            await channel.exchange_delete(topology.exchange_name(exchange.name))
+@asynccontextmanager
+async def _topology(url: str) -> AsyncIterator[Topology]:
+    """Give names of our own, and delete what is under them."""
+    topology = build_topology(
+        prefix=f"bench-{os.getpid()}-{time.time_ns()}",
+        subscriptions={SUBSCRIPTION: ["#"]},
+    )
+    try:
+        yield topology
+    finally:
+        await delete_topology(url, topology)
 
 
 if __name__ == "__main__":
