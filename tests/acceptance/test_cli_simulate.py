@@ -1,0 +1,88 @@
+"""The simulated provider, as its users start it: alone, and with everything."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import signal
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.command_line import until
+
+if TYPE_CHECKING:
+    from tests.command_line import CommandLine, Running
+
+NOBODY = "http://127.0.0.1:9/callbacks/{operation}"
+FAST = ("--tasks", "1", "--time-scale", "100000")
+
+
+def test_provider_whom_nobody_answers_fails(cli: CommandLine) -> None:
+    """A wrong address is said, and not only to be found among figures."""
+    done = cli("simulate", NOBODY, "--no-stay", *FAST)
+
+    assert 1 == done.returncode
+    assert f"expected 200 from {NOBODY}" in done.stderr
+
+
+def test_provider_posts_to_an_ingress_and_reports(cli: CommandLine) -> None:
+    """Every task ends at the address, under its own operation."""
+    with cli.running("ingress", "--port", "0") as ingress:
+        url = f"{ingress.address()}/callbacks/{{operation}}"
+
+        report = cli.json("simulate", url, "--tasks", "3", "--time-scale", "1000")
+
+        assert report["callbacks_accepted"] >= 3
+        assert 0 == ingress.stop()
+
+
+def test_provider_stays_for_its_files_until_ctrl_c(cli: CommandLine) -> None:
+    """Links have to work when a pipeline fetches them later."""
+    with cli.running("ingress", "--port", "0") as ingress:
+        url = f"{ingress.address()}/callbacks/{{operation}}"
+        with cli.running("simulate", url, *FAST) as provider:
+            until(lambda: "the files stay until Ctrl-C" in printed(provider))
+
+            assert provider.process.poll() is None
+            assert 0 == provider.stop(signal.SIGINT)
+
+
+def test_demo_tells_what_happens_and_what_came_of_it(cli: CommandLine) -> None:
+    """Without --json it is for people: a line for each event, then the figures."""
+    done = cli("demo", "--tasks", "2", "--seed", "1")
+
+    assert 0 == done.returncode, done.stderr
+    assert "task.complete → studio 200" in done.stdout
+    assert re.search(r"^lost +0$", done.stdout, re.MULTILINE)
+
+
+@pytest.mark.timeout(120)
+def test_everything_runs_with_the_provider_and_its_suggestions_work(
+    cli: CommandLine,
+) -> None:
+    """What it says to type next shows the dead letters and replays them."""
+    with cli.running("run", "--simulate", "--port", "0") as everything:
+        until(
+            lambda: (
+                "Stop with Ctrl-C." in printed(everything)
+                or everything.process.poll() is not None
+            ),
+            within=60,
+        )
+        commands = re.findall(
+            r"^ +\S*pipeline (\S+ \S+ --config .*)$", printed(everything), re.MULTILINE
+        )
+
+        letters, replay, tasks = (shlex.split(command) for command in commands)
+        waiting = cli.json(*letters)
+        assert {"notify.studio"} == {letter["queue"] for letter in waiting}
+        done = cli(*replay)
+        assert 0 == done.returncode, done.stderr
+        until(lambda: not cli.json(*letters))
+        assert 6 == len(cli.json(*tasks))
+        assert 0 == everything.stop(), everything.errors.read_text(encoding="utf-8")
+
+
+def printed(running: Running) -> str:
+    return running.log.read_text(encoding="utf-8")
