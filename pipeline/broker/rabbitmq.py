@@ -85,6 +85,7 @@ class RabbitBroker(Broker):
             on_down=_nothing_to_do_down,
         )
         self._consumers: set[RabbitConsumer] = set()
+        self._counting: set[asyncio.Task[list[int]]] = set()
         self._reopening = asyncio.Lock()
         self._is_open = False
 
@@ -106,6 +107,9 @@ class RabbitBroker(Broker):
         async with asyncio.TaskGroup() as group:
             for consumer in tuple(self._consumers):
                 group.create_task(consumer.__aexit__(None, None, None))
+        for counting in self._counting:
+            counting.cancel()
+        await asyncio.gather(*self._counting, return_exceptions=True)
         async with asyncio.TaskGroup() as group:
             group.create_task(self._consuming.close())
             group.create_task(self._publishing.close())
@@ -199,20 +203,26 @@ class RabbitBroker(Broker):
         topology = self._require_declared()
         connection = await self._publishing.connection(self._deadline_seconds)
         delays = [q.name for q in topology.queues if q.kind is QueueKind.DELAY]
+        names = [topology.queue_name(name) for name in (queue, *delays)]
+        counting = asyncio.create_task(self._count(connection, names))
+        self._counting.add(counting)
+        counting.add_done_callback(self._counting.discard)
+        # A channel that is left in the middle of opening or closing would cost us
+        # the connection, and with it all that is being published.
+        ready, *delayed = await asyncio.shield(counting)
+        unacked = sum(c.unacked for c in self._consumers if c.queue == queue)
+        return Depth(ready=ready, unacked=unacked, delayed=sum(delayed))
+
+    async def _count(
+        self, connection: AbstractConnection, names: Sequence[str]
+    ) -> list[int]:
         async with (
-            bounded(self._deadline_seconds, f"counting queue {queue}"),
+            bounded(self._deadline_seconds, f"counting queue {names[0]}"),
             connection.channel(publisher_confirms=False) as channel,
         ):
             raw = await channel.get_underlay_channel()
-            counts = []
-            for name in (queue, *delays):
-                answer = await raw.queue_declare(
-                    topology.queue_name(name), passive=True
-                )
-                counts.append(answer.message_count or 0)
-        ready, *delayed = counts
-        unacked = sum(c.unacked for c in self._consumers if c.queue == queue)
-        return Depth(ready=ready, unacked=unacked, delayed=sum(delayed))
+            answers = [await raw.queue_declare(name, passive=True) for name in names]
+        return [answer.message_count or 0 for answer in answers]
 
     @property
     def _declare_seconds(self) -> float:

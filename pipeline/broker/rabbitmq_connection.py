@@ -107,9 +107,12 @@ async def bounded(seconds: float, what: str) -> AsyncIterator[None]:
             raise BrokerUnavailable(message) from error
         raise
     except asyncio.CancelledError as error:
-        if task is not None and task.cancelling() > cancellations:
-            raise
         raise BrokerUnavailable(f"{what}: the connection broke") from error
+    finally:
+        # aiormq swallows a cancellation that comes while it closes a channel, or
+        # raises an error of its own instead: whoever cancelled us would wait for ever.
+        if task is not None and task.cancelling() > cancellations:
+            raise asyncio.CancelledError
 
 
 class Link:

@@ -107,24 +107,30 @@ class RabbitConsumer(Consumer):
     ) -> None:
         self._stopped = True
         self._something.set()
-        # The subscriber's end forgets what is un-acked: send what is due before.
-        if self._unacked is not None:
-            await self._unacked.flush(within_seconds=self._deadline_seconds)
-        if self._subscriber is not None:
-            self._subscriber.cancel()
-            await asyncio.gather(self._subscriber, return_exceptions=True)
-            self._subscriber = None
+        try:
+            # The subscriber's end forgets what is un-acked: send what is due before.
+            if self._unacked is not None:
+                await self._unacked.flush(within_seconds=self._deadline_seconds)
+            if self._subscriber is not None:
+                self._subscriber.cancel()
+                await asyncio.gather(self._subscriber, return_exceptions=True)
+                self._subscriber = None
+            await self._close_channel()
+        finally:
+            self._untap()
+            self._forget()
+            self._on_closed(self)
+
+    async def _close_channel(self) -> None:
+        """Close the channel, which gives everything back, in its order."""
         channel, self._channel = self._channel, None
-        if channel is not None and not channel.is_closed:
-            # Closing the channel gives everything back, in its order.
-            try:
-                async with bounded(self._deadline_seconds, "closing a consumer"):
-                    await channel.close()
-            except BrokerUnavailable as problem:
-                log.debug("consumer_close_failed", error=str(problem))
-        self._untap()
-        self._forget()
-        self._on_closed(self)
+        if channel is None or channel.is_closed:
+            return
+        try:
+            async with bounded(self._deadline_seconds, "closing a consumer"):
+                await channel.close()
+        except BrokerUnavailable as problem:
+            log.debug("consumer_close_failed", error=str(problem))
 
     async def receive(self, limit: int = 1) -> Sequence[Delivery]:
         while not self._arrived:

@@ -157,7 +157,7 @@ async def test_exchange_that_was_deleted_comes_back(
         # Nobody sends a publish to where we are not ready: it must not need one.
         await eventually(has_no_problem)
         await _until_it_works(broker)
-        assert 2 == await _ready(broker)
+        assert 2 <= await _ready(broker)
 
 
 @pytest.mark.parametrize(

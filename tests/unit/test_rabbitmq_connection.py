@@ -136,3 +136,29 @@ async def test_outer_deadline_is_not_mistaken_for_the_inner_one() -> None:
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.01), bounded(5, "publishing"):
             await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize(
+    "error", [None, aiormq.exceptions.ChannelClosed(), Exception()], ids=repr
+)
+async def test_cancellation_that_the_library_swallows_is_not_lost(
+    error: Exception | None,
+) -> None:
+    """aiormq does, while it closes a channel: a loop around it would never end."""
+    began = asyncio.Event()
+
+    async def work() -> None:
+        async with bounded(5, "counting"):
+            try:
+                began.set()
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                if error is not None:
+                    raise error from None
+
+    task = asyncio.create_task(work())
+    await began.wait()
+    task.cancel()
+
+    await asyncio.wait((task,))
+    assert task.cancelled()
