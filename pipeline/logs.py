@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Literal, TextIO, cast
 
 import orjson
@@ -29,18 +30,24 @@ class _Stream:
 
     A batch of deliveries gives a hundred lines at once, and a system call for each
     would cost more than to make it. Outside of a loop each line is sent at once.
+
+    A line that cannot be written is lost: its reader has gone, or the disk is full.
+    There is nobody to tell it to, and no reason to leave a callback unanswered.
     """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._due_in: asyncio.AbstractEventLoop | None = None
-        self.write = stream.write
+
+    def write(self, text: str) -> None:
+        with suppress(OSError):
+            self._stream.write(text)
 
     def flush(self) -> None:
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
-            self._stream.flush()
+            self._flush_now()
             return
         if self._due_in is not loop:
             self._due_in = loop
@@ -48,7 +55,8 @@ class _Stream:
 
     def _flush_now(self) -> None:
         self._due_in = None
-        self._stream.flush()
+        with suppress(OSError):
+            self._stream.flush()
 
 
 def get_logger(component: str) -> FilteringBoundLogger:

@@ -187,11 +187,12 @@ async def stopping_on_signals() -> AsyncIterator[asyncio.Event]:
 
     def heard(number: signal.Signals) -> None:
         nonlocal hurried
-        log.info("stop_requested", signal=number.name, at_once=stopping.is_set())
-        if stopping.is_set():
-            hurried = True
-            task.cancel()
+        hurried = stopping.is_set()
         stopping.set()
+        if hurried:
+            task.cancel()
+        # Last, so that the signal is heard whatever becomes of the line.
+        log.info("stop_requested", signal=number.name, at_once=hurried)
 
     for number in SIGNALS:
         loop.add_signal_handler(number, heard, number)

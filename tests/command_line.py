@@ -90,18 +90,24 @@ class CommandLine:
 
     @contextmanager
     def running(
-        self, *arguments: str, environ: dict[str, str] | None = None
+        self,
+        *arguments: str,
+        environ: dict[str, str] | None = None,
+        output: int | None = None,
     ) -> Iterator[Running]:
-        """Run a command that stays; it is killed in the end if it still runs."""
+        """Run a command that stays; it is killed in the end if it still runs.
+
+        Its log is a file, unless ``output`` is a file descriptor to write it to.
+        """
         log = self.folder / f"{arguments[0]}.log"
         errors = self.folder / f"{arguments[0]}.err"
-        with log.open("wb") as output, errors.open("wb") as error:
+        with log.open("wb") as logged, errors.open("wb") as error:
             process = subprocess.Popen(
                 [sys.executable, "-m", "pipeline", *arguments],
                 cwd=self.folder,
                 env=self._environ(environ),
                 stderr=error,
-                stdout=output,
+                stdout=logged if output is None else output,
             )
         try:
             yield Running(process, log, errors)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated, Final
 
@@ -93,6 +94,22 @@ def main() -> None:
             raise
         render.fail(str(known) or type(known).__name__)
         sys.exit(FAILED)
+    finally:
+        drop_unread_output()
+
+
+def drop_unread_output() -> None:
+    """Throw away output whose reader has gone.
+
+    Python tries to write it at its very end, complains on standard error when it
+    cannot, and ends with 120 whatever the exit code was.
+    """
+    try:
+        sys.stdout.flush()
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 def known_error(error: BaseException) -> BaseException | None:

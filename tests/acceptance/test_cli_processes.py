@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import threading
 import time
 import urllib.error
 import urllib.request
+from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
 
@@ -201,3 +203,34 @@ def test_an_address_that_is_taken_is_one_clear_line(cli: CommandLine) -> None:
     assert done.returncode == 1
     assert done.stderr.startswith("error: expected a free address to listen on")
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_an_ingress_whose_log_nobody_reads_answers_and_stops(cli: CommandLine) -> None:
+    """As when the program that its output was piped into has ended."""
+    reader, writer = os.pipe()
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+
+    # Buffered as usual, so that something is left over that cannot be written.
+    cli.environ["PYTHONUNBUFFERED"] = ""
+    with cli.running("ingress", "--port", str(port), output=writer) as run:
+        os.close(writer)
+        until(lambda: answers(f"{url}/readyz"))
+        os.close(reader)
+        refused = [request(f"{url}/callbacks/nope", TEXT)[0] for _ in range(3)]
+        accepted, _ = request(f"{url}/callbacks/upload-extend", TEXT)
+        code = run.stop()
+
+    assert refused == [404, 404, 404]
+    assert accepted == 200
+    assert code == 0
+    assert run.errors.read_text(encoding="utf-8") == ""
+
+
+def answers(url: str) -> bool:
+    """Tell whether somebody answers 200."""
+    try:
+        return request(url)[0] == HTTPStatus.OK
+    except OSError:
+        return False

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import os
 import signal
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
+import structlog
 
 from pipeline.broker import open_broker
 from pipeline.errors import BrokerClosed, TopologyMismatch
@@ -157,3 +159,18 @@ async def test_an_error_that_waiting_cannot_mend_is_raised(sqlite_url: str) -> N
 
     with pytest.raises(BrokerClosed):
         await declare_when_up(broker, make_topology(), asyncio.Event())
+
+
+async def test_a_signal_is_heard_though_its_line_cannot_be_written(
+    request: pytest.FixtureRequest,
+) -> None:
+    request.addfinalizer(structlog.reset_defaults)
+    closed = io.StringIO()
+    closed.close()
+    structlog.configure(logger_factory=structlog.WriteLoggerFactory(closed))
+    asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+
+    async with asyncio.timeout(5), stopping_on_signals() as stopping:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+        await stopping.wait()
