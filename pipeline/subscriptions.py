@@ -138,6 +138,22 @@ def load_subscriptions(
         ConfigurationError: something is wrong; the message has a line for each
             mistake, and no values of headers.
     """
+    subscriptions, mistakes = try_subscriptions(path, event_types=event_types)
+    if mistakes:
+        lines = "".join(f"\n  {mistake}" for mistake in mistakes)
+        message = f"{path}: {len(mistakes)} wrong:{lines}"
+        raise ConfigurationError(message)
+    return subscriptions
+
+
+def try_subscriptions(
+    path: Path, *, event_types: Collection[str] = ()
+) -> tuple[tuple[Subscription, ...], Sequence[str]]:
+    """Do as ``load_subscriptions``, but return what is wrong in the list.
+
+    Raises:
+        ConfigurationError: there is no list that could be read.
+    """
     raw = _read(path)
     mistakes = _duplicates(raw)
     subscriptions: tuple[Subscription, ...] = ()
@@ -147,11 +163,7 @@ def load_subscriptions(
         mistakes += [_mistake(d, raw) for d in error.errors(include_url=False)]
     if event_types:
         mistakes += _deaf(subscriptions, event_types)
-    if mistakes:
-        lines = "".join(f"\n  {mistake}" for mistake in mistakes)
-        message = f"{path}: {len(mistakes)} wrong:{lines}"
-        raise ConfigurationError(message)
-    return subscriptions
+    return subscriptions, mistakes
 
 
 def patterns(subscriptions: Sequence[Subscription]) -> dict[str, Sequence[str]]:

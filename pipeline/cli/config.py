@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import orjson
 import typer
@@ -15,6 +17,11 @@ from pipeline.cli.options import (
     as_flags,
     read_settings,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pipeline.settings import Mistake
 
 app = typer.Typer(
     name="config",
@@ -59,10 +66,16 @@ def check(
     config: ConfigFile = None,
     assignments: Assignments = None,
 ) -> None:
-    """Say what is wrong with the settings, all at once; exit 1 if anything is."""
-    from pipeline.settings import try_settings
+    """Say what is wrong with the settings, all at once; exit 1 if anything is.
 
-    _, mistakes = try_settings(file=config, flags=as_flags(assignments, {}))
+    The list of subscriptions that they name is looked at too.
+    """
+    from pipeline.settings import find_value, try_settings
+
+    flags = as_flags(assignments, {})
+    _, wrong = try_settings(file=config, flags=flags)
+    listed = find_value("subscriptions_file", file=config, flags=flags)
+    mistakes = [*wrong, *_wrong_subscriptions(listed)]
     if as_json:
         found = [{"key": m.key, "origin": m.origin, "text": m.text} for m in mistakes]
         render.print_json({"ok": not mistakes, "mistakes": found})
@@ -73,6 +86,25 @@ def check(
         typer.echo("the settings are right")
     if mistakes:
         raise typer.Exit(1)
+
+
+def _wrong_subscriptions(listed: object) -> Sequence[Mistake]:
+    """Say what is wrong with the list of subscriptions."""
+    from pipeline.errors import ConfigurationError
+    from pipeline.events.catalogue import PUBLIC_TYPES
+    from pipeline.settings import Mistake
+    from pipeline.subscriptions import try_subscriptions
+
+    if not isinstance(listed, str):
+        return ()  # there is none, or the setting itself is wrong
+    path = Path(listed)
+    try:
+        _, found = try_subscriptions(path, event_types=PUBLIC_TYPES)
+    except ConfigurationError as error:
+        found = [str(error).removeprefix(f"{path}: ")]
+    return [
+        Mistake(key="subscriptions_file", origin=str(path), text=text) for text in found
+    ]
 
 
 def _toml(value: object) -> str:

@@ -6,7 +6,13 @@ mistakes at once; ``Settings`` is what the rest of the package sees.
 
 from pipeline.settings.keys import leaf_keys, variable
 from pipeline.settings.layers import Mistake
-from pipeline.settings.load import DEFAULT, Loaded, load_settings, try_settings
+from pipeline.settings.load import (
+    DEFAULT,
+    Loaded,
+    find_value,
+    load_settings,
+    try_settings,
+)
 from pipeline.settings.model import (
     BrokerSettings,
     DedupeSettings,
@@ -37,6 +43,7 @@ __all__ = [
     "Shown",
     "SignatureSettings",
     "WorkerSettings",
+    "find_value",
     "format_duration",
     "leaf_keys",
     "load_settings",

@@ -106,14 +106,7 @@ def try_settings(
     flags: Mapping[str, object] | None = None,
 ) -> tuple[Loaded | None, Sequence[Mistake]]:
     """Do as ``load_settings``, but return the mistakes; never raises."""
-    environ = os.environ if environ is None else environ
-    path = _choose_file(file, environ)
-    keys = tuple(leaf_keys())
-    layers = [
-        read_flags(flags or {}, keys),
-        read_environment(environ, keys),
-        Layer() if path is None else read_file(path),
-    ]
+    path, layers = _read_layers(file, environ, flags)
     mistakes = [mistake for layer in layers for mistake in layer.mistakes]
     origins = {k: v for layer in reversed(layers) for k, v in layer.origins.items()}
     try:
@@ -125,6 +118,37 @@ def try_settings(
         if not mistakes:
             return Loaded(settings=settings, origins=origins, file=path), ()
     return None, sorted(mistakes, key=lambda mistake: mistake.key)
+
+
+def find_value(
+    key: str,
+    *,
+    file: Path | None = None,
+    environ: Mapping[str, str] | None = None,
+    flags: Mapping[str, object] | None = None,
+) -> object:
+    """Give a setting of no table as it was given, though others may be wrong.
+
+    ``None``: it was not given.
+    """
+    _, layers = _read_layers(file, environ, flags)
+    return next((one.values[key] for one in layers if key in one.values), None)
+
+
+def _read_layers(
+    file: Path | None,
+    environ: Mapping[str, str] | None,
+    flags: Mapping[str, object] | None,
+) -> tuple[Path | None, list[Layer]]:
+    """Read every source, the first one in rank first."""
+    environ = os.environ if environ is None else environ
+    path = _choose_file(file, environ)
+    keys = tuple(leaf_keys())
+    return path, [
+        read_flags(flags or {}, keys),
+        read_environment(environ, keys),
+        Layer() if path is None else read_file(path),
+    ]
 
 
 def _choose_file(file: Path | None, environ: Mapping[str, str]) -> Path | None:

@@ -163,6 +163,35 @@ def test_config_check_ends_with_0_or_1(cli: CommandLine) -> None:
     }
 
 
+def test_config_check_looks_at_the_list_of_subscriptions(cli: CommandLine) -> None:
+    """What a worker would refuse to start with, together with other mistakes."""
+    (cli.folder / "subs.toml").write_text(
+        '[[subscriptions]]\nname = "Shop"\nurl = "shop"\nevents = ["task.done"]\n',
+        encoding="utf-8",
+    )
+    listed = ("--set", "subscriptions_file=subs.toml")
+
+    one = cli("config", "check", *listed)
+    with_another = cli("config", "check", *listed, "--set", "drain=1h")
+    missing = cli.environ | {"PIPELINE_SUBSCRIPTIONS_FILE": "none.toml"}
+    none = cli("config", "check", environ=missing)
+
+    assert (one.returncode, one.stdout) == (1, "")
+    assert one.stderr.splitlines() == [
+        "error: subscriptions_file (subs.toml): #0.name (Shop): expected text of the"
+        " form ^[a-z0-9-]{1,40}$",
+        "error: subscriptions_file (subs.toml): #0.url (Shop): expected an address such"
+        " as https://host/path, without user name and password",
+    ]
+    assert with_another.stderr.splitlines()[0].startswith("error: drain (flag)")
+    assert with_another.stderr.splitlines()[1:] == one.stderr.splitlines()
+    assert none.returncode == 1
+    assert none.stderr == (
+        "error: subscriptions_file (none.toml): expected a TOML file that can be read:"
+        " No such file or directory\n"
+    )
+
+
 def test_config_show_says_where_each_value_comes_from(cli: CommandLine) -> None:
     (cli.folder / "pipeline.toml").write_text("drain = 3\n", encoding="utf-8")
     cli.environ["PIPELINE_BROKER_URL"] = "amqp://me:hush@broker/"
