@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PACKAGE: Final = Path(metrics_module.__file__).parent
+#: The status that goes with a code where the code of the ingress names none.
+_STATUS_OF: Final = {"malformed": "400", "internal_error": "500"}
 LEVELS: Final = ("debug", "info", "warning", "error", "critical")
 
 
@@ -81,7 +83,7 @@ def log_events() -> dict[tuple[str, str], None]:
 @cache
 def problems() -> dict[tuple[str, str], None]:
     """Give status and code of every refusal of the ingress."""
-    found: dict[tuple[str, str], None] = {}
+    found = {(_STATUS_OF.get(code, "unknown"), code): None for code in _chosen("code")}
     for call in _calls("ingress"):
         codes = [k.value for k in call.keywords if k.arg == "code"]
         match call.args, codes:
@@ -123,8 +125,26 @@ def broker_names() -> frozenset[str]:
     return frozenset(exchanges | {topology.queue_name(q.name) for q in topology.queues})
 
 
+def _chosen(name: str) -> Iterator[str]:
+    """Give the texts that the ingress assigns to a name beside others."""
+    for node in _nodes("ingress"):
+        match node:
+            case ast.Assign(
+                targets=[ast.Tuple(elts=names)], value=ast.Tuple(elts=values)
+            ):
+                for target, value in zip(names, values, strict=True):
+                    match target, value:
+                        case ast.Name(id=found), ast.Constant(value=str(text)):
+                            if found == name:
+                                yield text
+
+
 def _calls(folder: str = "") -> Iterator[ast.Call]:
+    for node in _nodes(folder):
+        if isinstance(node, ast.Call):
+            yield node
+
+
+def _nodes(folder: str) -> Iterator[ast.AST]:
     for path in sorted((PACKAGE / folder).glob("**/*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call):
-                yield node
+        yield from ast.walk(ast.parse(path.read_text(encoding="utf-8")))

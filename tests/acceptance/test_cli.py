@@ -177,14 +177,12 @@ def test_config_check_looks_at_the_list_of_subscriptions(cli: CommandLine) -> No
     none = cli("config", "check", environ=missing)
 
     assert (one.returncode, one.stdout) == (1, "")
-    assert one.stderr.splitlines() == [
-        "error: subscriptions_file (subs.toml): #0.name (Shop): expected text of the"
-        " form ^[a-z0-9-]{1,40}$",
-        "error: subscriptions_file (subs.toml): #0.url (Shop): expected an address such"
-        " as https://host/path, without user name and password",
-    ]
+    name, url = one.stderr.splitlines()
+    where = "error: subscriptions_file (subs.toml): #0"
+    assert name == f"{where}.name (Shop): expected text of the form ^[a-z0-9-]{{1,40}}$"
+    assert url.startswith(f"{where}.url (Shop): expected an address such as https://")
     assert with_another.stderr.splitlines()[0].startswith("error: drain (flag)")
-    assert with_another.stderr.splitlines()[1:] == one.stderr.splitlines()
+    assert with_another.stderr.splitlines()[1:] == [name, url]
     assert none.returncode == 1
     assert none.stderr == (
         "error: subscriptions_file (none.toml): expected a TOML file that can be read:"
