@@ -37,6 +37,8 @@ class Accepted(web.StreamResponse):
         """Send the answer; a client that has left is not told."""
         if (transport := request.transport) is not None:
             transport.write(self._current())
+            # Who sends and does not read has to wait here.
+            await request.writer.drain()
         return None
 
     async def write_eof(self, data: bytes = b"") -> None:

@@ -126,7 +126,12 @@ class CallbackView:
             response.force_close()
         except Unreadable as error:
             response = problem(400, str(error), code="unreadable")
-        except (web.RequestPayloadError, ClientPayloadError, ValueError):
+        except (
+            web.RequestPayloadError,
+            ClientPayloadError,
+            ConnectionError,
+            ValueError,
+        ):
             detail = "the body broke off or could not be decompressed"
             response = problem(400, detail, code="broken_body")
             response.force_close()
@@ -189,7 +194,7 @@ class CallbackView:
             return
         refusal = refuse_signature(
             keys=self._keys,
-            task_ids=seen.task_ids,
+            task_id=seen.task_id,
             timestamp=request.headers.get(TIMESTAMP_HEADER),
             signature=request.headers.get(SIGNATURE_HEADER),
             now=time.time(),

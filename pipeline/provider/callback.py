@@ -91,9 +91,6 @@ class Peek:
     task_id: TaskId
     #: At a glance; ``normalise`` looks closer and may see it differently.
     stage: Stage
-    #: Every spelling of the task id in the body, the one that counts first: any of
-    #: them may be the one that the provider signed.
-    task_ids: tuple[str, ...]
 
 
 def peek(body: bytes, operation: str | None = None) -> Peek:
@@ -109,9 +106,8 @@ def peek(body: bytes, operation: str | None = None) -> Peek:
             be printed.
     """
     content, data = _parsed(body)
-    task_ids = _task_ids(content, data)
     stage, _ = read_stage(content, data, operation)
-    return Peek(task_id=TaskId(task_ids[0]), stage=stage, task_ids=task_ids)
+    return Peek(task_id=_task_id(content, data), stage=stage)
 
 
 def normalise(body: bytes, operation: str) -> TaskUpdate:
@@ -125,7 +121,7 @@ def normalise(body: bytes, operation: str) -> TaskUpdate:
         Unreadable: as ``peek``.
     """
     content, data = _parsed(body)
-    task_ids = _task_ids(content, data)
+    task_id = _task_id(content, data)
     stage, reason = read_stage(content, data, operation)
     shape = OPERATIONS.get(operation, _AUDIO)
     tracks = _unique(shape.tracks(content, data))
@@ -136,7 +132,7 @@ def normalise(body: bytes, operation: str) -> TaskUpdate:
     elif stage is not Stage.FIRST:
         tracks = [_unfinished(track) for track in tracks]
     return TaskUpdate(
-        task_id=TaskId(task_ids[0]),
+        task_id=task_id,
         operation=operation,
         stage=stage,
         code=reported_code(content, data),
@@ -160,34 +156,31 @@ def _parsed(body: bytes) -> tuple[dict[str, JSONValue], dict[str, JSONValue]]:
     return content, data if type(data) is dict else {}
 
 
-def _task_ids(
-    content: dict[str, JSONValue], data: dict[str, JSONValue]
-) -> tuple[str, ...]:
-    """Find the task id in its four places, in the order that is documented."""
-    found: list[str] = []
-    for named in (
+def _task_id(content: dict[str, JSONValue], data: dict[str, JSONValue]) -> TaskId:
+    """Find the task id: the first of its four places that has one, as documented."""
+    for found in (
         data.get("task_id"),
         data.get("taskId"),
         content.get("task_id"),
         content.get("taskId"),
     ):
-        if named is None:
-            continue
-        if type(named) is int:
-            named = str(named)  # noqa: PLW2901 - the same id, as everything needs it
-        if type(named) is str and named not in found and named.strip():
-            found.append(named)
-    if not found:
-        raise Unreadable(_NO_TASK_ID)
-    if len(found[0]) > ID_LIMIT:
+        if type(found) is int:
+            return TaskId(str(found))  # the same id, as everything needs it
+        if type(found) is str and found.strip():
+            return _usable(found)
+    raise Unreadable(_NO_TASK_ID)
+
+
+def _usable(task_id: str) -> TaskId:
+    if len(task_id) > ID_LIMIT:
         message = (
-            f"expected a task id of at most {ID_LIMIT} characters, got {len(found[0])}"
+            f"expected a task id of at most {ID_LIMIT} characters, got {len(task_id)}"
         )
         raise Unreadable(message)
-    if not found[0].isprintable():
-        message = f"expected a task id that can be printed, got {found[0]!r}"
+    if not task_id.isprintable():
+        message = f"expected a task id that can be printed, got {task_id!r}"
         raise Unreadable(message)
-    return tuple(found)
+    return TaskId(task_id)
 
 
 def _unique(tracks: list[Track]) -> list[Track]:

@@ -46,7 +46,7 @@ def sign(key: bytes, task_id: str, timestamp: str) -> str:
 def refuse_signature(
     *,
     keys: Sequence[bytes],
-    task_ids: Sequence[str],
+    task_id: str,
     timestamp: str | None,
     signature: str | None,
     now: float,
@@ -56,7 +56,8 @@ def refuse_signature(
 
     Args:
         keys: any of them may have signed, so that keys can be changed.
-        task_ids: every spelling of the id in the body; any may have been signed.
+        task_id: the one that the callback takes effect on. A body can name others,
+            and a signature for one of those must not open the way for this one.
         timestamp: the header, or ``None`` where it is missing.
         signature: the header, or ``None`` where it is missing.
         now: Unix seconds.
@@ -73,11 +74,10 @@ def refuse_signature(
     if abs(now - int(timestamp)) > tolerance.total_seconds():
         return Refusal.TIMESTAMP_OUTSIDE_TOLERANCE
     given = signature.encode("utf-8", "replace")
-    # Every combination is tried, so that the time taken tells nothing.
+    # Every key is tried, so that the time taken tells nothing.
     matches = [
         hmac.compare_digest(sign(key, task_id, timestamp).encode(), given)
         for key in keys
-        for task_id in task_ids
     ]
     return None if any(matches) else Refusal.SIGNATURE_WRONG
 

@@ -480,11 +480,28 @@ async def test_signature_of_the_provider_is_checked(
         b'{"task_id":"other","data":{"taskId":"signed"}}',
     ],
 )
-async def test_any_spelling_of_the_id_may_be_signed(
+async def test_id_that_takes_effect_is_the_one_that_is_signed(
     sqlite_url: str, body: bytes
 ) -> None:
     async with running_ingress(sqlite_url, signature={"keys": [KEY]}) as ingress:
         assert 200 == (await ingress.post(data=body, **_signed("signed"))).status
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"taskId":"signed","data":{"task_id":"victim"}}',
+        b'{"data":{"taskId":"signed","task_id":"victim"}}',
+        b'{"task_id":"signed","data":{"taskId":"victim"}}',
+    ],
+)
+async def test_signature_for_one_task_opens_no_way_for_another(
+    sqlite_url: str, body: bytes
+) -> None:
+    """Who has seen one signed callback may put its id beside any other."""
+    async with running_ingress(sqlite_url, signature={"keys": [KEY]}) as ingress:
+        assert 401 == (await ingress.post(data=body, **_signed("signed"))).status
+        assert 0 == await ingress.count()
 
 
 # -- health -------------------------------------------------------------------------

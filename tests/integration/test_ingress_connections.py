@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import io
 import logging
+import socket
+import struct
 import time
 from datetime import timedelta
 from email.utils import parsedate_to_datetime
@@ -343,6 +345,29 @@ def logged() -> Iterator[io.StringIO]:
     root.handlers[:] = handlers
     root.setLevel(level)
     structlog.reset_defaults()
+
+
+@pytest.mark.parametrize("reset", [False, True], ids=["closed", "reset"])
+async def test_caller_that_leaves_in_the_middle_is_no_error_of_ours(
+    ingress: Ingress, logged: io.StringIO, *, reset: bool
+) -> None:
+    """Anybody could fill the log otherwise, with what operators are told to report."""
+    _, writer = await _connected(ingress)
+    if reset:
+        linger = struct.pack("ii", 1, 0)
+        sock = writer.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+    writer.write(WHOLE[:-1])
+    await writer.drain()
+    writer.close()
+
+    async def is_refused() -> bool:
+        return "callback_refused" in logged.getvalue()
+
+    await eventually(is_refused)
+    lines = [orjson.loads(line) for line in logged.getvalue().splitlines()]
+    assert {"debug", "info"} >= {line["level"] for line in lines}
+    assert "Traceback" not in logged.getvalue()
 
 
 async def test_secrets_are_never_logged(sqlite_url: str, logged: io.StringIO) -> None:
