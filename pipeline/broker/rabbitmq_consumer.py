@@ -181,26 +181,26 @@ class RabbitConsumer(Consumer):
                 for delivery, known in zip(deliveries, tags, strict=True):
                     delivery.tag = known
                 raise
-        lost = 0
+            # The channel of the deliveries may be lost, though publishing has worked.
+            self._require_held(deliveries, tags)
         for unacked, tag in tags:
-            if unacked is self._unacked and tag in unacked:
-                unacked.settle(tag)
-            else:
-                lost += 1
-        if lost:
-            raise _lost(lost, len(deliveries))
+            unacked.settle(tag)
 
     def _require_held(
         self, deliveries: Sequence[Delivery], tags: Sequence[tuple[Unacked, int]]
     ) -> None:
-        """Publish nothing for what somebody else has got by now."""
+        """Publish and acknowledge nothing for what somebody else has got by now.
+
+        Of several, each can still be settled alone, which tells which ones are lost.
+        """
         lost = sum(
             unacked is not self._unacked or tag not in unacked for unacked, tag in tags
         )
         if lost:
-            if len(deliveries) == 1:
-                deliveries[0].tag = None
-            raise _lost(lost, len(deliveries))
+            for delivery, known in zip(deliveries, tags, strict=True):
+                delivery.tag = known if len(deliveries) > 1 else None
+            message = f"{lost} of {len(deliveries)} deliveries went back to the broker"
+            raise DeliveryLost(message)
 
     async def release(self, delivery: Delivery) -> None:
         self._require_open()
@@ -309,6 +309,7 @@ class RabbitConsumer(Consumer):
         self._arrived.clear()
         unacked, self._unacked = self._unacked, None
         if unacked is not None:
+            self.losses += 1
             unacked.drop()
 
     def _deliver(self, delivered: Delivered, unacked: Unacked) -> None:
@@ -334,10 +335,6 @@ def _require_unsettled(delivery: Delivery) -> None:
             f"message {delivery.envelope.message_id} of queue {delivery.queue}"
             " is settled already"
         )
-
-
-def _lost(count: int, of: int) -> DeliveryLost:
-    return DeliveryLost(f"{count} of {of} deliveries went back to the broker")
 
 
 def _tag_of(delivery: Delivery) -> tuple[Unacked, int]:

@@ -280,6 +280,28 @@ async def test_of_several_only_the_lost_one_is_not_settled(
         assert 0 == (await broker.depth(DEDUPE)).ready
 
 
+async def test_batch_that_is_lost_while_it_publishes_is_told_of_one_by_one(
+    broker: Broker,
+) -> None:
+    """Nobody who then takes them one by one leaves another copy."""
+    await broker.publish(*make_publications(3))
+    async with broker.consume(DEDUPE, prefetch=3) as consumer:
+        deliveries = await receive(consumer, 3)
+        handed = hand_to(DOWNLOAD, make_envelope())
+        acking = asyncio.create_task(consumer.ack(deliveries, (handed,)))
+        await asyncio.sleep(0)  # it has begun
+
+    (error,) = await asyncio.gather(acking, return_exceptions=True)
+
+    if error is not None:  # where it is not all one step
+        assert isinstance(error, DeliveryLost)
+        for delivery in deliveries:
+            with pytest.raises(DeliveryLost):
+                await delivery.ack(handed)
+    assert 1 == (await broker.depth(DOWNLOAD)).ready
+    assert (0 if error is None else 3) == (await broker.depth(DEDUPE)).ready
+
+
 async def test_concurrent_settlements_of_one_delivery_settle_it_once(
     broker: Broker,
 ) -> None:

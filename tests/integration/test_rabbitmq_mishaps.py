@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -13,16 +14,20 @@ import pytest
 from pipeline.broker.rabbitmq import RabbitBroker
 from pipeline.broker.rabbitmq_connection import Link
 from pipeline.errors import BrokerUnavailable
-from pipeline.topology import DEDUPE, DOWNLOAD
+from pipeline.retry import RetryPolicy
+from pipeline.topology import DEDUPE, DOWNLOAD, hand_to
+from pipeline.worker import Worker
 from tests.factories import make_envelope, make_publication, make_publications
 from tests.tcp_proxy import TcpProxy
 from tests.waiting import eventually, receive_one
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
 
     from aio_pika.abc import AbstractConnection
 
+    from pipeline.message import Envelope, Publication
+    from pipeline.outcome import Result
     from pipeline.topology import Topology
 
 pytestmark = [pytest.mark.rabbitmq, pytest.mark.usefixtures("nothing_unhandled")]
@@ -79,6 +84,58 @@ async def test_consumer_stops_within_its_deadline_in_a_black_hole(
             assert () == await consumer.receive()
             assert time.monotonic() - began < SHORT.total_seconds() + 1
             proxy.cut()
+
+
+@pytest.mark.parametrize("fast", [True, False], ids=["fast", "plain"])
+async def test_batch_that_is_lost_after_its_confirm_is_handled_again(
+    rabbitmq_url: str, rabbit_topology: Topology, proxy: TcpProxy, *, fast: bool
+) -> None:
+    """The worker lives on; each message is handed on twice at most."""
+
+    async def handle(envelopes: Sequence[Envelope]) -> Sequence[Result]:
+        return [[hand_to(DOWNLOAD, envelope)] for envelope in envelopes]
+
+    class CutAfterConfirm(RabbitBroker):
+        """Loses its connections between the first confirm and what follows it."""
+
+        lost = 0
+
+        async def publish(self, *publications: Publication) -> None:
+            await super().publish(*publications)
+            if not self.lost and worker.problem is None and len(publications) > 1:
+                self.lost = len(publications)
+                proxy.cut()
+                await eventually(is_lost)
+
+    async def is_lost() -> bool:
+        return worker.problem is not None
+
+    async def is_done() -> bool:
+        with suppress(BrokerUnavailable):
+            ready = (await broker.depth(DOWNLOAD)).ready
+            return broker.lost > 0 and ready >= 10 + broker.lost
+        return False
+
+    url = proxy.url_for(rabbitmq_url)
+    async with CutAfterConfirm(url, deadline=PATIENT, fast=fast) as broker:
+        await broker.declare(rabbit_topology)
+        worker = Worker(
+            broker,
+            DEDUPE,
+            handle,
+            batch_size=10,
+            deadline=PATIENT,
+            policy=RetryPolicy(waits=()),
+        )
+        await broker.publish(*make_publications(10))
+        stopping = asyncio.Event()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(worker.run(stopping))
+            await eventually(is_done, within=30)
+            stopping.set()
+
+        assert 0 == (await broker.depth(DEDUPE)).ready
+        assert 10 + broker.lost == (await broker.depth(DOWNLOAD)).ready
 
 
 async def test_connection_that_cannot_be_set_up_is_given_up_and_tried_again(
