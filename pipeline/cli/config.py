@@ -27,7 +27,7 @@ app = typer.Typer(
     name="config",
     no_args_is_help=True,
     help="Show the effective settings, or check them.",
-    rich_markup_mode="rich",
+    rich_markup_mode=None,
 )
 
 
@@ -66,7 +66,7 @@ def check(
     config: ConfigFile = None,
     assignments: Assignments = None,
 ) -> None:
-    """Say what is wrong with the settings, all at once; exit 1 if anything is.
+    """Say all that is wrong with the settings; exit 1 if anything is.
 
     The list of subscriptions that they name is looked at too.
     """

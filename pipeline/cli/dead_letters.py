@@ -52,15 +52,15 @@ app = typer.Typer(
     name="dead-letters",
     no_args_is_help=True,
     help="Look through what could not be processed, replay it or discard it.",
-    rich_markup_mode="rich",
+    rich_markup_mode=None,
 )
 
 
 @app.command(
     "list",
-    epilog="[bold]Examples[/]\n\n"
-    "pipeline dead-letters list --queue download --older-than 1h\n\n"
-    "pipeline dead-letters list --error-type LinkExpired --json",
+    epilog="\b\nExamples\n"
+    "  pipeline dead-letters list --queue download --older-than 1h\n"
+    "  pipeline dead-letters list --error-type LinkExpired --json",
 )
 def list_letters(
     *,
@@ -131,9 +131,9 @@ def show(
 
 
 @app.command(
-    epilog="[bold]Examples[/]\n\n"
-    "pipeline dead-letters replay 3f2a…\n\n"
-    "pipeline dead-letters replay --queue notify.studio --newer-than 1d --rate 50\n\n"
+    epilog="\b\nExamples\n"
+    "  pipeline dead-letters replay 3f2a…\n"
+    "  pipeline dead-letters replay --queue notify.studio --newer-than 1d --rate 50\n\n"
     "A replay returns each message to the queue it failed in, and to no other.",
 )
 def replay(

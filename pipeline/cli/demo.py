@@ -65,10 +65,10 @@ _Port = Annotated[int, typer.Option(help="0 takes a free one.")]
 def add_to(app: typer.Typer) -> None:
     """Add the command of this module."""
     app.command(
-        epilog="[bold]Examples[/]\n\n"
-        "pipeline demo\n\n"
-        "pipeline demo --tasks 50 --json\n\n"
-        "pipeline demo --load 10000 --broker-url amqp://guest:guest@localhost/"
+        epilog="\b\nExamples\n"
+        "  pipeline demo\n"
+        "  pipeline demo --tasks 50 --json\n"
+        "  pipeline demo --load 10000 --broker-url amqp://guest:guest@localhost/"
     )(demo)
 
 
@@ -86,7 +86,7 @@ def demo(
     subscriber_port: _Port = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Play the whole pipeline against a simulated provider, and give a verdict.
+    """Play everything with a simulated provider; give a verdict.
 
     Real callbacks with real audio, with repeats, in any order; one subscriber fails,
     its notifications become dead letters and are replayed. Everything is kept in a

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable, Coroutine
 
 T = TypeVar("T")
@@ -22,6 +22,8 @@ def run_once(main: Coroutine[object, object, T]) -> T:
 
 def run_async(main: Coroutine[object, object, T]) -> T:
     """Run a coroutine to its end, on uvloop where that is installed."""
+    import asyncio
+
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         return runner.run(main)
 

@@ -17,7 +17,6 @@ ConfigFile = Annotated[
         "-c",
         metavar="FILE",
         help="TOML file with settings  [default: $PIPELINE_CONFIG or pipeline.toml]",
-        rich_help_panel="Settings",
         show_default=False,
     ),
 ]
@@ -28,7 +27,6 @@ Assignments = Annotated[
         "-s",
         metavar="KEY=VALUE",
         help="Set one setting, such as ingress.port=9000. Can be repeated.",
-        rich_help_panel="Settings",
         show_default=False,
     ),
 ]
@@ -38,7 +36,6 @@ BrokerUrl = Annotated[
         "--broker-url",
         metavar="URL",
         help="sqlite:///FILE or amqp://USER:PASSWORD@HOST/",
-        rich_help_panel="Settings",
         show_default=False,
     ),
 ]
@@ -48,7 +45,6 @@ LedgerUrl = Annotated[
         "--ledger-url",
         metavar="URL",
         help="sqlite:///FILE",
-        rich_help_panel="Settings",
         show_default=False,
     ),
 ]

@@ -43,19 +43,19 @@ class WorkerName(StrEnum):
 def add_to(app: typer.Typer) -> None:
     """Add the commands of this module."""
     app.command(
-        epilog="[bold]Examples[/]\n\n"
-        "pipeline run\n\n"
-        "pipeline run --simulate\n\n"
-        "pipeline run --port 9000 --set subscriptions_file=subscriptions.toml\n\n"
+        epilog="\b\nExamples\n"
+        "  pipeline run\n"
+        "  pipeline run --simulate\n"
+        "  pipeline run --port 9000 --set subscriptions_file=subscriptions.toml\n\n"
         "The provider posts to http://HOST:PORT/callbacks/OPERATION, such as"
         " upload-extend."
     )(run)
     app.command(epilog="Example: pipeline ingress --host 0.0.0.0 --port 8080")(ingress)
     app.command(
-        epilog="[bold]Examples[/]\n\n"
-        "pipeline worker dedupe\n\n"
-        "pipeline worker notify --subscription studio\n\n"
-        "pipeline worker download --set metrics.port=9101"
+        epilog="\b\nExamples\n"
+        "  pipeline worker dedupe\n"
+        "  pipeline worker notify --subscription studio\n"
+        "  pipeline worker download --set metrics.port=9101"
     )(worker)
 
 

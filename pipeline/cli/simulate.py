@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -52,7 +51,7 @@ def simulate(
     stay: _Stay = True,
     as_json: AsJson = False,
 ) -> None:
-    """Be the provider: post callbacks to an address and offer the files.
+    """Be the provider: post callbacks and offer the files.
 
     Repeats, other orders, failures, oddities and dead links are in it. The pipeline
     must be allowed to fetch from this machine: download.allow_private_addresses.
@@ -82,6 +81,8 @@ async def _play(
     stay: bool,
     as_json: bool,
 ) -> None:
+    import asyncio
+
     from pipeline.simulator import SimulatedProvider, plan_scenario
 
     async with SimulatedProvider(options, on_sent=timeline.callback_sent) as provider:

@@ -28,7 +28,7 @@ app = typer.Typer(
     name="tasks",
     no_args_is_help=True,
     help="Look at tasks: their stage, their files, what happened when.",
-    rich_markup_mode="rich",
+    rich_markup_mode=None,
 )
 
 COLUMNS = (

@@ -28,7 +28,7 @@ app = typer.Typer(
     name="topology",
     no_args_is_help=True,
     help="Make the exchanges and queues on the broker, or compare them.",
-    rich_markup_mode="rich",
+    rich_markup_mode=None,
 )
 
 Removed = Annotated[
@@ -146,9 +146,9 @@ def check(
 
 
 @app.command(
-    epilog="[bold]Examples[/]\n\n"
-    "pipeline topology delete --yes\n\n"
-    "pipeline topology delete --queue notify.shop --queue dead.notify.shop --yes"
+    epilog="\b\nExamples\n"
+    "  pipeline topology delete --yes\n"
+    "  pipeline topology delete --queue notify.shop --queue dead.notify.shop --yes"
 )
 def delete(
     *,

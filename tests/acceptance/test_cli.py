@@ -41,7 +41,11 @@ NOBODY = "amqp://guest:hush@127.0.0.1:1/"
 
 
 def test_help_comes_at_once(cli: CommandLine) -> None:
-    """Under half a second of work, so that it feels immediate."""
+    """Within half a second, so that it feels immediate.
+
+    What is measured is the time on the processor, which a busy machine does not make
+    longer; the rest of the half second is for that.
+    """
     # Whoever measures coverage slows each process down: it is not to be seen here.
     environ = {k: v for k, v in cli._environ(None).items() if "COVERAGE" not in k}
     times = []
@@ -56,7 +60,25 @@ def test_help_comes_at_once(cli: CommandLine) -> None:
         process.returncode = os.waitstatus_to_exitcode(status)
         times.append(usage.ru_utime + usage.ru_stime)
 
-    assert min(times) < 0.5
+    assert min(times) < 0.3
+
+
+def test_help_loads_nothing_that_is_slow_to_load(cli: CommandLine) -> None:
+    """Whatever a command needs it loads when it runs."""
+    program = "import sys; from pipeline.cli.main import app"
+    program += "; app(['--help'], standalone_mode=False)"
+    slow = "{'asyncio', 'rich', 'pydantic', 'aiohttp', 'structlog'} & {*sys.modules}"
+
+    done = subprocess.run(
+        [sys.executable, "-c", f"{program}; print(sorted({slow}))"],
+        capture_output=True,
+        check=True,
+        cwd=cli.folder,
+        env=cli._environ(None),
+        text=True,
+    )
+
+    assert done.stdout.splitlines()[-1] == "[]"
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
