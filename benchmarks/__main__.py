@@ -119,7 +119,7 @@ def _runs(url: str, rounds: int | None, *, quick: bool) -> Sequence[Run]:
     broker = ("--broker-url", url)
     repeat = rounds or (2 if quick else 5)
     again = ("--rounds", str(repeat))
-    seconds, callbacks, letters = (1, 5_000, 5_000) if quick else (4, 20_000, 50_000)
+    seconds, callbacks, letters = (1, 5_000, 5_000) if quick else (4, 20_000, 100_000)
     many = ("--messages", str(letters))
     return (
         Run(

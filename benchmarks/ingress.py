@@ -45,20 +45,21 @@ FIELDS: Final = ("rate", "p50_ms", "p99_ms", "cpu_per_1000", "rss_mb")
 RATE, CPU, P99, RSS = "requests/s", "CPU s per 1000", "p99 ms", "memory MB"
 #: What ours is held to: peer, field, figure, target.
 WANTED: Final = (
-    ("naive", "rate", RATE, Target(at_least=3)),
+    ("naive", "rate", RATE, Target(at_least=3.5)),
     ("naive", "cpu_per_1000", CPU, Target(at_most=0.25)),
-    ("naive", "p99_ms", P99, Target(at_most=0.5)),
+    ("naive", "p99_ms", P99, Target(at_most=0.4)),
     ("tuned", "rate", RATE, None),
     ("tuned", "cpu_per_1000", CPU, None),
     ("tuned", "p99_ms", P99, None),
-    ("fastapi", "rate", RATE, Target(at_least=5)),
-    ("fastapi", "cpu_per_1000", CPU, Target(at_most=0.14)),
-    ("fastify", "rate", RATE, Target(at_least=0.95)),
-    ("fastify", "cpu_per_1000", CPU, Target(at_most=1)),
-    ("fastify", "rss_mb", RSS, Target(at_most=0.45)),
-    ("no-op", "cpu_per_1000", CPU, Target(at_most=1.5)),
-    ("ours-embedded", "rate", RATE, None),
+    ("fastapi", "rate", RATE, None),
+    ("fastapi", "cpu_per_1000", CPU, None),
+    ("fastify", "rate", RATE, Target(at_least=1)),
+    ("fastify", "cpu_per_1000", CPU, None),
+    ("fastify", "rss_mb", RSS, None),
+    ("no-op", "cpu_per_1000", CPU, None),
 )
+#: The same on the embedded broker: an fsync is behind each answer.
+EMBEDDED_WANTED: Final = (("no-op", "rate", RATE, Target(at_least=0.4)),)
 WARM_UP_SECONDS: Final = 1.0
 
 
@@ -81,14 +82,15 @@ def main() -> None:
             describe=lambda sample: f"{sample.rate:.0f}/s",
         )
     results.cases = {name: medians_of(own, FIELDS) for name, own in samples.items()}
-    results.comparisons = compare(
-        "ingress",
-        "ours",
-        WANTED,
-        results.cases,
-        failed=results.failed,
-        left_out=results.left_out,
-    )
+    for name, wanted in (("ours", WANTED), ("ours-embedded", EMBEDDED_WANTED)):
+        results.comparisons += compare(
+            "ingress" if name == "ours" else "ingress, embedded",
+            name,
+            wanted,
+            results.cases,
+            failed=results.failed,
+            left_out=results.left_out,
+        )
     finish(results, [_table(chosen, samples, results, options)], options.json)
 
 
