@@ -217,6 +217,10 @@ class Link:
                 BROKER_RECONNECTS.inc()
             except BrokerUnavailable as error:
                 self._problem = str(error)
+            except Exception as error:
+                # Whatever the mistake is, nobody would connect again after us.
+                self._problem = f"connecting to {self.address}: {type(error).__name__}"
+                log.exception("background_step_failed", task=f"link {self.address}")
             log.warning("broker_connection_lost", problem=self._problem)
             # Not security: jitter keeps many workers from coming back at once.
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311

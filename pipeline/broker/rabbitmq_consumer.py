@@ -226,6 +226,10 @@ class RabbitConsumer(Consumer):
             except BrokerError as error:
                 log.warning("subscribe_failed", queue=self.queue, error=str(error))
                 await asyncio.sleep(MISTAKE_PAUSE_SECONDS)
+            except Exception:
+                # Whatever the mistake is, a consumer that gave up would go unnoticed.
+                log.exception("background_step_failed", task=f"consume {self.queue}")
+                await asyncio.sleep(MISTAKE_PAUSE_SECONDS)
             finally:
                 self._forget()
                 if not self._stopped:

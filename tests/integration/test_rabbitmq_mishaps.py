@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 
 import aio_pika
 import pytest
+from structlog.testing import capture_logs
 
+from pipeline.broker import rabbitmq_consumer
 from pipeline.broker.rabbitmq import RabbitBroker
 from pipeline.broker.rabbitmq_connection import Link
 from pipeline.errors import BrokerUnavailable
@@ -167,6 +169,69 @@ async def test_connection_that_cannot_be_set_up_is_given_up_and_tried_again(
         await eventually(is_alone)
     finally:
         await link.close()
+
+
+async def test_surprise_while_connecting_is_told_and_tried_again(
+    rabbitmq_url: str,
+) -> None:
+    """A mistake in the program must not leave a process that never connects."""
+    surprises = [TypeError("up"), TypeError("down")]
+
+    async def set_up(_: AbstractConnection) -> None:
+        if len(surprises) == 2:
+            raise surprises.pop(0)
+
+    async def lowered() -> None:
+        if surprises:
+            raise surprises.pop(0)
+
+    link = Link(rabbitmq_url, name="t", on_up=set_up, on_down=lowered)
+    try:
+        with capture_logs() as logs:
+            first = await link.connection(PATIENT.total_seconds())
+            await first.close()
+
+            async def is_back() -> bool:
+                return not surprises and link.problem is None
+
+            await eventually(is_back)
+
+        assert first is not await link.connection(PATIENT.total_seconds())
+    finally:
+        await link.close()
+    told = [line for line in logs if line["event"] == "background_step_failed"]
+    assert [("error", True)] * 2 == [
+        (line["log_level"], line["exc_info"]) for line in told
+    ]
+
+
+async def test_surprise_while_subscribing_is_told_and_tried_again(
+    rabbitmq_url: str, rabbit_topology: Topology, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mistake in the program must not leave a consumer that never consumes."""
+    monkeypatch.setattr(rabbitmq_consumer, "MISTAKE_PAUSE_SECONDS", 0.05)
+
+    class Surprising(RabbitBroker):
+        """Fails once for a reason that nobody has foreseen."""
+
+        surprises = 0
+
+        async def _connect_to_consume(self) -> AbstractConnection:
+            self.surprises += 1
+            if self.surprises == 1:
+                raise TypeError
+            return await super()._connect_to_consume()
+
+    async with Surprising(rabbitmq_url, deadline=PATIENT) as broker:
+        await broker.declare(rabbit_topology)
+        await broker.publish(make_publication())
+        with capture_logs() as logs:
+            async with broker.consume(DEDUPE, prefetch=1) as consumer:
+                await (await receive_one(consumer)).ack()
+
+    (told,) = (line for line in logs if line["event"] == "background_step_failed")
+    assert "error" == told["log_level"]
+    assert f"consume {DEDUPE}" == told["task"]
 
 
 async def test_broker_that_comes_back_with_another_queue_still_takes_messages(
