@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, NewType
 
 import orjson
 
-from pipeline.values import value
+from pipeline.values import key, value
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -97,7 +97,7 @@ class TaskUpdate:
     unknown_reason: str = ""
 
 
-@value
+@key
 class AssetKey:
     """Names one file of a track."""
 

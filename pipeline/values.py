@@ -22,4 +22,12 @@ def value(cls: type[T]) -> type[T]:
 
     Nobody may change one: mypy refuses it, and whoever holds one relies on that.
     """
+    return dataclass(slots=True, kw_only=True)(cls)
+
+
+@dataclass_transform(
+    frozen_default=True, kw_only_default=True, field_specifiers=(field,)
+)
+def key(cls: type[T]) -> type[T]:
+    """Make a value that others are found by: all its fields must have a hash."""
     return dataclass(slots=True, kw_only=True, unsafe_hash=True)(cls)
