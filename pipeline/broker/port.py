@@ -179,6 +179,10 @@ class Consumer(ABC):
     delivered again. Leaving the context gives back what is un-acked.
     """
 
+    #: How often the broker took back what was un-acked here, because the connection
+    #: or the lease was lost; it is delivered again, here or elsewhere.
+    losses: int = 0
+
     @abstractmethod
     async def __aenter__(self) -> Self:
         """Subscribe, or start trying to."""

@@ -189,7 +189,7 @@ class SqliteConsumer(Consumer):
 
     def lapse(self) -> None:
         """Forget what was leased and not received: others have it now."""
-        self._buffer.clear()
+        self._note_loss()
         self.wake()
 
     def _take(self, tags: Iterable[object]) -> list[tuple[int, int]]:
@@ -254,8 +254,8 @@ class SqliteConsumer(Consumer):
             self._failed(error)
             return
         claim = future.result()
-        if claim.lapsed and self._is_registered:
-            self._buffer.clear()
+        if claim.lapsed:
+            self._note_loss()
         self._is_registered = True
         if self._is_stopped:
             return  # it is given back by the transaction that follows this one
@@ -269,6 +269,11 @@ class SqliteConsumer(Consumer):
             self._wake_receivers()
         if claim.rows or was_idle:
             self._fetch()
+
+    def _note_loss(self) -> None:
+        if self._held or self._settling:
+            self.losses += 1
+        self._buffer.clear()
 
     def _failed(self, error: BaseException) -> None:
         self._is_registered = False

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from contextlib import aclosing
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from pipeline.dead_letters.letter import DeadLetter, Selection
 from pipeline.dead_letters.walk import BATCH, Pace, Walk
+from pipeline.errors import BrokerError, LedgerError
 from pipeline.topology import dead_letter_queue
 from pipeline.topology import replay as to_own_queue
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Sequence
+    from collections.abc import AsyncGenerator, Iterator, Sequence
 
     from pipeline.broker.port import Broker, Delivery
     from pipeline.message import Envelope, Publication
@@ -56,7 +57,8 @@ async def browse(
     They are given back when the generator is closed; use ``aclosing``.
 
     Raises:
-        BrokerUnavailable: the broker does not answer.
+        BrokerUnavailable: the broker does not answer, or has taken back what was
+            seen: dead letters that were not yielded may be there.
     """
     for queue in queues:
         async with Walk(broker, queue) as walk:
@@ -97,6 +99,8 @@ async def replay(
     Each starts again at attempt 1 and counts the replay. The copy is stored before
     the dead letter is acknowledged, so dying in between duplicates and never loses;
     the message id stays the same. What fails again meanwhile is not replayed twice.
+    After an error those counted in the last report are replayed, and perhaps a batch
+    more; the error says so, and the next call takes the rest.
 
     Args:
         broker: where.
@@ -108,10 +112,12 @@ async def replay(
         on_progress: called after every batch.
 
     Raises:
-        BrokerUnavailable, PublishRefused, Unroutable: as ``Broker.publish``.
+        BrokerUnavailable, PublishRefused, Unroutable: as ``Broker.publish``; also if
+            the broker took back what is held.
     """
     job = _Job(broker, selection, limit=limit, dry_run=dry_run, report=on_progress)
-    return await job.run(queues, settle=_replayed, pace=Pace(rate))
+    with job.said("replayed"):
+        return await job.run(queues, settle=_replayed, pace=Pace(rate))
 
 
 async def discard(
@@ -130,7 +136,8 @@ async def discard(
     Other arguments and errors: as ``replay``.
     """
     job = _Job(broker, selection, limit=limit, dry_run=dry_run, report=on_progress)
-    return await job.run(queues, settle=settle or _forgotten, pace=Pace(None))
+    with job.said("discarded"):
+        return await job.run(queues, settle=settle or _forgotten, pace=Pace(None))
 
 
 async def _replayed(queue: str, envelopes: Sequence[Envelope]) -> Sequence[Publication]:
@@ -159,6 +166,19 @@ class _Job:
         self._dry_run = dry_run
         self._report = report
         self._progress = Progress()
+
+    @contextmanager
+    def said(self, verb: str) -> Iterator[None]:
+        """Say in an error how much was done before it."""
+        try:
+            yield
+        except (BrokerError, LedgerError) as error:
+            done, total = self._progress.matched, self._progress.total
+            if self._dry_run:
+                raise
+            raise type(error)(
+                f"{error}; {done:,} of {total:,} dead letters were {verb} before that"
+            ) from error
 
     async def run(
         self, queues: Sequence[str], *, settle: Settle, pace: Pace

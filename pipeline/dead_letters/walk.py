@@ -4,14 +4,15 @@ Looking means holding: what is not settled stays un-acked until the end, so that
 nothing is seen twice, and is then given back. A consumer whose prefetch is used up
 gets no more, so a walk goes on with a fresh one and keeps the earlier ones open.
 Nothing of a message is kept once it has been handed on: memory does not grow with
-the queue.
+the queue. So when the broker takes back what is held, what comes again cannot be told
+from what is new, and the walk ends with an error.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Final, Self
 
 from pipeline.errors import BrokerUnavailable, DeliveryLost
@@ -44,6 +45,8 @@ class Walk:
         self._name = dead_letter_queue(queue)
         self._consumers = AsyncExitStack()
         self._consumer: Consumer | None = None
+        #: Those that something was received from, and their losses until then.
+        self._used: list[tuple[Consumer, int]] = []
         self._left = 0
         #: Received from the present consumer and not acknowledged.
         self._held = 0
@@ -62,14 +65,25 @@ class Walk:
         trace: TracebackType | None,
     ) -> None:
         """Give everything back that was not acknowledged."""
+        if self._consumer is not None:
+            # RabbitMQ loses acknowledgements that are followed at once by the end of
+            # their channel, if they are many; the answer to this comes after them.
+            await self._consumer.stop()
         await self._consumers.__aexit__(kind, error, trace)
 
     async def receive(self, limit: int) -> Sequence[Delivery]:
-        """Give up to ``limit`` dead letters not seen yet; none: that was all."""
+        """Give up to ``limit`` dead letters not seen yet; none: that was all.
+
+        Raises:
+            BrokerUnavailable: no answer, or what was seen before comes again.
+        """
         if self._left <= 0:
             return ()
         consumer = await self._usable_consumer()
         deliveries = await self._arrivals(consumer, min(limit, self._left))
+        self._require_held()
+        if deliveries and not self._held + self._acked:
+            self._used.append((consumer, consumer.losses))
         self._left -= len(deliveries)
         self._held += len(deliveries)
         return deliveries
@@ -77,11 +91,19 @@ class Walk:
     async def ack(
         self, deliveries: Sequence[Delivery], publications: Sequence[Publication]
     ) -> None:
-        """Publish, then acknowledge. What was lost meanwhile stays a dead letter."""
+        """Publish, then acknowledge.
+
+        Raises:
+            BrokerUnavailable: they were taken back, and are dead letters still. The
+                copies may be there as well.
+            Unroutable, PublishRefused: as for ``Consumer.ack``.
+        """
         if self._consumer is None:
             return
-        with suppress(DeliveryLost):
+        try:
             await self._consumer.ack(deliveries, publications)
+        except DeliveryLost as error:
+            raise self._interrupted() from error
         self._held -= len(deliveries)
         self._acked += len(deliveries)
 
@@ -101,6 +123,17 @@ class Walk:
         self._held = self._acked = 0
         return self._consumer
 
+    def _require_held(self) -> None:
+        """Go on only while everything that was received is settled or still held."""
+        if any(consumer.losses != losses for consumer, losses in self._used):
+            raise self._interrupted()
+
+    def _interrupted(self) -> BrokerUnavailable:
+        return BrokerUnavailable(
+            f"expected to hold the dead letters of queue {self._name} until the end,"
+            " but the connection or the lease was lost and the broker took them back"
+        )
+
     async def _arrivals(self, consumer: Consumer, limit: int) -> Sequence[Delivery]:
         started = time.monotonic()
         while True:
@@ -108,6 +141,7 @@ class Walk:
                 async with asyncio.timeout(IDLE_SECONDS):
                     return await consumer.receive(limit)
             except TimeoutError:
+                self._require_held()
                 if consumer.is_active:
                     return ()  # somebody else took the rest
             if time.monotonic() - started > PATIENCE_SECONDS:
