@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import sys
 import threading
+from collections import Counter
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -180,6 +182,20 @@ async def test_cancelling_a_write_waits_for_it_before_closing(
 
     assert ["written", "closed"] == order
     assert incoming(tmp_path) == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="priorities of threads")
+async def test_hashing_gives_way_to_the_event_loop(tmp_path: Path) -> None:
+    """Its threads have the least priority, and no other has lost any."""
+    mine = os.getpriority(os.PRIO_PROCESS, 0)
+    async with LocalAssetStore(tmp_path) as store:
+        await put(store)
+        threads = [int(number) for number in os.listdir("/proc/self/task")]  # noqa: PTH208
+        found = Counter(os.getpriority(os.PRIO_PROCESS, number) for number in threads)
+
+    assert 1 <= found[local.NICENESS] <= local.WRITERS
+    assert mine == os.getpriority(os.PRIO_PROCESS, 0)
+    assert found[mine] >= 2
 
 
 async def test_folder_that_cannot_be_made_is_a_wrong_setting(tmp_path: Path) -> None:
