@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 import shutil
 import sys
@@ -17,10 +16,9 @@ import typer
 from pipeline.cli import render
 from pipeline.cli.loop import run_async
 from pipeline.cli.options import AsJson, BrokerUrl, read_settings
+from pipeline.cli.screen import Screen
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from pipeline.demo import DemoOptions, Summary
 
 #: The longest to wait for everything to settle, and what each callback of a load
@@ -128,11 +126,6 @@ def run_simulated(*, tasks: int, port: int | None) -> None:
         raise typer.Exit(1) from error
 
 
-def write_line(line: str, colour: str) -> None:
-    """Print a line of the timeline, whatever stands in it."""
-    typer.secho(re.sub(r"[\x00-\x1f\x7f-\x9f]", " ", line), fg=colour)
-
-
 def quiet_logs() -> None:
     """Log only what is wrong: the screen belongs to the timeline."""
     from pipeline.logs import configure_logs
@@ -144,9 +137,10 @@ def _give_verdict(
     options: DemoOptions, broker_url: str | None, *, as_json: bool
 ) -> None:
     quiet_logs()
-    write = None if as_json or options.load else write_line
+    is_shown = not (as_json or options.load)
     with tempfile.TemporaryDirectory(prefix="pipeline-demo-") as folder:
-        summary = run_async(_play(Path(folder), options, broker_url, write))
+        playing = _play(Path(folder), options, broker_url, is_shown=is_shown)
+        summary = run_async(playing)
     if as_json:
         render.print_json(summary.as_dict())
     else:
@@ -156,10 +150,7 @@ def _give_verdict(
 
 
 async def _play(
-    folder: Path,
-    options: DemoOptions,
-    broker_url: str | None,
-    write: Callable[[str, str], None] | None,
+    folder: Path, options: DemoOptions, broker_url: str | None, *, is_shown: bool
 ) -> Summary:
     from pipeline.demo import Demo
     from pipeline.demo.timeline import Timeline
@@ -167,11 +158,12 @@ async def _play(
     settings = None
     if options.callback_url is not None:
         settings = read_settings(None, None, broker_url=broker_url).settings
-    demo = Demo(
-        folder, options, Timeline(write), broker_url=broker_url, settings=settings
-    )
-    async with demo:
-        return await demo.run()
+    screen = Screen()
+    timeline = Timeline(screen.write if is_shown else None)
+    demo = Demo(folder, options, timeline, broker_url=broker_url, settings=settings)
+    with screen.stopping_with_reader():
+        async with demo:
+            return await demo.run()
 
 
 async def _stay(folder: Path, options: DemoOptions, port: int) -> None:
@@ -179,20 +171,22 @@ async def _stay(folder: Path, options: DemoOptions, port: int) -> None:
     from pipeline.demo.timeline import Timeline
     from pipeline.service import stopping_on_signals
 
-    timeline = Timeline(write_line)
-    async with (
-        stopping_on_signals() as stopping,
-        Demo(folder, options, timeline, port=port) as demo,
-    ):
-        timeline.note(f"the provider posts to {demo.callback_url}")
-        accepted = await demo.send()
-        await demo.settle(accepted)
-        waiting = await demo.dead_letters()
-        demo.heal()
-        _print_summary(await demo.summarise(accepted, sum(waiting.values()), 0))
-        _print_suggestions(folder, demo.config or folder, sum(waiting.values()))
-        await stopping.wait()
-        timeline.note("stopping: work in progress is finished first")
+    screen = Screen()
+    timeline = Timeline(screen.write)
+    with screen.stopping_with_reader():
+        async with (
+            stopping_on_signals() as stopping,
+            Demo(folder, options, timeline, port=port) as demo,
+        ):
+            timeline.note(f"the provider posts to {demo.callback_url}")
+            accepted = await demo.send()
+            await demo.settle(accepted)
+            dead = sum((await demo.dead_letters()).values())
+            demo.heal()
+            _print_summary(await demo.summarise(accepted, dead, 0))
+            _print_suggestions(folder, demo.config or folder, dead)
+            await stopping.wait()
+            timeline.note("stopping: work in progress is finished first")
 
 
 def _print_suggestions(folder: Path, config: Path, dead: int) -> None:

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline.cli import render
-from pipeline.cli.demo import Tasks, TimeScale, quiet_logs, write_line
+from pipeline.cli.demo import Tasks, TimeScale, quiet_logs
 from pipeline.cli.loop import run_async
 from pipeline.cli.options import AsJson  # noqa: TC001 - typer reads it
+from pipeline.cli.screen import Screen
 
 if TYPE_CHECKING:
-    from pipeline.demo.timeline import Timeline
     from pipeline.simulator import ProviderOptions, ScenarioOptions
 
 _CallbackUrl = Annotated[
@@ -56,14 +56,13 @@ def simulate(
     Repeats, other orders, failures, oddities and dead links are in it. The pipeline
     must be allowed to fetch from this machine: download.allow_private_addresses.
     """
-    from pipeline.demo.timeline import Timeline
     from pipeline.simulator import ProviderOptions, ScenarioOptions
 
-    timeline = Timeline(None if as_json else write_line)
     provider = ProviderOptions(host=host, port=port, seed=seed, time_scale=time_scale)
     scenario = ScenarioOptions(tasks=tasks, seed=seed)
+    screen = Screen()
     playing = _play(
-        callback_url, provider, scenario, timeline, stay=stay, as_json=as_json
+        callback_url, provider, scenario, screen, stay=stay, as_json=as_json
     )
     quiet_logs()
     try:
@@ -76,25 +75,29 @@ async def _play(
     callback_url: str,
     options: ProviderOptions,
     tasks: ScenarioOptions,
-    timeline: Timeline,
+    screen: Screen,
     *,
     stay: bool,
     as_json: bool,
 ) -> None:
     import asyncio
 
+    from pipeline.demo.timeline import Timeline
     from pipeline.simulator import SimulatedProvider, plan_scenario
 
-    async with SimulatedProvider(options, on_sent=timeline.callback_sent) as provider:
-        timeline.note(f"API and files at {provider.url}")
-        report = await provider.run(plan_scenario(tasks), callback_url=callback_url)
-        (render.print_json if as_json else render.print_fields)(report.as_dict())
-        if not report.callbacks_accepted:
-            render.fail(
-                f"expected 200 from {callback_url}, got none for"
-                f" {report.callbacks_sent} requests"
-            )
-            raise typer.Exit(1)
-        if stay and not as_json:
-            timeline.note("all sent; the files stay until Ctrl-C")
-            await asyncio.Event().wait()
+    timeline = Timeline(None if as_json else screen.write)
+    provider = SimulatedProvider(options, on_sent=timeline.callback_sent)
+    with screen.stopping_with_reader():
+        async with provider:
+            timeline.note(f"API and files at {provider.url}")
+            report = await provider.run(plan_scenario(tasks), callback_url=callback_url)
+            (render.print_json if as_json else render.print_fields)(report.as_dict())
+            if not report.callbacks_accepted:
+                render.fail(
+                    f"expected 200 from {callback_url}, got none for"
+                    f" {report.callbacks_sent} requests"
+                )
+                raise typer.Exit(1)
+            if stay and not as_json:
+                timeline.note("all sent; the files stay until Ctrl-C")
+                await asyncio.Event().wait()

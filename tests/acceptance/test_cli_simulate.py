@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import signal
@@ -55,6 +56,29 @@ def test_demo_tells_what_happens_and_what_came_of_it(cli: CommandLine) -> None:
     assert 0 == done.returncode, done.stderr
     assert "task.complete → studio 200" in done.stdout
     assert re.search(r"^lost +0$", done.stdout, re.MULTILINE)
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(
+    "command", ["demo --tasks 2", "run --simulate --port 0", "simulate {url}"]
+)
+def test_what_is_shown_stops_with_its_reader(cli: CommandLine, command: str) -> None:
+    """As ``| head`` does: no line about the pipe, least of all sixty."""
+    with cli.running("ingress", "--port", "0") as ingress:
+        url = f"{ingress.address()}/callbacks/{{operation}}"
+        reader, writer = os.pipe()
+        arguments = command.format(url=url).split()
+        with (
+            os.fdopen(reader, encoding="utf-8") as shown,
+            cli.running(*arguments, output=writer) as running,
+        ):
+            os.close(writer)
+            first = shown.readline()
+            shown.close()
+            code = running.process.wait(60)
+
+    assert re.match(r" +\d+\.\d\ds ", first)
+    assert (1, "") == (code, running.errors.read_text(encoding="utf-8"))
 
 
 @pytest.mark.timeout(120)
