@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -30,6 +31,13 @@ Port = Annotated[
     int | None,
     typer.Option(help="Port to listen on; 0 takes a free one  [default: 8080]"),
 ]
+#: Variables that say the same as options which do not go with ``--simulate``.
+NOT_SIMULATED: Final = (
+    "PIPELINE_CONFIG",
+    "PIPELINE_BROKER_URL",
+    "PIPELINE_LEDGER_URL",
+    "PIPELINE_INGRESS__HOST",
+)
 
 
 class WorkerName(StrEnum):
@@ -71,8 +79,8 @@ def run(
         bool,
         typer.Option(
             "--simulate",
-            help="With a simulated provider and subscribers, and data of their own in"
-            " ./data/demo-…; other options but --port are not looked at.",
+            help="With a simulated provider and subscribers, and with settings and"
+            " data of its own in ./data/demo-…; of the other options only --port.",
         ),
     ] = False,
 ) -> None:
@@ -84,6 +92,14 @@ def run(
     if simulate:
         from pipeline.cli.demo import run_simulated
 
+        options = {
+            "--config": config,
+            "--set": assignments,
+            "--broker-url": broker_url,
+            "--ledger-url": ledger_url,
+            "--host": host,
+        }
+        refuse_settings([name for name, value in options.items() if value])
         run_simulated(tasks=6, port=port)
         return
     from pipeline.bootstrap import Plan
@@ -98,6 +114,23 @@ def run(
     )
     plan = Plan(ingress=True, workers=frozenset(WorkerName), subscription=None)
     stay(loaded, plan)
+
+
+def refuse_settings(given: list[str]) -> None:
+    """Say that a simulation has settings of its own, if there are others.
+
+    Raises:
+        typer.BadParameter: there are; nobody should wonder where messages went.
+    """
+    given = [*given, *(name for name in NOT_SIMULATED if os.environ.get(name))]
+    if given:
+        message = (
+            f"expected no settings with it, got {', '.join(given)}: it has its own,"
+            " on the embedded broker. Leave them out, or play on a broker of yours"
+            " with `pipeline demo --broker-url URL`, or start `pipeline run` with"
+            " them and `pipeline simulate URL` beside it"
+        )
+        raise typer.BadParameter(message, param_hint="--simulate")
 
 
 def ingress(

@@ -110,3 +110,40 @@ def test_everything_runs_with_the_provider_and_its_suggestions_work(
 
 def printed(running: Running) -> str:
     return running.log.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--broker-url", "amqp://guest:guest@127.0.0.1:1/"),
+        ("--ledger-url", "sqlite:///ledger.db"),
+        ("--config", "pipeline.toml"),
+        ("--set", "ingress.port=1"),
+        ("--host", "127.0.0.2"),
+    ],
+)
+def test_options_that_a_simulation_does_not_heed_are_refused(
+    cli: CommandLine, option: str, value: str
+) -> None:
+    """Rather than playing on another broker than the one that was asked for."""
+    done = cli("run", "--simulate", "--port", "0", option, value)
+
+    assert 2 == done.returncode
+    assert f"expected no settings with it, got {option}: " in joined(done.stderr)
+    assert "`pipeline demo --broker-url URL`" in joined(done.stderr)
+    assert [] == [*cli.folder.iterdir()]
+
+
+@pytest.mark.parametrize("name", ["PIPELINE_BROKER_URL", "PIPELINE_CONFIG"])
+def test_variables_that_a_simulation_does_not_heed_are_refused(
+    cli: CommandLine, name: str
+) -> None:
+    done = cli("run", "--simulate", "--port", "0", environ={name: "sqlite:///b.db"})
+
+    assert 2 == done.returncode
+    assert f"expected no settings with it, got {name}: " in joined(done.stderr)
+
+
+def joined(text: str) -> str:
+    """Give a text without the ends of its lines."""
+    return " ".join(text.split())
