@@ -7,6 +7,7 @@ application with resources does (``docs/decisions/0004``).
 
 from __future__ import annotations
 
+import errno
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
@@ -108,14 +109,23 @@ async def serve(
             await site.start()
         except OSError as error:
             message = (
-                f"expected a free address to listen on, got {host}:{port}"
-                f" ({error.strerror}); set another port"
+                f"expected an address to listen on, got {host}:{port}"
+                f" ({error.strerror}); {_advice(error)}"
             )
             raise ConfigurationError(message) from error
         taken = runner.addresses[0]
         yield str(taken[0]), int(taken[1])
     finally:
         await runner.cleanup()
+
+
+def _advice(error: OSError) -> str:
+    """Say what to do about an address that cannot be listened on."""
+    if error.errno == errno.EADDRINUSE:
+        return "it is taken: set another port, or stop what listens there"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return "set a port above 1023, or allow this process to use lower ones"
+    return "set a host that is an address of this machine"
 
 
 def _request_factory(max_body_bytes: int) -> Callable[..., web.BaseRequest]:

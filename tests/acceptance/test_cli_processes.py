@@ -201,7 +201,22 @@ def test_an_address_that_is_taken_is_one_clear_line(cli: CommandLine) -> None:
         done = cli("run", "--port", str(taken.getsockname()[1]))
 
     assert done.returncode == 1
-    assert done.stderr.startswith("error: expected a free address to listen on")
+    assert done.stderr.startswith("error: expected an address to listen on")
+    assert "set another port" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("host", ["999.1.1.1", "192.0.2.1"])
+def test_an_address_of_another_machine_is_not_blamed_on_the_port(
+    cli: CommandLine, host: str
+) -> None:
+    """One that cannot be, and one that is somebody else's."""
+    done = cli("ingress", "--host", host, "--port", "0")
+
+    assert done.returncode == 1
+    assert f"got {host}:0" in done.stderr
+    assert "set a host that is an address of this machine" in done.stderr
+    assert "another port" not in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 
