@@ -136,7 +136,7 @@ def _runs(url: str, rounds: int | None, *, quick: bool) -> Sequence[Run]:
         Run(
             name="workers",
             arguments=(*broker, *again, "--callbacks", str(callbacks)),
-            expected_seconds=10 + repeat * callbacks / 1500,
+            expected_seconds=10 + repeat * callbacks / 1000,
         ),
         Run(
             name="replay, embedded",
