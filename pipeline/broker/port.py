@@ -91,7 +91,7 @@ class Broker(ABC):
 
         Has to be called once on every handle, before anything else: names are
         looked up in the topology. The topology is declared again by itself where
-        the broker came back without it.
+        the broker came back without it, or another process has deleted it.
 
         Returns the differences that are tolerated, which are logged as well.
 

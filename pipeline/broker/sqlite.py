@@ -84,8 +84,9 @@ class SqliteBroker(Broker):
         return [Difference(text=text) for text in found]
 
     async def delete(self, topology: Topology) -> None:
-        await self._session.write(partial(delete, topology=topology))
+        # Before, or one of our consumers would declare it again at once.
         self._session.forget_topology()
+        await self._session.write(partial(delete, topology=topology))
 
     async def find_queues(
         self,

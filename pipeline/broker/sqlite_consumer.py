@@ -97,6 +97,11 @@ class SqliteConsumer(Consumer):
         return self._is_open and not self._is_stopped and self._is_registered
 
     @property
+    def is_lost(self) -> bool:
+        """Whether there is no queue, or no file, to fetch from."""
+        return self.is_starved and not self._is_registered
+
+    @property
     def unacked(self) -> int:
         """How many messages are leased and not settled."""
         return len(self._buffer) + len(self._held) + len(self._settling)
@@ -245,7 +250,7 @@ class SqliteConsumer(Consumer):
             patient=True,
         ).add_done_callback(self._arrived)
 
-    def _arrived(self, future: asyncio.Future[Claim]) -> None:
+    def _arrived(self, future: asyncio.Future[Claim | None]) -> None:
         """Take what was leased; a callback, because nobody can cancel it."""
         self._is_fetching = False
         if future.cancelled():
@@ -254,6 +259,11 @@ class SqliteConsumer(Consumer):
             self._failed(error)
             return
         claim = future.result()
+        if claim is None:
+            if self._is_registered:
+                self._note_loss()
+            self._missed()
+            return
         if claim.lapsed:
             self._note_loss()
         self._is_registered = True
@@ -275,11 +285,14 @@ class SqliteConsumer(Consumer):
             self.losses += 1
         self._buffer.clear()
 
-    def _failed(self, error: BaseException) -> None:
+    def _missed(self) -> None:
+        """Be no consumer; the upkeep wakes us as soon as we may be one again."""
         self._is_registered = False
-        # The upkeep wakes the starved as soon as the file can be read again.
         self.is_starved = True
         self._session.attend()
+
+    def _failed(self, error: BaseException) -> None:
+        self._missed()
         told = translated(error)
         if not isinstance(told, BrokerUnavailable):
             self._error = told

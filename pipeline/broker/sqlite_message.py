@@ -67,14 +67,15 @@ class Claim(NamedTuple):
     alone: bool
     #: Queues that got messages: dead letters, of what was delivered too often.
     touched: Collection[str]
-    #: Whether the consumer was not known: it is new, or its lease had run out.
+    #: Whether what the consumer held is lost: it is new, its lease had run out, or
+    #: its queue was gone.
     lapsed: bool
 
 
 class Pulse(NamedTuple):
     """What has happened since somebody looked last."""
 
-    #: Queues, of those asked for, in which messages wait.
+    #: Queues, of those asked for, in which messages wait, or which are gone.
     ready: Collection[str]
     #: Consumers, of those renewed, whose lease had run out already.
     lapsed: Collection[int]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from pipeline.broker.port import FoundQueue
 from pipeline.errors import TopologyMismatch
+from pipeline.logs import get_logger
 from pipeline.topology import (
     WORK,
     Binding,
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     import apsw
+
+log = get_logger("broker")
 
 #: Routing keys come from outside: what was worked out for them is bounded.
 ROUTES_LIMIT: Final = 10_000
@@ -116,6 +119,8 @@ class Router:
 
     def __init__(self) -> None:
         self._generation: int | None = None
+        #: The generation at which ``restore`` was tried last.
+        self._restored: int | None = None
         self._everything = Topology(prefix="", exchanges=(), queues=(), bindings=())
         self._exchanges: frozenset[str] = frozenset()
         self._queues: dict[str, StoredQueue] = {}
@@ -127,6 +132,25 @@ class Router:
         if generation != self._generation:
             self._load(connection)
             self._generation = generation
+
+    def restore(self, connection: apsw.Connection, topology: Topology | None) -> None:
+        """Declare again what another process has deleted.
+
+        Only once after each change: what is missing then was never declared, or
+        cannot be.
+        """
+        if topology is None or self._generation == self._restored:
+            return
+        try:
+            declare(connection, topology)
+        except TopologyMismatch as error:
+            log.error("topology_mismatch", error=str(error))  # noqa: TRY400
+        self.refresh(connection)
+        self._restored = self._generation
+
+    def has_exchange(self, name: str) -> bool:
+        """Tell whether there is an exchange of that name."""
+        return name in self._exchanges
 
     def find_queue(self, name: str) -> StoredQueue | None:
         """Give the queue of that name."""

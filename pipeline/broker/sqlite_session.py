@@ -52,8 +52,12 @@ class Waiting(Protocol):
     id: int
     #: Full name of its queue.
     name: str
-    #: Whether it found its queue empty when it looked last.
+    #: Whether it found its queue empty, or nothing, when it looked last.
     is_starved: bool
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether it could not look: for want of its queue, or of the file."""
 
     @property
     def unacked(self) -> int:
@@ -248,10 +252,12 @@ class Session:
         renewed_ago = time.monotonic() - self._renewed_at
         if due or renewed_ago * 1000 * RENEWALS_PER_LEASE >= self.lease_milliseconds:
             ready = await self.maintain(starved)
-        self.wake(ready)
+        for consumer in self.consumers:
+            if consumer.name in ready or consumer.is_lost:
+                consumer.wake()
 
     async def maintain(self, names: Collection[str]) -> Collection[str]:
-        """Do what is due; gives those of the queues in which messages wait.
+        """Do what is due; gives those of the queues that are worth a look.
 
         Raises:
             As ``write``.

@@ -81,6 +81,8 @@ class Store:
         touched: set[str] = set()
         for parcel in parcels:
             exchange, mandatory, *message = parcel
+            if not self._router.has_exchange(exchange):
+                self._router.restore(connection, self.topology)
             queues = self._router.routes(exchange, parcel.routing_key)
             if not queues and mandatory:
                 text = (
@@ -105,20 +107,23 @@ class Store:
         idle: bool,
         now: int,
         lease: int,
-    ) -> Claim:
+    ) -> Claim | None:
         """Lease up to ``room`` messages of a queue to a consumer, oldest first.
 
-        ``idle`` tells that the consumer holds nothing else.
+        ``idle`` tells that the consumer holds nothing else. Gives ``None`` if there
+        is no such queue, and none can be declared.
         """
         self._router.refresh(connection)
+        if was_gone := self._router.find_queue(name) is None:
+            self._router.restore(connection, self.topology)
         queue = self._router.find_queue(name)
         if queue is None:
-            return Claim((), more=False, alone=False, touched=(), lapsed=False)
+            return None
         # Nothing is written if nothing is found: an empty commit needs no fsync.
         connection.execute(
             "INSERT OR IGNORE INTO consumers VALUES (?, ?)", (consumer, now + lease)
         )
-        lapsed = connection.changes() > 0
+        lapsed = was_gone or connection.changes() > 0
         rows = [Row(*row) for row in connection.execute(READY, (queue.id, room))]
         fresh, touched = self._bury_spent(connection, queue, rows, now)
         chosen, alone = fresh, False
@@ -202,13 +207,13 @@ class Store:
     def ready(
         self, connection: apsw.Connection, names: Iterable[str]
     ) -> Collection[str]:
-        """Give those of the queues in which messages wait for a consumer."""
+        """Give those of the queues in which messages wait, or which are gone."""
         self._router.refresh(connection)
         return {
             name
             for name in names
-            if (queue := self._router.find_queue(name)) is not None
-            and connection.execute(
+            if (queue := self._router.find_queue(name)) is None
+            or connection.execute(
                 "SELECT 1 FROM messages INDEXED BY messages_by_queue"
                 " LEFT JOIN leases ON message = id"
                 " WHERE queue = ? AND consumer IS NULL LIMIT 1",

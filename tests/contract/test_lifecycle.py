@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -11,7 +12,12 @@ import pytest
 
 from pipeline.broker import open_broker
 from pipeline.broker.port import FoundQueue
-from pipeline.errors import BrokerClosed, BrokerUnavailable, TopologyMismatch
+from pipeline.errors import (
+    BrokerClosed,
+    BrokerUnavailable,
+    TopologyMismatch,
+    Unroutable,
+)
 from pipeline.topology import (
     DEDUPE,
     DOWNLOAD,
@@ -29,7 +35,7 @@ from tests.factories import (
     make_publications,
     make_topology,
 )
-from tests.waiting import eventually, receive
+from tests.waiting import eventually, receive, receive_one
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -183,6 +189,71 @@ async def test_deleting_removes_everything_of_one_topology_only(
     await broker.declare(topology)
     assert 0 == (await broker.depth(DEDUPE)).ready
     await other.delete(neighbour)
+
+
+async def test_what_another_process_deleted_is_declared_again_to_publish(
+    broker: Broker, open_again: OpenAgain, topology: Topology
+) -> None:
+    """An ingress that runs on takes callbacks again by itself."""
+    other = await open_again()
+    await broker.publish(make_publication())
+
+    await other.delete(topology)
+
+    async def takes_them() -> bool:
+        with suppress(BrokerUnavailable, Unroutable):
+            await broker.publish(make_publication())
+            return True
+        return False
+
+    await eventually(takes_them)
+    assert 1 == (await broker.depth(DEDUPE)).ready
+    assert [] == list(await broker.check(topology))
+
+
+async def test_what_another_process_deleted_is_declared_again_to_consume(
+    broker: Broker, open_again: OpenAgain, topology: Topology
+) -> None:
+    """A worker that has nothing to do becomes a consumer again by itself."""
+    other = await open_again()
+    async with broker.consume(DEDUPE, prefetch=1) as consumer:
+
+        async def is_whole() -> bool:
+            return not await broker.check(topology) and consumer.is_active
+
+        await eventually(is_whole)
+
+        await other.delete(topology)
+
+        await eventually(is_whole)
+        await other.declare(topology)
+        await other.publish(publication := make_publication())
+        delivery = await receive_one(consumer)
+        await delivery.ack()
+    assert publication.envelope.message_id == delivery.envelope.message_id
+
+
+async def test_consumer_without_a_queue_is_not_active(
+    broker: Broker, topology: Topology
+) -> None:
+    """It says so, and is active again when the queue is back."""
+    async with broker.consume(DEDUPE, prefetch=1) as consumer:
+
+        async def is_active() -> bool:
+            return consumer.is_active
+
+        async def is_inactive() -> bool:
+            return not consumer.is_active
+
+        await eventually(is_active)
+
+        await broker.delete(topology)
+
+        await eventually(is_inactive)
+        await broker.declare(topology)
+        await eventually(is_active)
+        await broker.publish(make_publication())
+        await (await receive_one(consumer)).ack()
 
 
 async def test_a_queue_that_no_setting_names_any_more_is_found_and_deleted(

@@ -7,13 +7,16 @@ import contextlib
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import apsw
 import pytest
+from structlog.testing import capture_logs
 
+from pipeline.broker import sqlite_routing
 from pipeline.broker.sqlite import SqliteBroker
 from pipeline.broker.sqlite_store import SUSPECT_DELIVERIES
 from pipeline.errors import (
@@ -28,6 +31,7 @@ from pipeline.topology import (
     DEDUPE,
     DELIVERY_LIMIT,
     DOWNLOAD,
+    ExchangeKind,
     Topology,
     dead_letter_queue,
     hand_to,
@@ -42,7 +46,7 @@ from tests.factories import (
 from tests.waiting import eventually, receive, receive_nothing, receive_one
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
 
     from pipeline.broker.port import Consumer
 
@@ -530,3 +534,38 @@ async def test_processes_share_one_file(
 
     assert [0, 0] == codes
     assert 2 * each - BATCH <= seen.total() <= 2 * each + BATCH
+
+
+async def test_topology_that_cannot_be_declared_again_is_told_once(
+    broker: SqliteBroker, other: SqliteBroker, topology: Topology
+) -> None:
+    """The consumer waits for it to be mended, and does not fill the log meanwhile."""
+    first, *_ = topology.exchanges
+    exchanges = (replace(first, kind=ExchangeKind.FANOUT),)
+    changed = replace(topology, exchanges=exchanges, queues=(), bindings=())
+
+    def replaced(connection: apsw.Connection) -> None:
+        sqlite_routing.delete(connection, topology)
+        sqlite_routing.declare(connection, changed)
+
+    async with broker.consume(DEDUPE, prefetch=1) as consumer:
+        await _until(lambda: consumer.is_active)
+        with capture_logs() as logs:
+            # In one step, or it would be declared again in between.
+            await other._session.write(replaced)
+            await _until(lambda: not consumer.is_active)
+            assert await receive_nothing(consumer, seconds=0.5)
+
+        await other.delete(changed)
+
+        await _until(lambda: consumer.is_active)
+        await broker.publish(make_publication())
+        await (await receive_one(consumer)).ack()
+    assert ["topology_mismatch"] == [line["event"] for line in logs]
+
+
+async def _until(condition: Callable[[], bool]) -> None:
+    async def is_met() -> bool:
+        return condition()
+
+    await eventually(is_met)
