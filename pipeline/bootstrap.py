@@ -66,13 +66,20 @@ def topology_of(settings: Settings) -> Topology:
     )
 
 
-def broker_of(settings: Settings, *, deadline: timedelta | None = None) -> Broker:
-    """Make a handle on the broker; ``deadline``: another than in the settings."""
+def broker_of(
+    settings: Settings, *, deadline: timedelta | None = None, must_exist: bool = False
+) -> Broker:
+    """Make a handle on the broker; ``deadline``: another than in the settings.
+
+    With ``must_exist`` no file is made: for those who look at what others have left.
+    """
     url = settings.broker_url
     if urlsplit(url).scheme != "sqlite" and "heartbeat=" not in url:
         seconds = round(settings.broker.heartbeat.total_seconds())
         url += f"{'&' if '?' in url else '?'}heartbeat={seconds}"
-    return open_broker(url, deadline=deadline or settings.broker.deadline)
+    return open_broker(
+        url, deadline=deadline or settings.broker.deadline, must_exist=must_exist
+    )
 
 
 def ledger_of(settings: Settings, *, must_exist: bool = False) -> Ledger:
@@ -85,17 +92,19 @@ def ledger_of(settings: Settings, *, must_exist: bool = False) -> Ledger:
 
 @asynccontextmanager
 async def open_parts(
-    settings: Settings, *, declaring: bool = True
+    settings: Settings, *, declaring: bool = True, must_exist: bool = False
 ) -> AsyncIterator[Parts]:
     """Open the broker for a command that does its work and ends.
+
+    With ``must_exist`` an embedded broker is not made.
 
     Raises:
         BrokerUnavailable: it does not answer.
         TopologyMismatch: something exists with other arguments.
-        ConfigurationError: the list of subscriptions is wrong.
+        ConfigurationError: the list of subscriptions is wrong, or there is no file.
     """
     topology = topology_of(settings)
-    async with broker_of(settings) as broker:
+    async with broker_of(settings, must_exist=must_exist) as broker:
         tolerated = await broker.declare(topology) if declaring else ()
         yield Parts(broker=broker, topology=topology, tolerated=tolerated)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["open_broker"]
 
 
-def open_broker(url: str, *, deadline: timedelta) -> Broker:
+def open_broker(url: str, *, deadline: timedelta, must_exist: bool = False) -> Broker:
     """Make the handle that ``url`` asks for; entering its context opens it.
 
     ``sqlite:///relative/path``, ``sqlite:////absolute/path``, ``amqp://…``,
@@ -25,14 +26,16 @@ def open_broker(url: str, *, deadline: timedelta) -> Broker:
         url: address of the broker; it is never put into an error, as it can hold a
             password.
         deadline: the longest that any call waits for the broker.
+        must_exist: an embedded broker whose file does not exist is an error; else
+            the file is made.
 
     Raises:
-        ConfigurationError: the address cannot be understood.
+        ConfigurationError: the address cannot be understood, or there is no file.
     """
     # Imported here: who has one broker need not have the other's library.
     match urlsplit(url).scheme:
         case "sqlite":
-            return _open_sqlite(url, deadline)
+            return _open_sqlite(url, deadline, must_exist=must_exist)
         case "amqp" | "amqps":
             from pipeline.broker.rabbitmq import RabbitBroker  # noqa: PLC0415
 
@@ -45,7 +48,7 @@ def open_broker(url: str, *, deadline: timedelta) -> Broker:
             raise ConfigurationError(message)
 
 
-def _open_sqlite(url: str, deadline: timedelta) -> Broker:
+def _open_sqlite(url: str, deadline: timedelta, *, must_exist: bool) -> Broker:
     from pipeline.broker.sqlite import DEFAULT_LEASE, SqliteBroker  # noqa: PLC0415
 
     parts = urlsplit(url)
@@ -62,6 +65,12 @@ def _open_sqlite(url: str, deadline: timedelta) -> Broker:
             message = f"expected ?lease_seconds=NUMBER after {path}, got {name}={value}"
             raise ConfigurationError(message)
         lease = timedelta(seconds=float(value))
+    if must_exist and not Path(path).is_file():
+        message = (
+            f"broker_url: expected a broker that exists, found no file {path};"
+            " nothing has run there yet, or it is another place"
+        )
+        raise ConfigurationError(message)
     return SqliteBroker(path, deadline=deadline, lease=lease)
 
 

@@ -229,7 +229,7 @@ def _report(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Say what was done; fail if what was asked for could not be found.
+    """Say what was done; fail if that is not all that was asked for.
 
     Raises:
         typer.Exit: with code 1.
@@ -241,8 +241,7 @@ def _report(
             f"{render.count_of(unseen, 'dead letter')} could not be looked at: another"
             " command holds them, or the broker was too slow; try again"
         )
-        if not done.seen:
-            raise typer.Exit(1)
+        raise typer.Exit(1)
     if message_id is not None and not done.matched:
         render.fail(f"no dead letter has the message id {message_id}")
         raise typer.Exit(1)
@@ -260,8 +259,7 @@ async def _discard(
 ) -> Progress:
     """Discard; the ledger is opened only if a file has to be given up in it."""
     from pipeline.bootstrap import ledger_of
-    from pipeline.dead_letters import GivingUp, discard
-    from pipeline.topology import DOWNLOAD
+    from pipeline.dead_letters import GivingUp, discard, requested_files
 
     async with AsyncExitStack() as stack:
         giving_up: GivingUp | None = None
@@ -270,10 +268,11 @@ async def _discard(
             queue: str, envelopes: Sequence[Envelope]
         ) -> Sequence[Publication]:
             nonlocal giving_up
-            if queue != DOWNLOAD:
+            if not requested_files(queue, envelopes):
                 return ()
             if giving_up is None:
-                ledger = await stack.enter_async_context(ledger_of(settings))
+                opening = ledger_of(settings, must_exist=True)
+                ledger = await stack.enter_async_context(opening)
                 giving_up = GivingUp(ledger, clock=lambda: datetime.now(UTC))
             return await giving_up(queue, envelopes)
 
@@ -316,7 +315,7 @@ def _run_with(
     from pipeline.bootstrap import open_parts
 
     async def with_parts() -> T:
-        async with open_parts(settings) as parts:
+        async with open_parts(settings, must_exist=True) as parts:
             for difference in parts.tolerated[:1]:
                 # Logs are off here, and looking is what may cost a dead letter.
                 render.warn(difference.text)

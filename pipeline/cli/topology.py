@@ -121,7 +121,9 @@ def check(
     loaded = read_settings(config, assignments, broker_url=broker_url)
 
     async def main() -> Sequence[Difference]:
-        async with open_parts(loaded.settings, declaring=False) as parts:
+        async with open_parts(
+            loaded.settings, declaring=False, must_exist=True
+        ) as parts:
             return [
                 *await parts.broker.check(parts.topology),
                 *await _left_over(parts, subscription or ()),
@@ -206,7 +208,7 @@ async def _delete_everything(settings: Settings, *, yes: bool) -> str:
     """Count, and delete if ``yes``; say what that is."""
     from pipeline.bootstrap import open_parts
 
-    async with open_parts(settings) as parts:
+    async with open_parts(settings, must_exist=True) as parts:
         broker, topology = parts.broker, parts.topology
         depths = [await broker.depth(queue.name) for queue in topology.queues]
         if yes:
@@ -228,7 +230,7 @@ async def _delete_queues(
     """
     from pipeline.bootstrap import open_parts
 
-    async with open_parts(settings, declaring=False) as parts:
+    async with open_parts(settings, declaring=False, must_exist=True) as parts:
         start = parts.topology.queue_name("")
         names = list(dict.fromkeys(name.removeprefix(start) for name in wanted))
         there = await parts.broker.find_queues(parts.topology, names)

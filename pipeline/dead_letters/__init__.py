@@ -5,7 +5,7 @@ alone and works on every broker. The command line and a console call the same
 functions.
 """
 
-from pipeline.dead_letters.giving_up import GivingUp
+from pipeline.dead_letters.giving_up import GivingUp, requested_files
 from pipeline.dead_letters.letter import (
     DeadLetter,
     Selection,
@@ -35,4 +35,5 @@ __all__ = [
     "find_stage",
     "find_task_id",
     "replay",
+    "requested_files",
 ]

@@ -52,10 +52,8 @@ class GivingUp:
             LedgerUnavailable: it does not answer, or it is not that of the workers.
         """
         found: list[Publication] = []
-        for envelope in envelopes if queue == DOWNLOAD else ():
-            key = _requested(envelope)
-            if key is not None:
-                found += await self._settle(key)
+        for key in requested_files(queue, envelopes):
+            found += await self._settle(key)
         return found
 
     async def _settle(self, key: AssetKey) -> Sequence[Publication]:
@@ -84,6 +82,14 @@ class GivingUp:
                 f"expected the ledger that knows task {key.task_id}, got an empty one:"
                 " run this where the workers' ledger is, or name it with --ledger-url"
             )
+
+
+def requested_files(queue: str, envelopes: Sequence[Envelope]) -> Sequence[AssetKey]:
+    """Give the files, each once, that ``envelopes`` of a work queue ask for."""
+    if queue != DOWNLOAD:
+        return ()
+    keys = (_requested(envelope) for envelope in envelopes)
+    return [*dict.fromkeys(key for key in keys if key is not None)]
 
 
 def _requested(envelope: Envelope) -> AssetKey | None:

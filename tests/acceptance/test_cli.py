@@ -127,6 +127,8 @@ def test_wrong_usage_ends_with_code_2(arguments: tuple[str, ...], words: str) ->
 
 
 def test_an_unknown_queue_is_wrong_usage_too(cli: CommandLine) -> None:
+    cli("topology", "apply")
+
     done = cli("dead-letters", "list", "--queue", "nope", environ={"COLUMNS": "200"})
 
     assert done.returncode == 2
@@ -238,6 +240,8 @@ def test_output_that_is_no_terminal_has_no_colours(cli: CommandLine) -> None:
 
 
 def test_the_topology_is_made_and_compared(cli: CommandLine) -> None:
+    cli("topology", "apply", "--set", "broker.prefix=other")
+
     before = cli("topology", "check")
     made = cli("topology", "apply")
     after = cli("topology", "check")
@@ -311,6 +315,8 @@ def test_a_task_that_nobody_knows_is_a_failure(cli: CommandLine) -> None:
 def test_no_dead_letters_are_no_failure(
     cli: CommandLine, arguments: tuple[str, ...]
 ) -> None:
+    cli("topology", "apply")
+
     done = cli("dead-letters", *arguments)
 
     assert done.returncode == 0

@@ -12,8 +12,10 @@ import pytest
 
 from pipeline.broker import open_broker
 from pipeline.broker.rabbitmq_topology import Arguments, server_version
-from pipeline.errors import NotificationFailed
-from pipeline.message import Publication, failed
+from pipeline.errors import NotificationFailed, Reject
+from pipeline.events.publications import asset_requested
+from pipeline.message import Publication, failed, new_message_id
+from pipeline.task import Asset, AssetKey, AssetState, Stage, TaskId
 from pipeline.topology import (
     DOWNLOAD,
     UNROUTED,
@@ -27,6 +29,7 @@ from tests.rabbitmq_node import delete_topology
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from pipeline.topology import Topology
     from tests.command_line import CommandLine
@@ -185,3 +188,65 @@ def test_who_looks_at_queues_of_rabbitmq_3_is_warned(
     assert (version >= 4) == is_warned
     assert listed.returncode == checked.returncode == 0
     assert (version >= 4) == len(json.loads(checked.stdout)["warnings"])
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("dead-letters", "list"),
+        ("dead-letters", "show", "one"),
+        ("dead-letters", "replay"),
+        ("dead-letters", "discard", "--yes"),
+        ("topology", "check"),
+        ("topology", "delete", "--yes"),
+        ("topology", "delete", "--yes", "--queue", GONE),
+    ],
+    ids=" ".join,
+)
+def test_who_looks_in_the_wrong_place_is_told_and_makes_no_broker(
+    cli: CommandLine, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    """An empty broker made there would say that all is well."""
+    path = tmp_path / "nowhere.db"
+    cli.environ["PIPELINE_BROKER_URL"] = f"sqlite:///{path}"
+
+    done = cli(*command)
+
+    assert 1 == done.returncode
+    assert f"expected a broker that exists, found no file {path}" in done.stderr
+    assert not path.exists()
+
+
+def test_discarding_downloads_makes_no_ledger(
+    cli: CommandLine, sqlite_url: str, tmp_path: Path
+) -> None:
+    """What is discarded has to be given up in the ledger of the workers."""
+    topology = build_topology(prefix=unique_prefix())
+    cli.environ["PIPELINE_BROKER_URL"] = sqlite_url
+    cli.environ["PIPELINE_BROKER__PREFIX"] = topology.prefix
+    path = tmp_path / "no-ledger.db"
+    cli.environ["PIPELINE_LEDGER_URL"] = f"sqlite:///{path}"
+    key = AssetKey(task_id=TaskId("t1"), track_id="1", kind="audio")
+    asset = Asset(
+        key=key,
+        operation="generate",
+        url="https://a.example/1.mp3",
+        state=AssetState.PENDING,
+    )
+    now = datetime.now(UTC)
+    request = asset_requested(
+        asset,
+        owner=new_message_id(),
+        stage=Stage.COMPLETE,
+        source="/pipeline",
+        at=now,
+    )
+    noted = failed(request.envelope, queue=DOWNLOAD, error=Reject("no"), at=now)
+    Past(sqlite_url, topology).publish(dead_letter(DOWNLOAD, noted))
+
+    done = cli("dead-letters", "discard", "--yes")
+
+    assert 1 == done.returncode
+    assert f"expected a ledger that exists, found no file {path}" in done.stderr
+    assert not path.exists()
+    assert 1 == len(cli.json("dead-letters", "list"))
