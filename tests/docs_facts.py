@@ -24,6 +24,8 @@ PACKAGE: Final = Path(metrics_module.__file__).parent
 #: The status that goes with a code where the code of the ingress names none.
 _STATUS_OF: Final = {"malformed": "400", "internal_error": "500"}
 LEVELS: Final = ("debug", "info", "warning", "error", "critical")
+#: Methods of a logger, and the level that each of them logs at.
+_LEVEL_OF: Final = {**{level: level for level in LEVELS}, "exception": "error"}
 
 
 @cache
@@ -64,14 +66,14 @@ def log_events() -> dict[tuple[str, str], None]:
     levels: dict[str, set[str]] = {}
     for call in _calls():
         function = call.func
-        if not isinstance(function, ast.Attribute) or function.attr not in LEVELS:
+        if not isinstance(function, ast.Attribute) or function.attr not in _LEVEL_OF:
             continue
         match function.value, call.args:
             case (
                 ast.Name(id="log") | ast.Attribute(attr="_log") | ast.Call(),
                 [ast.Constant(value=str(event)), *_],
             ):
-                levels.setdefault(event, set()).add(function.attr)
+                levels.setdefault(event, set()).add(_LEVEL_OF[function.attr])
             case _:
                 continue
     return {

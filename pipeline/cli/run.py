@@ -90,8 +90,6 @@ def run(
     Ctrl-C: work in progress is finished first; a second Ctrl-C stops at once.
     """
     if simulate:
-        from pipeline.cli.demo import run_simulated
-
         options = {
             "--config": config,
             "--set": assignments,
@@ -99,8 +97,7 @@ def run(
             "--ledger-url": ledger_url,
             "--host": host,
         }
-        refuse_settings([name for name, value in options.items() if value])
-        run_simulated(tasks=6, port=port)
+        run_simulation(port, [name for name, value in options.items() if value])
         return
     from pipeline.bootstrap import Plan
 
@@ -116,12 +113,15 @@ def run(
     stay(loaded, plan)
 
 
-def refuse_settings(given: list[str]) -> None:
-    """Say that a simulation has settings of its own, if there are others.
+def run_simulation(port: int | None, given: list[str]) -> None:
+    """Run everything with the simulated provider; ``given``: options beside it.
 
     Raises:
-        typer.BadParameter: there are; nobody should wonder where messages went.
+        typer.BadParameter: there are settings that it would not heed; nobody should
+            wonder where messages went.
     """
+    from pipeline.cli.demo import run_simulated
+
     given = [*given, *(name for name in NOT_SIMULATED if os.environ.get(name))]
     if given:
         message = (
@@ -131,6 +131,7 @@ def refuse_settings(given: list[str]) -> None:
             " them and `pipeline simulate URL` beside it"
         )
         raise typer.BadParameter(message, param_hint="--simulate")
+    run_simulated(tasks=6, port=port)
 
 
 def ingress(
