@@ -7,6 +7,7 @@ file has its own attempts and its own dead letter.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Final, TypeAlias
 
@@ -25,6 +26,7 @@ from pipeline.logs import get_logger
 from pipeline.metrics import ASSET_BYTES, ASSETS
 from pipeline.task import Asset, AssetState, StoredAsset
 from pipeline.topology import DOWNLOAD
+from pipeline.workers.unrecorded import Unrecorded
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,6 +50,17 @@ _FAMILIES: Final = {"image": ("image",), "video": ("video",)}
 _AUDIO_FAMILIES: Final = ("audio", "video")
 #: Kinds in metrics; others come from outside and have no bound.
 _COUNTED_KINDS: Final = frozenset({"audio", "image", "video"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Tried:
+    """A try to fetch a file, and what came of it."""
+
+    result: StoredAsset | AssetRefused | FetchFailed | LinkExpired
+    started_at: datetime
+    ended_at: datetime
+    #: Whether the ledger has this try; what follows from it may be missing still.
+    is_noted: bool = False
 
 
 class Download:
@@ -81,6 +94,7 @@ class Download:
         self._clock = clock
         self._refresh = refresh
         self._source = source
+        self._unrecorded: Unrecorded[_Tried] = Unrecorded()
 
     async def handle(self, envelope: Envelope) -> Sequence[Publication]:
         """Fetch the file unless that is done; publish that it is stored or gone.
@@ -89,7 +103,8 @@ class Download:
             Reject: this is no request, nobody knows the file, or the link or the
                 file breaks a rule.
             Retry: it did not work this time.
-            LedgerUnavailable: as the ledger.
+            LedgerUnavailable: as the ledger; a file that was fetched is not fetched
+                again by this handler when it is handled again.
         """
         event = parse_event(envelope.body)
         if not isinstance(event, AssetRequested):
@@ -103,27 +118,44 @@ class Download:
         result = _settled(asset)
         if result is None:
             result = await self._try(envelope, asset)
-        return await self._publish(key, result)
+        publications = await self._publish(key, result)
+        self._unrecorded.drop(envelope)
+        return publications
 
     async def _try(self, envelope: Envelope, asset: Asset) -> StoredAsset | str:
         """Fetch, and remember the try whatever comes of it."""
+        tried = self._unrecorded.find(envelope)
+        if tried is None:
+            tried = await self._fetch_once(asset)
+            self._keep(envelope, tried)
+        if not tried.is_noted:
+            await self._note(envelope, asset, tried)
+            self._keep(envelope, replace(tried, is_noted=True))
+            _count(asset, tried.result)
+        match tried.result:
+            case AssetRefused() as error:
+                self._unrecorded.drop(envelope)
+                raise Reject(_text(error)) from error
+            case FetchFailed() as error:
+                self._unrecorded.drop(envelope)
+                raise Retry(_text(error), after=error.after) from error
+            case LinkExpired() as error:
+                return str(error)
+            case stored:
+                return stored
+
+    def _keep(self, envelope: Envelope, tried: _Tried) -> None:
+        is_final = isinstance(tried.result, StoredAsset)
+        self._unrecorded.keep(envelope, tried, is_final=is_final)
+
+    async def _fetch_once(self, asset: Asset) -> _Tried:
         started_at = self._clock()
+        result: StoredAsset | AssetRefused | FetchFailed | LinkExpired
         try:
             result = await self._fetch(asset)
-        except AssetRefused as error:
-            await self._note(envelope, asset, error, started_at)
-            raise Reject(_text(error)) from error
-        except FetchFailed as error:
-            await self._note(envelope, asset, error, started_at)
-            raise Retry(_text(error), after=error.after) from error
-        except LinkExpired as error:
-            await self._note(envelope, asset, error, started_at)
-            _count(asset, AssetState.EXPIRED)
-            return str(error)
-        await self._note(envelope, asset, result, started_at)
-        _count(asset, AssetState.STORED)
-        ASSET_BYTES.inc(result.size_bytes)
-        return result
+        except (AssetRefused, FetchFailed, LinkExpired) as error:
+            result = error
+        return _Tried(result=result, started_at=started_at, ended_at=self._clock())
 
     async def _fetch(self, asset: Asset) -> StoredAsset:
         """Try the link, then a link the ledger has heard of since, then a fresh one.
@@ -169,14 +201,8 @@ class Download:
             *(assets_ready(one, source=self._source, at=now) for one in ready),
         ]
 
-    async def _note(
-        self,
-        envelope: Envelope,
-        asset: Asset,
-        result: StoredAsset | PipelineError,
-        started_at: datetime,
-    ) -> None:
-        now = self._clock()
+    async def _note(self, envelope: Envelope, asset: Asset, tried: _Tried) -> None:
+        result = tried.result
         if isinstance(result, PipelineError):
             outcome, detail = type(result).__name__, str(result)
         else:
@@ -189,8 +215,8 @@ class Download:
             number=envelope.attempt,
             outcome=outcome,
             detail=detail,
-            duration_seconds=(now - started_at).total_seconds(),
-            finished_at=now,
+            duration_seconds=(tried.ended_at - tried.started_at).total_seconds(),
+            finished_at=tried.ended_at,
             replays=envelope.replays,
         )
         await self._ledger.add_attempts([attempt])
@@ -215,9 +241,14 @@ def _settled(asset: Asset) -> StoredAsset | str | None:
     )
 
 
-def _count(asset: Asset, outcome: AssetState) -> None:
+def _count(asset: Asset, result: StoredAsset | PipelineError) -> None:
+    """Count a file that is settled now."""
     kind = asset.key.kind if asset.key.kind in _COUNTED_KINDS else "other"
-    ASSETS.labels(kind, outcome.value).inc()
+    if isinstance(result, StoredAsset):
+        ASSETS.labels(kind, AssetState.STORED.value).inc()
+        ASSET_BYTES.inc(result.size_bytes)
+    elif isinstance(result, LinkExpired):
+        ASSETS.labels(kind, AssetState.EXPIRED.value).inc()
 
 
 def _name(key: AssetKey) -> str:

@@ -24,6 +24,7 @@ from pipeline.metrics import NOTIFICATIONS
 from pipeline.retry import read_retry_after
 from pipeline.task import EventId, TaskId
 from pipeline.topology import notify_queue
+from pipeline.workers.unrecorded import Unrecorded
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -119,6 +120,7 @@ class Notify:
         own = subscription.timeout_seconds
         self._seconds = timeout.total_seconds() if own is None else own
         self._sign = sign
+        self._unrecorded: Unrecorded[_Sent] = Unrecorded()
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._headers = {
             **{k: v.get_secret_value() for k, v in subscription.headers.items()},
@@ -131,7 +133,8 @@ class Notify:
         Raises:
             Reject: this is no event.
             Retry: the subscriber did not answer 2xx in time.
-            LedgerUnavailable: as the ledger; the event may have been sent.
+            LedgerUnavailable: as the ledger; the event may have been sent, and is not
+                sent again by this handler when it is handled again.
         """
         # Two copies of one event at the same time: the second waits and sees that
         # the first was delivered.
@@ -142,19 +145,18 @@ class Notify:
     async def _tell(self, envelope: Envelope) -> Sequence[Publication]:
         what = _what(envelope)
         name = self._subscription.name
-        event_id = EventId(envelope.message_id)
-        known = await self._ledger.find_notification(name, event_id)
-        if known is not None and known.delivered_at is not None:
-            return ()
-        started_at = self._clock()
-        answer = await self._post(envelope, started_at)
-        sent = _Sent(
-            number=1 if known is None else known.attempts + 1,
-            answer=answer,
-            started_at=started_at,
-            ended_at=self._clock(),
-        )
+        sent = self._unrecorded.find(envelope)
+        if sent is None:
+            event_id = EventId(envelope.message_id)
+            known = await self._ledger.find_notification(name, event_id)
+            if known is not None and known.delivered_at is not None:
+                return ()
+            sent = await self._send(
+                envelope, 1 if known is None else known.attempts + 1
+            )
         await self._note(envelope, what, sent)
+        self._unrecorded.drop(envelope)
+        answer = sent.answer
         outcome = "delivered" if answer.is_success else "failed"
         NOTIFICATIONS.labels(name, outcome).inc()
         if not answer.is_success:
@@ -162,6 +164,16 @@ class Notify:
             message = f"{type(error).__name__}: {error}"
             raise Retry(message, after=answer.after) from error
         return ()
+
+    async def _send(self, envelope: Envelope, number: int) -> _Sent:
+        """Post the event, and keep what came of it until the ledger has it."""
+        started_at = self._clock()
+        answer = await self._post(envelope, started_at)
+        sent = _Sent(
+            number=number, answer=answer, started_at=started_at, ended_at=self._clock()
+        )
+        self._unrecorded.keep(envelope, sent, is_final=answer.is_success)
+        return sent
 
     async def _note(
         self, envelope: Envelope, what: tuple[str, TaskId], sent: _Sent

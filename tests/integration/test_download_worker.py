@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
+import apsw
 import pytest
 from prometheus_client import REGISTRY
 
@@ -21,6 +22,7 @@ from pipeline.events.catalogue import (
 )
 from pipeline.events.publications import asset_requested
 from pipeline.ledger import open_ledger
+from pipeline.ledger.sqlite import SqliteLedger
 from pipeline.message import Envelope, MessageId
 from pipeline.task import Asset, AssetKey, AssetState, Stage
 from pipeline.topology import DOWNLOAD, EVENTS
@@ -395,6 +397,41 @@ async def test_ledger_that_is_away_is_not_the_fault_of_the_file(
 
     with pytest.raises(LedgerUnavailable):
         await download.handle(envelope)
+
+
+@pytest.mark.parametrize("status", [200, 404, 503])
+async def test_ledger_that_cannot_be_written_is_no_reason_to_fetch_again(
+    fetcher: Fetcher,
+    store: LocalAssetStore,
+    server: FileServer,
+    tmp_path: Path,
+    status: int,
+) -> None:
+    """Only the record waits, whatever came of the try."""
+    path = tmp_path / "locked.db"
+    url = server.add("/1.mp3", answer(BODY, status=status))
+    async with SqliteLedger(path, busy_timeout=timedelta(milliseconds=50)) as ledger:
+        (envelope,) = await request(ledger, audio=url)
+        download = Download(fetcher, store, ledger, clock=lambda: after(60))
+        other = apsw.Connection(str(path))
+        other.execute("BEGIN IMMEDIATE")
+        for _ in range(3):
+            with pytest.raises(LedgerUnavailable):
+                await download.handle(envelope)
+        other.close()
+
+        if status == 503:
+            with pytest.raises(Retry):
+                await download.handle(envelope)
+            assert 1 == len(server.requests)
+            with pytest.raises(Retry):
+                await download.handle(replace(envelope, attempt=2))
+            assert 2 == len(server.requests)
+        else:
+            first, _ = events(await download.handle(envelope))
+            assert (AssetStored if status == 200 else AssetExpired) is type(first)
+            assert 1 == len(server.requests)
+            assert 1 == len(await ledger.list_attempts(TASK))
 
 
 async def test_files_are_counted(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
+import apsw
 import pytest
 from prometheus_client import REGISTRY
 
@@ -14,6 +16,7 @@ from pipeline.errors import LedgerUnavailable, NotificationFailed, Reject, Retry
 from pipeline.events.publications import task_event
 from pipeline.events.webhook import webhook_headers
 from pipeline.ledger import open_ledger
+from pipeline.ledger.sqlite import SqliteLedger
 from pipeline.message import TASK_ID, Envelope
 from pipeline.subscriptions import Subscription
 from pipeline.task import EventId, event_id
@@ -23,7 +26,7 @@ from tests.factories import make_envelope
 from tests.file_server import FileServer, answer, head, silent
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Iterator, Mapping
     from pathlib import Path
 
     import aiohttp
@@ -404,6 +407,51 @@ async def test_ledger_that_is_away_stops_before_sending(
     with pytest.raises(LedgerUnavailable):
         await notify.handle(event)
     assert server.requests == []
+
+
+@pytest.mark.parametrize("status", [200, 500])
+async def test_ledger_that_cannot_be_written_is_no_reason_to_send_again(
+    session: aiohttp.ClientSession,
+    event: Envelope,
+    server: FileServer,
+    tmp_path: Path,
+    status: int,
+) -> None:
+    """Only the record waits; a later attempt to tell a failing subscriber is real."""
+    path = tmp_path / "locked.db"
+    server.add("/hook", answer(status=status))
+
+    def fails() -> contextlib.AbstractContextManager[object]:
+        return contextlib.nullcontext() if status == 200 else pytest.raises(Retry)
+
+    async with SqliteLedger(path, busy_timeout=timedelta(milliseconds=50)) as ledger:
+        notify = make_notify(ledger, session, server.url("/hook"))
+        with locked(path):
+            for _ in range(3):
+                with pytest.raises(LedgerUnavailable):
+                    await notify.handle(event)
+        with fails():
+            await notify.handle(event)
+
+        (noted,) = await ledger.list_notifications(TASK)
+        attempts = await ledger.list_attempts(TASK)
+        assert [1, 1, 1] == [noted.attempts, len(attempts), len(server.requests)]
+        assert status == noted.status
+
+        with fails():
+            await notify.handle(replace(event, attempt=2))
+        assert (1 if status == 200 else 2) == len(server.requests)
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Let a database be read, and not be written."""
+    other = apsw.Connection(str(path))
+    other.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    finally:
+        other.close()
 
 
 async def test_proxies_of_the_environment_are_not_used(
