@@ -23,6 +23,7 @@ from pipeline.cli.letter_options import (
     Rate,
     Stage,
     Task,
+    WithUnknownTasks,
     Yes,
     queues_of,
     selection_of,
@@ -190,6 +191,7 @@ def discard(
     newer_than: NewerThan = None,
     limit: Limit = None,
     yes: Yes = False,
+    with_unknown_tasks: WithUnknownTasks = False,
     as_json: AsJson = False,
     config: ConfigFile = None,
     assignments: Assignments = None,
@@ -211,7 +213,9 @@ def discard(
         queues = await queues_of(parts, queue)
         with progress_bar("Discarding", limit, shown=not as_json) as report:
             job = partial(_discard, limit=limit, dry_run=not yes, on_progress=report)
-            return await job(settings, parts, queues, selection)
+            return await job(
+                *(settings, parts, queues, selection), with_unknown=with_unknown_tasks
+            )
 
     done = _run_with(settings, main)
     _report("discarded", done, limit, message_id, dry_run=not yes, as_json=as_json)
@@ -256,6 +260,7 @@ async def _discard(
     limit: int | None,
     dry_run: bool,
     on_progress: OnProgress | None,
+    with_unknown: bool,
 ) -> Progress:
     """Discard; the ledger is opened only if a file has to be given up in it."""
     from pipeline.bootstrap import ledger_of
@@ -273,7 +278,11 @@ async def _discard(
             if giving_up is None:
                 opening = ledger_of(settings, must_exist=True)
                 ledger = await stack.enter_async_context(opening)
-                giving_up = GivingUp(ledger, clock=lambda: datetime.now(UTC))
+                giving_up = GivingUp(
+                    ledger,
+                    clock=lambda: datetime.now(UTC),
+                    with_unknown=with_unknown,
+                )
             return await giving_up(queue, envelopes)
 
         return await discard(

@@ -52,6 +52,13 @@ MessageId = Annotated[
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Count, and change nothing.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Really remove them.")]
+WithUnknownTasks = Annotated[
+    bool,
+    typer.Option(
+        "--with-unknown-tasks",
+        help="Also downloads of tasks that the ledger does not know.",
+    ),
+]
 
 
 def selection_of(

@@ -11,7 +11,7 @@ from pipeline.task import AssetState
 from pipeline.topology import DOWNLOAD
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from datetime import datetime
 
     from pipeline.ledger.port import Ledger
@@ -28,6 +28,7 @@ class GivingUp:
         ledger: an open handle on the ledger of the workers.
         clock: gives the present time, aware.
         source: the CloudEvents source of what is published.
+        with_unknown: also let go what is about tasks that the ledger does not know.
     """
 
     def __init__(
@@ -36,52 +37,51 @@ class GivingUp:
         *,
         clock: Callable[[], datetime],
         source: str = DEFAULT_SOURCE,
+        with_unknown: bool = False,
     ) -> None:
         #: Files given up so far.
         self.files = 0
         self._ledger = ledger
         self._clock = clock
         self._source = source
+        self._with_unknown = with_unknown
 
     async def __call__(
         self, queue: str, envelopes: Sequence[Envelope]
     ) -> Sequence[Publication]:
         """Settle what ``envelopes`` of a work queue asked for; give what to publish.
 
+        All of it is one transaction. Called again, it gives the same event ids.
+
         Raises:
-            LedgerUnavailable: it does not answer, or it is not that of the workers.
+            LedgerUnavailable: it does not answer, or it does not know their tasks.
         """
+        now = self._clock()
+        keys = requested_files(queue, envelopes)
+        settled = await self._ledger.settle_assets(keys, REASON, at=now)
+        if not self._with_unknown:
+            await self._require_tasks(
+                key for key, one in zip(keys, settled, strict=True) if one.asset is None
+            )
         found: list[Publication] = []
-        for key in requested_files(queue, envelopes):
-            found += await self._settle(key)
+        for one in settled:
+            if one.asset is None or one.asset.state is not AssetState.EXPIRED:
+                continue  # nobody waits for it, or it was stored meanwhile
+            self.files += 1
+            found.append(asset_settled(one.asset, source=self._source, at=now))
+            found += (assets_ready(r, source=self._source, at=now) for r in one.ready)
         return found
 
-    async def _settle(self, key: AssetKey) -> Sequence[Publication]:
-        asset = await self._ledger.find_asset(key)
-        if asset is None:
-            await self._require_tasks(key)
-            return ()
-        if asset.state is AssetState.STORED:
-            return ()
-        now = self._clock()
-        ready = await self._ledger.settle_asset(key, REASON, at=now)
-        asset = await self._ledger.find_asset(key)
-        if asset is None or asset.state is not AssetState.EXPIRED:
-            # A new link came between the two, and with it a new request.
-            return ()
-        self.files += 1
-        return [
-            asset_settled(asset, source=self._source, at=now),
-            *(assets_ready(one, source=self._source, at=now) for one in ready),
-        ]
-
-    async def _require_tasks(self, key: AssetKey) -> None:
+    async def _require_tasks(self, unknown: Iterable[AssetKey]) -> None:
         """Tell a file that nobody knows from a ledger that is not the right one."""
-        if not await self._ledger.list_tasks(limit=1):
-            raise LedgerUnavailable(
-                f"expected the ledger that knows task {key.task_id}, got an empty one:"
-                " run this where the workers' ledger is, or name it with --ledger-url"
-            )
+        for task_id in dict.fromkeys(key.task_id for key in unknown):
+            if await self._ledger.find_task(task_id) is None:
+                raise LedgerUnavailable(
+                    f"expected the ledger that knows task {task_id}, got one that does"
+                    " not: run this where the workers' ledger is, or name it with"
+                    " --ledger-url; if that has forgotten the task, add"
+                    " --with-unknown-tasks"
+                )
 
 
 def requested_files(queue: str, envelopes: Sequence[Envelope]) -> Sequence[AssetKey]:

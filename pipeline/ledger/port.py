@@ -32,6 +32,7 @@ __all__ = [
     "Notification",
     "Recorded",
     "SeenUpdate",
+    "Settled",
     "StageReady",
     "StoredAsset",
     "TaskRecord",
@@ -78,6 +79,16 @@ class Recorded:
     requested: tuple[Asset, ...] = ()
     #: Set if all files of the update's stage are settled already.
     ready: StageReady | None = None
+
+
+@value
+class Settled:
+    """What became of a file that was to be settled."""
+
+    #: As it stands now; ``None``: it is not known.
+    asset: Asset | None
+    #: The stages that it belongs to and whose files are all settled.
+    ready: tuple[StageReady, ...] = ()
 
 
 @value
@@ -199,21 +210,28 @@ class Ledger(ABC):
         """Give the file as it stands, with its newest link."""
 
     @abstractmethod
-    async def settle_asset(
+    async def settle_assets(
         self,
-        key: AssetKey,
+        keys: Sequence[AssetKey],
         result: StoredAsset | str,
         *,
         at: datetime,
-    ) -> Sequence[StageReady]:
-        """Note that a file is stored, or expired with a reason (``str``).
+    ) -> Sequence[Settled]:
+        """Note that files are stored, or expired with a reason (``str``).
 
-        Returns the stages whose files are all settled now and to which this one
-        belongs; calling again returns them again. A stored file stays stored: an
-        expiry noted later changes nothing. When the last files of a stage are
-        settled concurrently, at least one of the calls returns the stage. A file
-        that is not known changes nothing and returns nothing.
+        One transaction; an answer for each key, in order. Each has the stages whose
+        files were all settled after it and to which it belongs; calling again
+        returns them again. A stored file stays stored: an expiry noted later changes
+        nothing. When the last files of a stage are settled concurrently, at least
+        one of the calls returns the stage. A file that is not known changes nothing.
         """
+
+    async def settle_asset(
+        self, key: AssetKey, result: StoredAsset | str, *, at: datetime
+    ) -> Sequence[StageReady]:
+        """Settle one file as ``settle_assets`` does; give the stages that are ready."""
+        (settled,) = await self.settle_assets([key], result, at=at)
+        return [*settled.ready]
 
     @abstractmethod
     async def add_attempts(self, attempts: Sequence[Attempt]) -> None:

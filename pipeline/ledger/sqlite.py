@@ -20,6 +20,7 @@ from pipeline.errors import (
 )
 from pipeline.ledger import rows
 from pipeline.ledger import statements as sql
+from pipeline.ledger.files import files_of, find_file, settle_file
 from pipeline.ledger.migrations import migrations
 from pipeline.ledger.port import (
     Ledger,
@@ -33,10 +34,9 @@ from pipeline.ledger.recording import (
     Known,
     SeenEvent,
     names_files,
-    ready_stages,
     record,
 )
-from pipeline.message import from_milliseconds, to_milliseconds
+from pipeline.message import from_milliseconds
 from pipeline.sqlite import Database, DatabaseUnavailable, SchemaMismatch, migrate
 from pipeline.task import EventId, Stage, TaskId, merge_tracks
 
@@ -52,9 +52,9 @@ if TYPE_CHECKING:
         Claim,
         Notification,
         Recorded,
-        StageReady,
+        Settled,
     )
-    from pipeline.ledger.recording import AssetRow, Changes, TaskRow
+    from pipeline.ledger.recording import Changes, TaskRow
     from pipeline.task import AssetKey, Track
 
 T = TypeVar("T")
@@ -124,21 +124,19 @@ class SqliteLedger(Ledger):
         return await self._write(run)
 
     async def find_asset(self, key: AssetKey) -> Asset | None:
-        row = await self._read(lambda connection: _find_file(connection, key))
+        row = await self._read(lambda connection: find_file(connection, key))
         return None if row is None else row.asset()
 
-    async def settle_asset(
-        self, key: AssetKey, result: StoredAsset | str, *, at: datetime
-    ) -> Sequence[StageReady]:
-        def run(connection: apsw.Connection) -> Sequence[StageReady]:
-            row = _find_file(connection, key)
-            if row is None:
-                return []
-            if row.settle(result, at=to_milliseconds(at)):
-                connection.execute(sql.PUT_ASSET, rows.asset_bindings(row))
-            return ready_stages(row, _files_of(connection, key.task_id))
-
-        return await self._write(run)
+    async def settle_assets(
+        self, keys: Sequence[AssetKey], result: StoredAsset | str, *, at: datetime
+    ) -> Sequence[Settled]:
+        if not keys:
+            return []
+        return await self._write(
+            lambda connection: [
+                settle_file(connection, key, result, at=at) for key in keys
+            ]
+        )
 
     async def add_attempts(self, attempts: Sequence[Attempt]) -> None:
         bindings = list(rows.attempt_bindings(attempts))
@@ -194,7 +192,7 @@ class SqliteLedger(Ledger):
         return bytes(found[0][0]) if found else None
 
     async def list_assets(self, task_id: TaskId) -> Sequence[Asset]:
-        found = await self._read(lambda connection: _files_of(connection, task_id))
+        found = await self._read(lambda connection: files_of(connection, task_id))
         return [row.asset() for row in found]
 
     async def list_attempts(self, task_id: TaskId) -> Sequence[Attempt]:
@@ -309,16 +307,6 @@ def _write_changes(connection: apsw.Connection, changes: Changes) -> None:
         connection.executemany(
             sql.PUT_ASSET, [rows.asset_bindings(row) for row in changes.assets.values()]
         )
-
-
-def _find_file(connection: apsw.Connection, key: AssetKey) -> AssetRow | None:
-    found = connection.execute(sql.SELECT_ASSET, (key.task_id, key.track_id, key.kind))
-    return next((rows.asset_row(row) for row in found), None)
-
-
-def _files_of(connection: apsw.Connection, task_id: TaskId) -> list[AssetRow]:
-    found = connection.execute(sql.SELECT_ASSETS, (task_id,))
-    return [rows.asset_row(row) for row in found]
 
 
 def _task_records(

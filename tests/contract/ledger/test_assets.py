@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.events.publications import assets_ready
 from pipeline.ledger.port import AssetState, StoredAsset, Verdict
-from pipeline.task import AssetKey, Stage
+from pipeline.task import AssetKey, Stage, TaskId
 from tests.callbacks import (
     START,
     TASK,
@@ -298,6 +298,33 @@ def ready_id(ready: StageReady) -> str:
 async def test_a_file_that_is_not_known_changes_nothing(ledger: Ledger) -> None:
     assert await ledger.settle_asset(AUDIO, STORED, at=after(1)) == []
     assert await ledger.find_asset(AUDIO) is None
+
+
+async def test_several_files_are_settled_in_one_go(ledger: Ledger) -> None:
+    """An answer for each, in order; a stored one stays, an unknown one is told."""
+    await ledger.record([make_claim(make_update(tracks=[make_track("8551-1")]))])
+    await ledger.record([make_claim(make_update(task_id="b", tracks=[make_track()]))])
+    others = [asset.key for asset in await ledger.list_assets(TaskId("b"))]
+    unknown = AssetKey(task_id=TASK, track_id="8551-1", kind="video")
+    await ledger.settle_asset(AUDIO, STORED, at=after(1))
+    keys = [AUDIO, unknown, others[0], IMAGE]
+
+    for at in (after(2), after(3)):
+        settled = await ledger.settle_assets(keys, "given up", at=at)
+
+        states = [one.asset and (one.asset.key, one.asset.state) for one in settled]
+        assert [
+            (AUDIO, AssetState.STORED),
+            None,
+            (others[0], AssetState.EXPIRED),
+            (IMAGE, AssetState.EXPIRED),
+        ] == states
+        assert settled[1].ready == settled[2].ready == ()
+        assert [Stage.COMPLETE] == stages(settled[3].ready)
+        assert [one.asset for one in settled if one.asset] == [
+            await ledger.find_asset(key) for key in keys if key != unknown
+        ]
+    assert [] == await ledger.settle_assets([], "given up", at=after(4))
 
 
 async def test_files_are_counted_by_what_became_of_them(ledger: Ledger) -> None:
