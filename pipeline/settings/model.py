@@ -50,8 +50,14 @@ _MIB = 1024 * _KIB
 
 #: Consumers that hold a delivery for 30 minutes are cut off by RabbitMQ.
 _LONGEST_DEADLINE = timedelta(minutes=25)
+#: Where callbacks come in batches, one may be held for four deadlines: two while it
+#: waits behind a batch that hangs and is then handled one by one, two in another.
+_LONGEST_BATCH_DEADLINE = timedelta(minutes=6)
 
 Deadline = Annotated[Duration, between(timedelta(milliseconds=1), _LONGEST_DEADLINE)]
+BatchDeadline = Annotated[
+    Duration, between(timedelta(milliseconds=1), _LONGEST_BATCH_DEADLINE)
+]
 Count = Annotated[int, Field(ge=1, le=10_000)]
 Token = Annotated[SecretStr, Field(min_length=16)]
 Key = Annotated[SecretStr, Field(min_length=1)]
@@ -129,6 +135,8 @@ class DedupeSettings(WorkerSettings):
 
     #: Batches in progress at the same time.
     concurrency: Count = 2
+    #: The longest for one batch; what fails as a whole is then handled one by one.
+    deadline: BatchDeadline = timedelta(seconds=30)
     #: The most callbacks in one transaction of the ledger.
     batch_size: Count = 100
 

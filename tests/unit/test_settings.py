@@ -195,6 +195,17 @@ x.y = 1
     assert expected == [line.strip() for line in lines]
 
 
+def test_no_callback_is_held_until_rabbitmq_takes_it_back() -> None:
+    """Behind a batch that hangs and in one more: two deadlines each."""
+    consumer_timeout = timedelta(minutes=30)
+
+    longest = load(flags={"dedupe.deadline": "6m"}).settings.dedupe.deadline
+
+    assert 4 * longest < consumer_timeout
+    with pytest.raises(ConfigurationError, match=r"expected 6m or less, got '7m'"):
+        load(flags={"dedupe.deadline": "7m"})
+
+
 def test_one_mistake_is_counted_as_one() -> None:
     with pytest.raises(ConfigurationError, match=r"^1 setting is wrong:\n  drain"):
         load(flags={"drain": "soon"})
