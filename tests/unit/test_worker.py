@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections import Counter
 from dataclasses import replace
 from datetime import timedelta
@@ -311,6 +312,40 @@ async def test_a_batch_that_fails_as_a_whole_is_handled_one_by_one(
     assert max(calls.values()) <= 2
 
 
+async def test_a_message_behind_a_batch_that_hangs_is_held_for_four_deadlines(
+    broker: Broker,
+) -> None:
+    deadline = 0.4
+    calls: list[int] = []
+
+    async def hang(envelopes: Sequence[Envelope]) -> Sequence[Any]:
+        calls.append(len(envelopes))
+        await asyncio.Event().wait()
+        return []
+
+    async def is_called() -> bool:
+        return bool(calls)
+
+    worker = make_worker(
+        broker,
+        hang,
+        batch_size=8,
+        deadline=timedelta(seconds=deadline),
+        policy=NO_RETRY,
+    )
+    async with running(worker):
+        await publish(broker, *(make_envelope() for _ in range(4)))
+        await eventually(is_called)
+        began = time.monotonic()
+        await publish(broker, *(make_envelope() for _ in range(4)))
+        await dead(broker, 8)
+        took = time.monotonic() - began
+
+    assert [4, 1, 1, 1, 1] * 2 == calls
+    # One by one they would take ten.
+    assert took < 7 * deadline
+
+
 async def test_a_batch_that_hangs_takes_two_deadlines_however_large_it_is(
     broker: Broker,
 ) -> None:
@@ -510,21 +545,30 @@ async def test_cancelling_gives_everything_back(broker: Broker) -> None:
 
 async def test_no_more_calls_at_the_same_time_than_allowed(broker: Broker) -> None:
     now, most = 0, 0
+    gate = asyncio.Semaphore(0)
 
     async def handle(envelopes: Sequence[Envelope]) -> Sequence[Any]:
         nonlocal now, most
         now += 1
         most = max(most, now)
-        await asyncio.sleep(0)
+        await gate.acquire()
         now -= 1
         return [() for _ in envelopes]
+
+    async def are_at_the_gate() -> bool:
+        return now == 3
 
     await publish(broker, *(make_envelope() for _ in range(50)))
 
     async with running(make_worker(broker, handle, concurrency=3)):
+        for _ in range(48):
+            await eventually(are_at_the_gate)
+            gate.release()
+        for _ in range(2):
+            gate.release()
         await until_empty(broker)
 
-    assert 1 <= most <= 3
+    assert 3 == most
 
 
 @pytest.mark.parametrize("error", [None, Reject("poison")])
