@@ -54,8 +54,9 @@ async def broker(
         yield opened
 
 
-async def _bury(broker: Broker) -> None:
-    envelopes = [make_envelope(message_id=f"m{n}") for n in range(COUNT)]
+async def _bury(broker: Broker, start: int = 0) -> None:
+    numbers = range(start, start + COUNT)
+    envelopes = [make_envelope(message_id=f"m{n}") for n in numbers]
     half = COUNT // 2
     errors = [Reject("poison")] * half + [LinkExpired("gone")] * half
     await broker.publish(
@@ -81,8 +82,8 @@ async def _taken(broker: Broker, queue: str) -> set[str]:
     return {str(d.envelope.message_id) for d in deliveries}
 
 
-async def _cut(proxy: TcpProxy) -> None:
-    """Cut, and wait until both connections are made again."""
+async def _cut(broker: Broker, proxy: TcpProxy) -> None:
+    """Cut, and wait until both connections are made again and answer."""
     connections = proxy.accepted
     proxy.cut()
 
@@ -90,6 +91,7 @@ async def _cut(proxy: TcpProxy) -> None:
         return proxy.accepted >= connections + 2
 
     await eventually(is_back)
+    await broker.depth(DEAD)
 
 
 def _said(raised: pytest.ExceptionInfo[BrokerUnavailable], verb: str) -> int:
@@ -136,7 +138,7 @@ async def test_discard_that_loses_its_connection_removes_no_more_than_it_says(
     """The batch that was taken back is not counted, and is there still."""
 
     async def cut(_: str, __: Sequence[Envelope]) -> Sequence[Publication]:
-        await _cut(proxy)
+        await _cut(broker, proxy)
         return ()
 
     with pytest.raises(BrokerUnavailable) as raised:
@@ -154,20 +156,21 @@ async def test_list_that_loses_its_connection_fails_and_repeats_nothing(
 ) -> None:
     """Half a list without a word would look like a whole one."""
     seen: list[str] = []
+    await _bury(broker, COUNT)  # more than what one consumer has here already
 
     async def look() -> None:
         async with aclosing(browse(broker, [DOWNLOAD], Selection())) as letters:
             async for letter in letters:
                 seen.append(letter.envelope.message_id)
                 if len(seen) == 150:
-                    await _cut(proxy)
+                    await _cut(broker, proxy)
 
     with pytest.raises(BrokerUnavailable, match="took them back"):
         await look()
 
-    assert 150 <= len(seen) < COUNT
+    assert 150 <= len(seen) < 2 * COUNT
     assert len(set(seen)) == len(seen)
-    await _is_counted(broker, DEAD, COUNT)
+    await _is_counted(broker, DEAD, 2 * COUNT)
 
 
 async def test_replay_whose_lease_lapses_counts_nothing_of_its_batch(

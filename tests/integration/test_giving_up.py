@@ -140,6 +140,7 @@ async def _breakable(
                 return proxy.accepted >= connections + 2
 
             await eventually(is_back)
+            await opened.depth(dead_letter_queue(DOWNLOAD))
 
         yield opened, cut
 
