@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
+from pipeline.errors import BrokerError
 from pipeline.message import Envelope, Publication, failed
 from pipeline.topology import dead_letter
 
@@ -54,6 +55,20 @@ class FoundQueue:
     messages: int
     #: Whether somebody takes from it now.
     is_used: bool
+
+    def require_idle(self) -> None:
+        """Refuse to go on while it is in use or has messages.
+
+        Raises:
+            BrokerError: it is, or it has.
+        """
+        if self.messages or self.is_used:
+            used = "somebody takes from it" if self.is_used else "nobody takes from it"
+            message = (
+                f"queue {self.name}: expected it to be empty and unused, found"
+                f" {self.messages} messages, and {used}: it was not removed"
+            )
+            raise BrokerError(message)
 
 
 class Broker(ABC):
@@ -135,12 +150,17 @@ class Broker(ABC):
         """
 
     @abstractmethod
-    async def delete_queue(self, topology: Topology, name: str) -> None:
+    async def delete_queue(
+        self, topology: Topology, name: str, *, if_idle: bool = False
+    ) -> None:
         """Remove one queue under the prefix of ``topology``, with what is in it.
 
-        ``topology`` need not name it. Idempotent.
+        ``topology`` need not name it. Idempotent. With ``if_idle`` only an empty one
+        that nobody takes from. RabbitMQ cannot do this in one step: what is
+        published between the last look and the removal is lost, and said to be.
 
         Raises:
+            BrokerError: it is not idle, and is left as it was; or messages were lost.
             BrokerUnavailable: no answer in time.
         """
 

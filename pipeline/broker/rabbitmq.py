@@ -19,6 +19,7 @@ from pipeline.broker.rabbitmq_stream import stream_of
 from pipeline.broker.rabbitmq_topology import (
     declare,
     delete,
+    delete_if_idle,
     delete_queue,
     differences,
     find_queues,
@@ -160,11 +161,14 @@ class RabbitBroker(Broker):
         async with bounded(self._declare_seconds, "looking for queues"):
             return await find_queues(connection, topology, names)
 
-    async def delete_queue(self, topology: Topology, name: str) -> None:
+    async def delete_queue(
+        self, topology: Topology, name: str, *, if_idle: bool = False
+    ) -> None:
         self._require_open()
         connection = await self._publishing.connection(self._deadline_seconds)
         async with bounded(self._declare_seconds, f"deleting queue {name}"):
-            await delete_queue(connection, topology, name)
+            remove = delete_if_idle if if_idle else delete_queue
+            await remove(connection, topology, name)
 
     async def publish(self, *publications: Publication) -> None:
         self._require_declared()

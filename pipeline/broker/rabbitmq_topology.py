@@ -15,7 +15,7 @@ import aiormq
 
 from pipeline.broker.port import Difference, FoundQueue
 from pipeline.broker.rabbitmq_connection import reason_of
-from pipeline.errors import TopologyMismatch
+from pipeline.errors import BrokerError, TopologyMismatch
 from pipeline.logs import get_logger
 from pipeline.topology import (
     DEAD,
@@ -211,6 +211,49 @@ async def delete_queue(
     async with connection.channel(publisher_confirms=False) as channel:
         raw = await channel.get_underlay_channel()
         await raw.queue_delete(topology.queue_name(name))
+
+
+async def delete_if_idle(
+    connection: aio_pika.abc.AbstractConnection, topology: Topology, name: str
+) -> None:
+    """Delete one queue if it is empty and nobody takes from it.
+
+    A quorum queue does not know such a condition. So nothing can be published into
+    it any more before we look; only the patterns of a subscription that no setting
+    names are not known, and what comes by those in this moment is lost.
+
+    Raises:
+        BrokerError: it is not idle and is bound again; or messages were lost.
+    """
+    full = topology.queue_name(name)
+    bindings = [
+        (topology.exchange_name(one.exchange), one.key)
+        for one in topology.bindings
+        if one.queue == name
+    ]
+    if not bindings:  # of a subscription that was removed
+        work = name.removeprefix("dead.")
+        exchange = WORK if work == name else DEAD
+        bindings.append((topology.exchange_name(exchange), work))
+    if not await find_queues(connection, topology, [name]):
+        return
+    async with connection.channel(publisher_confirms=False) as channel:
+        raw = await channel.get_underlay_channel()
+        for exchange, key in bindings:
+            await raw.queue_unbind(full, exchange, key)
+        try:
+            for found in await find_queues(connection, topology, [name]):
+                found.require_idle()
+        except BaseException:
+            for exchange, key in bindings:
+                await raw.queue_bind(full, exchange, key)
+            raise
+        deleted = await raw.queue_delete(full)
+    if deleted.message_count:
+        raise BrokerError(
+            f"queue {name} was removed when it was empty, but"
+            f" {deleted.message_count} messages came in that moment and are lost"
+        )
 
 
 async def find_queues(

@@ -16,7 +16,8 @@ from pipeline.broker.sqlite_consumer import SqliteConsumer
 from pipeline.broker.sqlite_routing import (
     declare,
     delete,
-    delete_queues,
+    delete_if_idle,
+    delete_queue,
     differences,
     queues_under,
 )
@@ -97,9 +98,12 @@ class SqliteBroker(Broker):
         start = topology.queue_name("")
         return await self._session.read(partial(queues_under, start=start))
 
-    async def delete_queue(self, topology: Topology, name: str) -> None:
-        names = [topology.queue_name(name)]
-        await self._session.write(partial(delete_queues, names=names))
+    async def delete_queue(
+        self, topology: Topology, name: str, *, if_idle: bool = False
+    ) -> None:
+        full = topology.queue_name(name)
+        run = delete_if_idle if if_idle else delete_queue
+        await self._session.write(partial(run, name=full))
 
     async def publish(self, *publications: Publication) -> None:
         """See ``Broker.publish``; all are stored or none."""

@@ -5,6 +5,7 @@ Runs in the thread of the database, on its connection.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -86,6 +87,23 @@ def delete_queues(connection: apsw.Connection, names: Iterable[str]) -> None:
         connection.executemany(f"DELETE FROM {table} WHERE queue = {its_id}", rows)  # noqa: S608
     connection.executemany("DELETE FROM queues WHERE name = ?", rows)
     connection.execute("UPDATE topology SET generation = random()")
+
+
+def delete_queue(connection: apsw.Connection, name: str) -> None:
+    """Remove one queue and the messages in it."""
+    delete_queues(connection, [name])
+
+
+def delete_if_idle(connection: apsw.Connection, name: str) -> None:
+    """Remove one queue unless something is in it.
+
+    Raises:
+        BrokerError: something is; nothing is changed.
+    """
+    for found in queues_under(connection, name):
+        if not found.name:  # not one whose name goes on
+            replace(found, name=name).require_idle()
+    delete_queues(connection, [name])
 
 
 def queues_under(connection: apsw.Connection, start: str) -> list[FoundQueue]:

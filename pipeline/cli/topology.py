@@ -238,7 +238,7 @@ async def _delete_queues(
         for name in names:
             _require_removable(name, found.get(name), forced=forced or not yes)
         for name in names if yes else ():
-            await parts.broker.delete_queue(parts.topology, name)
+            await parts.broker.delete_queue(parts.topology, name, if_idle=not forced)
     return ", ".join(
         f"queue {name} with {render.count_of(found[name].messages, 'message')}"
         for name in names

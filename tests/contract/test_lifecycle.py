@@ -14,6 +14,7 @@ from pipeline.broker import open_broker
 from pipeline.broker.port import FoundQueue
 from pipeline.errors import (
     BrokerClosed,
+    BrokerError,
     BrokerUnavailable,
     TopologyMismatch,
     Unroutable,
@@ -25,6 +26,7 @@ from pipeline.topology import (
     ExchangeKind,
     build_topology,
     dead_letter_queue,
+    hand_to,
     notify_queue,
 )
 from tests.factories import (
@@ -289,6 +291,59 @@ async def test_a_queue_that_no_setting_names_any_more_is_found_and_deleted(
     assert found.keys().isdisjoint(names)
     await broker.publish(make_publication(event, exchange=EVENTS))
     assert [] == list(await broker.check(topology))
+
+
+async def test_queue_that_is_not_idle_is_kept_as_it_was(
+    broker: Broker, topology: Topology
+) -> None:
+    """With what is in it, and bound to all that it was bound to."""
+    await broker.publish(make_publication())
+
+    with pytest.raises(BrokerError, match="found 1 messages"):
+        await broker.delete_queue(topology, DEDUPE, if_idle=True)
+
+    assert [] == list(await broker.check(topology))
+    envelope = make_envelope()
+    await broker.publish(make_publication(), hand_to(DEDUPE, envelope))
+    async with broker.consume(DEDUPE, prefetch=3) as consumer:
+        deliveries = await receive(consumer, 3)
+        with pytest.raises(BrokerError, match="somebody takes from it"):
+            await broker.delete_queue(topology, DEDUPE, if_idle=True)
+        await consumer.ack(deliveries)
+
+    async def is_deleted() -> bool:
+        with suppress(BrokerError):  # leaving the queue takes a moment
+            await broker.delete_queue(topology, DEDUPE, if_idle=True)
+        return not [
+            one
+            for one in await broker.find_queues(topology, [DEDUPE])
+            if one.name == DEDUPE
+        ]
+
+    await eventually(is_deleted)
+    await broker.delete_queue(topology, DEDUPE, if_idle=True)
+
+
+async def test_queue_is_deleted_though_another_name_goes_on_where_it_ends(
+    broker: Broker, topology: Topology
+) -> None:
+    """Only what is in the queue itself counts."""
+    longer = build_topology(
+        prefix=topology.prefix,
+        subscriptions={"a": ["task.first"], "a.b": ["task.text"]},
+        delays=[SHORT_DELAY],
+    )
+    await broker.declare(longer)
+    event = make_envelope(routing_key="task.text")
+    await broker.publish(make_publication(event, exchange=EVENTS))
+
+    await broker.delete_queue(longer, notify_queue("a"), if_idle=True)
+
+    names = [notify_queue("a"), notify_queue("a.b")]
+    found = {one.name for one in await broker.find_queues(longer, names)}
+    assert names[0] not in found
+    assert names[1] in found
+    await broker.delete(longer)
 
 
 async def test_closing_is_idempotent(broker: Broker) -> None:
