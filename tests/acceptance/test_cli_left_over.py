@@ -14,6 +14,7 @@ from pipeline.broker import open_broker
 from pipeline.broker.rabbitmq_topology import Arguments, server_version
 from pipeline.errors import NotificationFailed, Reject
 from pipeline.events.publications import asset_requested
+from pipeline.ledger import open_ledger
 from pipeline.message import Publication, failed, new_message_id
 from pipeline.task import Asset, AssetKey, AssetState, Stage, TaskId
 from pipeline.topology import (
@@ -190,6 +191,11 @@ def test_who_looks_at_queues_of_rabbitmq_3_is_warned(
     assert (version >= 4) == len(json.loads(checked.stdout)["warnings"])
 
 
+async def _make_ledger(url: str) -> None:
+    async with open_ledger(url):
+        pass
+
+
 @pytest.mark.parametrize(
     "command",
     [
@@ -217,7 +223,7 @@ def test_who_looks_in_the_wrong_place_is_told_and_makes_no_broker(
     assert not path.exists()
 
 
-def test_discarding_downloads_makes_no_ledger(
+def test_discarding_downloads_makes_no_ledger_and_wants_the_right_one(
     cli: CommandLine, sqlite_url: str, tmp_path: Path
 ) -> None:
     """What is discarded has to be given up in the ledger of the workers."""
@@ -249,4 +255,14 @@ def test_discarding_downloads_makes_no_ledger(
     assert 1 == done.returncode
     assert f"expected a ledger that exists, found no file {path}" in done.stderr
     assert not path.exists()
-    assert 1 == len(cli.json("dead-letters", "list"))
+
+    asyncio.run(_make_ledger(f"sqlite:///{path}"))
+    refused = cli("dead-letters", "discard", "--yes")
+    left = cli.json("dead-letters", "list")
+    forced = cli("dead-letters", "discard", "--yes", "--with-unknown-tasks")
+
+    assert 1 == refused.returncode
+    assert "expected the ledger that knows task t1" in refused.stderr
+    assert "0 of 1 dead letters were discarded" in refused.stderr
+    assert 1 == len(left)
+    assert forced.stdout == "1 dead letter discarded (1 of download)\n"
