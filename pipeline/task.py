@@ -115,7 +115,7 @@ class AssetState(StrEnum):
     EXPIRED = "expired"
 
 
-@value
+@key
 class StoredAsset:
     """What the asset store says about a file it has taken."""
 

@@ -108,6 +108,8 @@ class CommandLine:
                 env=self._environ(environ),
                 stderr=error,
                 stdout=logged if output is None else output,
+                # Shells start what is in the background deaf to Ctrl-C.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509  no threads yet
             )
         try:
             yield Running(process, log, errors)
