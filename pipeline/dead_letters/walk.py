@@ -33,8 +33,9 @@ BATCH: Final = 200
 IDLE_SECONDS: Final = 2.0
 #: The longest to wait for a broker that is away.
 PATIENCE_SECONDS: Final = 15.0
-#: Further behind than this, a paced replay starts its schedule anew.
-LARGEST_LAG_SECONDS: Final = 0.5
+#: Further behind than this, a paced replay starts its schedule anew: what it caught
+#: up on would be a burst.
+LARGEST_LAG_SECONDS: Final = 0.1
 
 
 class Walk:
@@ -158,7 +159,8 @@ class Pace:
 
     def __init__(self, rate: float | None) -> None:
         self._rate = rate
-        self._started = time.monotonic()
+        #: Set by the first batch: the way to it is no time to be made up for.
+        self._started: float | None = None
         self._done = 0
 
     @property
@@ -170,8 +172,11 @@ class Pace:
         """Wait until ``count`` more are due; time lost is not caught up on."""
         if self._rate is None:
             return
+        now = time.monotonic()
+        if self._started is None:
+            self._started = now
         self._done += count
-        ahead = self._started + self._done / self._rate - time.monotonic()
+        ahead = self._started + self._done / self._rate - now
         if ahead > 0:
             await asyncio.sleep(ahead)
         elif ahead < -LARGEST_LAG_SECONDS:
