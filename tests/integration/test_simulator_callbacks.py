@@ -149,15 +149,16 @@ async def test_only_200_counts_and_after_four_attempts_the_task_is_silent(
     async def refuses(_: int, __: web.Request) -> int:
         return status
 
-    # The callbacks are 30 simulated minutes apart, the retries take 21.
+    # The callbacks are two simulated hours apart, 2 s, and the retries take 21
+    # minutes: a busy machine has time to answer in between.
     task = plan_scenario(one_task()).tasks[0]
     spread = tuple(
-        replace(callback, at=timedelta(minutes=30 * place))
+        replace(callback, at=timedelta(hours=2 * place))
         for place, callback in enumerate(task.callbacks)
     )
     scenario = plan_scenario(one_task())
     scenario = replace(scenario, tasks=(replace(task, callbacks=spread),))
-    options = replace(FAST, time_scale=1200)
+    options = replace(FAST, time_scale=3600)
     async with receiver(refuses) as target, SimulatedProvider(options) as provider:
         report = await provider.run(scenario, callback_url=target.url)
         details = provider.details(task.task_id)
