@@ -83,12 +83,9 @@ async def test_alarm_stops_publishers_and_no_consumer(
             for delivery in await receive(consumer, 4):
                 await delivery.ack()
             async with _memory_alarm(rabbitmq_node):
-                began = time.monotonic()
+                seconds = await _until_it_fails(broker)
 
-                with pytest.raises(BrokerUnavailable):
-                    await broker.publish(make_publication())
-
-                assert time.monotonic() - began < SHORT.total_seconds() + 1
+                assert seconds < SHORT.total_seconds() + 1
                 await (await receive_one(consumer)).ack()
                 assert consumer.is_active
             await _until_it_works(broker)
@@ -103,8 +100,7 @@ async def test_alarm_is_known_at_once(
     async with RabbitBroker(rabbitmq_node.url, deadline=SHORT) as broker:
         await broker.declare(node_topology)
         async with _memory_alarm(rabbitmq_node):
-            with pytest.raises(BrokerUnavailable):
-                await broker.publish(make_publication())
+            await _until_it_fails(broker)
             began = time.monotonic()
 
             with pytest.raises(BrokerUnavailable, match="alarm"):
@@ -130,6 +126,20 @@ async def test_lost_connection_is_told_with_the_first_failure(
             with pytest.raises(BrokerUnavailable):
                 await _publish_for_ever(broker)
             assert "lost" in str(broker.problem)
+
+
+async def _until_it_fails(broker: RabbitBroker) -> float:
+    """Publish until that fails, for the alarm takes a moment; give how long it took.
+
+    That is: the publish that failed.
+    """
+    async with asyncio.timeout(PATIENT.total_seconds()):
+        while True:
+            began = time.monotonic()
+            try:
+                await broker.publish(make_publication())
+            except BrokerUnavailable:
+                return time.monotonic() - began
 
 
 async def _publish_for_ever(broker: RabbitBroker) -> None:
