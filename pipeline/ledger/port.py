@@ -1,6 +1,6 @@
 """What every ledger does for us: remember what was seen, fetched and delivered.
 
-One adapter now (``sqlite.py``), PostgreSQL next; one contract suite for both. All
+Two adapters (``sqlite.py``, ``postgres.py``), one contract suite for both. All
 methods that take several items are one transaction, so that a batch of callbacks
 costs one commit. Every write is idempotent: the same call by the same owner has
 the same answer, because a worker may crash between the write and the settlement.

@@ -1,6 +1,6 @@
 """The ledger's SQL for SQLite.
 
-Plain enough for PostgreSQL, too, once ``?`` is written ``$1``.
+Plain enough for PostgreSQL, too: ``postgres_statements.py`` makes its own of it.
 """
 # ruff: noqa: S608 - put together of constants; values are always bound
 
