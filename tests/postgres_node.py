@@ -99,12 +99,9 @@ class PostgresNode:
                 "group": user.pw_gid,
                 "extra_groups": [],
             }
+        make = f"{find_program('initdb')} --auth=trust --username=postgres --no-sync"
         subprocess.run(
-            [
-                *(str(find_program("initdb")), "--pgdata", str(folder / "data")),
-                *("--auth=trust", "--username=postgres", "--encoding=UTF8"),
-                *("--locale=C.UTF-8", "--no-sync"),
-            ],
+            [*make.split(), "--encoding=UTF8", "--locale=C.UTF-8", folder / "data"],
             check=True,
             capture_output=True,
             cwd=folder,

@@ -181,6 +181,25 @@ class PostgresLedger(Ledger):
         (row,) = await self._select(sql.SELECT_TOTALS)
         return rows.totals(row)
 
+    async def count_old(self, before: datetime) -> int:
+        (row,) = await self._select(sql.COUNT_OLD, to_milliseconds(before))
+        return int(row[0])
+
+    async def prune(self, before: datetime, *, limit: int = 200) -> int:
+        at = to_milliseconds(before)
+
+        async def run(connection: Any) -> int:
+            found = await connection.fetch(sql.SELECT_OLD, at, limit)
+            await _lock(connection, (row[0] for row in found))
+            left = [row[0] for row in found]
+            still = await connection.fetch(sql.STILL_OLD, at, left)
+            old = [row[0] for row in still]
+            for statement in sql.FORGET if old else ():
+                await connection.execute(statement, old)
+            return len(old)
+
+        return await self._connections.transact(run)
+
     async def _select(self, statement: str, *bindings: object) -> list[rows.Row]:
         async def run(connection: Any) -> list[rows.Row]:
             found: list[rows.Row] = await connection.fetch(statement, *bindings)

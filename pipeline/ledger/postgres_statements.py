@@ -70,3 +70,14 @@ SELECT_NOTIFICATION: Final = _numbered(sql.SELECT_NOTIFICATION)
 SELECT_NOTIFICATIONS: Final = _numbered(sql.SELECT_NOTIFICATIONS)
 SELECT_UPDATES: Final = _numbered(sql.SELECT_UPDATES)
 SELECT_TOTALS: Final = sql.SELECT_TOTALS
+COUNT_OLD: Final = _numbered(sql.COUNT_OLD)
+SELECT_OLD: Final = _numbered(sql.SELECT_OLD)
+#: Looks again once nobody else can change them.
+STILL_OLD: Final = (
+    f"SELECT task_id FROM tasks WHERE {_numbered(sql.IS_OLD)}"
+    " AND task_id = ANY($2::text[])"
+)
+FORGET: Final = tuple(
+    statement.replace("IN (SELECT value FROM json_each(?))", "= ANY($1::text[])")
+    for statement in sql.FORGET
+)

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 import apsw
+import orjson
 
 from pipeline.errors import (
     ConfigurationError,
@@ -24,6 +25,7 @@ from pipeline.ledger.files import files_of, find_file, settle_file
 from pipeline.ledger.migrations import migrations
 from pipeline.ledger.port import Ledger
 from pipeline.ledger.recording import names_files, record
+from pipeline.message import to_milliseconds
 from pipeline.sqlite import Database, DatabaseUnavailable, SchemaMismatch, migrate
 
 if TYPE_CHECKING:
@@ -195,7 +197,22 @@ class SqliteLedger(Ledger):
         (row,) = await self._select(sql.SELECT_TOTALS)
         return rows.totals(row)
 
-    async def _select(self, statement: str, *bindings: str) -> list[rows.Row]:
+    async def count_old(self, before: datetime) -> int:
+        (row,) = await self._select(sql.COUNT_OLD, to_milliseconds(before))
+        return int(row[0])
+
+    async def prune(self, before: datetime, *, limit: int = 200) -> int:
+        bindings = (to_milliseconds(before), limit)
+
+        def run(connection: apsw.Connection) -> int:
+            old = [row[0] for row in connection.execute(sql.SELECT_OLD, bindings)]
+            for statement in sql.FORGET if old else ():
+                connection.execute(statement, (orjson.dumps(old).decode(),))
+            return len(old)
+
+        return await self._write(run)
+
+    async def _select(self, statement: str, *bindings: str | int) -> list[rows.Row]:
         return await self._read(
             lambda connection: _all(connection.execute(statement, bindings))
         )

@@ -65,7 +65,7 @@ def test_callbacks_that_come_while_the_database_is_away_are_recorded_later(
         postgres_node.stop()
         assert post(base, "meanwhile") == 200
         assert post(base, "before") == 200
-        until(lambda: run.events("delivery_paused"))
+        until(lambda: run.events("worker_paused"))
         postgres_node.start()
 
         until(lambda: len(run.events("delivery_settled")) == 3)
