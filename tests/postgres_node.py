@@ -101,7 +101,12 @@ class PostgresNode:
             }
         make = f"{find_program('initdb')} --auth=trust --username=postgres --no-sync"
         subprocess.run(
-            [*make.split(), "--encoding=UTF8", "--locale=C.UTF-8", folder / "data"],
+            [
+                *make.split(),
+                "--encoding=UTF8",
+                "--locale=C.UTF-8",
+                str(folder / "data"),
+            ],
             check=True,
             capture_output=True,
             cwd=folder,
@@ -160,7 +165,7 @@ class PostgresNode:
                 f"the server in {self.folder} ended while starting: {output[-2000:]}"
             )
             raise RuntimeError(message)
-        program = find_program("pg_isready")
+        program = str(find_program("pg_isready"))
         asked = [program, "-q", "-h", "127.0.0.1", "-p", str(self.port)]
         return not subprocess.run(asked, check=False, timeout=START_SECONDS).returncode
 

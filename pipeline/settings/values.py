@@ -133,8 +133,9 @@ def _check_ledger_url(url: str) -> str:
         return _check_file_url(url)
     try:
         parts = urlsplit(url)
-        names_database = bool(parts.hostname and parts.path.strip("/"))
-        names_database = names_database and parts.port != 0
+        names_database = bool(parts.hostname) and parts.port != 0
+        # A second slash is one of a password that is not written as %2F.
+        names_database = names_database and parts.path.count("/") == 1 < len(parts.path)
     except ValueError:
         names_database = False
     if not names_database:
