@@ -94,6 +94,10 @@ class Connections:
                 reset=_leave,
                 server_settings={
                     "application_name": "pipeline",
+                    # Everything is asked for by its key. The server would scan tables
+                    # that are small or that it has no statistics of yet, and then
+                    # keep to that plan while they grow.
+                    "enable_seqscan": "off",
                     # Nobody waits for the answer any longer than that.
                     "statement_timeout": milliseconds,
                     # The locks of a process that was frozen are free again, and what

@@ -21,6 +21,7 @@ from pipeline.errors import (
     LedgerUnavailable,
 )
 from pipeline.ledger import open_ledger
+from pipeline.ledger import postgres_statements as sql
 from pipeline.ledger.migrations import migrations
 from pipeline.ledger.port import Verdict
 from pipeline.ledger.postgres import PostgresLedger
@@ -273,15 +274,27 @@ async def test_a_wrong_database_is_a_mistake_in_the_settings(
             pass
 
 
+@pytest.mark.parametrize("text", ["\0", "\ud800"])
 async def test_a_value_that_the_database_cannot_hold_is_refused_alone(
-    postgres_ledger_url: str,
+    postgres_ledger_url: str, text: str
 ) -> None:
     async with open_ledger(postgres_ledger_url) as ledger:
         with pytest.raises(LedgerError) as caught:
-            await ledger.find_task(TaskId("\0"))
+            await ledger.record([make_claim(make_update(message=text))])
         assert not isinstance(caught.value, LedgerUnavailable)
 
         assert (await ledger.totals()).tasks == 0
+
+
+async def test_everything_known_is_read_by_its_key(
+    postgres_ledger_url: str, connection: asyncpg.Connection
+) -> None:
+    """Also in a ledger so small, or so new, that the server would rather scan it."""
+    async with PostgresLedger(postgres_ledger_url) as ledger:
+        for statement in (sql.KNOWN_EVENTS, sql.KNOWN_TASKS, sql.KNOWN_ASSETS):
+            plan = await ledger._select(f"EXPLAIN {statement}", ["a", "b"])
+
+            assert not any("Seq Scan" in row[0] for row in plan)
 
 
 async def test_texts_are_ordered_by_their_bytes(
