@@ -84,7 +84,6 @@ class Connections:
                 or the address cannot be understood.
             LedgerUnavailable: it cannot be reached.
         """
-        milliseconds = str(max(1, round(self._seconds * 1000)))
         try:
             pool = await asyncpg.create_pool(
                 self._url,
@@ -92,18 +91,7 @@ class Connections:
                 max_size=self._most,
                 timeout=self._seconds,
                 reset=_leave,
-                server_settings={
-                    "application_name": "pipeline",
-                    # Everything is asked for by its key. The server would scan tables
-                    # that are small or that it has no statistics of yet, and then
-                    # keep to that plan while they grow.
-                    "enable_seqscan": "off",
-                    # Nobody waits for the answer any longer than that.
-                    "statement_timeout": milliseconds,
-                    # The locks of a process that was frozen are free again, and what
-                    # it goes on to write when it wakes up is refused.
-                    "idle_in_transaction_session_timeout": milliseconds,
-                },
+                server_settings=_session(self._seconds),
             )
             self._pool = pool
             await self.call(lambda connection: connection.fetchval("SELECT 1"))
@@ -215,6 +203,23 @@ def _translated() -> Iterator[None]:
     except asyncpg.PostgresError as error:
         message = f"the ledger refused a statement: {type(error).__name__}: {error}"
         raise LedgerError(message) from error
+
+
+def _session(seconds: float) -> dict[str, str]:
+    """Give the server's settings for connections whose calls take so long."""
+    milliseconds = str(max(1, round(seconds * 1000)))
+    return {
+        "application_name": "pipeline",
+        # Everything is asked for by its key. The server would scan tables that are
+        # small or that it has no statistics of yet, and then keep to that plan while
+        # they grow.
+        "enable_seqscan": "off",
+        # Nobody waits for the answer any longer than that.
+        "statement_timeout": milliseconds,
+        # The locks of a process that was frozen are free again, and what it goes on
+        # to write when it wakes up is refused.
+        "idle_in_transaction_session_timeout": milliseconds,
+    }
 
 
 async def _leave(_connection: Any) -> None:
