@@ -41,7 +41,7 @@ $(CAN_DEVELOP): requirements/dev.lock pyproject.toml | $(BIN)/pip
 run: $(CAN_RUN) ## run everything in one process, with the simulated provider
 	$(BIN)/pipeline run --simulate
 
-test: $(CAN_DEVELOP) ## all tests, on the embedded broker and on a real RabbitMQ
+test: $(CAN_DEVELOP) ## all tests, on real servers: RabbitMQ and PostgreSQL, too
 	$(RUN) pytest --numprocesses $(JOBS) --dist loadfile $(ARGS)
 
 # Apart from the tests: tracing slows them, and some of them measure time.
@@ -87,8 +87,8 @@ FOLLOW := $(COMPILE) --constraint requirements/dev.lock
 lock: $(CAN_DEVELOP) ## resolve the requirements anew; UPGRADE=--upgrade for newer ones
 	$(COMPILE) $(UPGRADE) pyproject.toml --all-extras --group dev -o requirements/dev.lock
 	$(FOLLOW) --group build -o requirements/build.lock
-	$(FOLLOW) pyproject.toml --extra speed -o requirements/runtime.lock
-	$(FOLLOW) pyproject.toml --extra speed --extra media -o requirements/runtime-media.lock
+	$(FOLLOW) pyproject.toml --extra speed --extra postgres -o requirements/runtime.lock
+	$(FOLLOW) pyproject.toml --extra speed --extra media --extra postgres -o requirements/runtime-media.lock
 	$(FOLLOW) $(UPGRADE) pyproject.toml --all-extras --group dev --group bench -o requirements/bench.lock
 
 image: ## build the container image callback-pipeline:local

@@ -1,12 +1,14 @@
-"""Fixtures for every kind of test: the addresses of the two brokers."""
+"""Fixtures for every kind of test: the addresses of brokers and databases."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 from typing import TYPE_CHECKING, Final
 
 import pytest
 
+from tests import postgres_node as postgres
 from tests.rabbitmq_node import (
     RabbitNode,
     ServerMissing,
@@ -21,21 +23,32 @@ if TYPE_CHECKING:
 
 #: Set by those who can do without what is tested on RabbitMQ.
 WITHOUT_RABBITMQ: Final = "PIPELINE_TEST_WITHOUT_RABBITMQ"
+#: Set by those who can do without what is tested on PostgreSQL.
+WITHOUT_POSTGRES: Final = "PIPELINE_TEST_WITHOUT_POSTGRES"
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Install RabbitMQ before the first test, where its time limit does not count."""
-    if os.environ.get(WITHOUT_RABBITMQ):
-        return
-    given = os.environ.get("PIPELINE_TEST_AMQP_URL")
-    if any(
-        # Some tests take a node down: they need one of their own in any case.
-        "rabbitmq_node" in getattr(item, "fixturenames", ())
-        or (not given and item.get_closest_marker("rabbitmq"))
-        for item in items
+    """Install servers before the first test, where its time limit does not count."""
+    if not os.environ.get(WITHOUT_RABBITMQ) and _wanted(
+        items, "rabbitmq", "PIPELINE_TEST_AMQP_URL"
     ):
         install_server()
+    if not os.environ.get(WITHOUT_POSTGRES) and _wanted(
+        items, "postgres", "PIPELINE_TEST_POSTGRES_URL"
+    ):
+        postgres.install_server()
+
+
+def _wanted(items: list[pytest.Item], mark: str, address: str) -> bool:
+    """Tell whether a server of our own is needed for any of the tests."""
+    given = os.environ.get(address)
+    return any(
+        # Some tests take a server down: they need one of their own in any case.
+        f"{mark}_node" in getattr(item, "fixturenames", ())
+        or (not given and item.get_closest_marker(mark))
+        for item in items
+    )
 
 
 @pytest.fixture
@@ -69,3 +82,37 @@ def rabbitmq_url(request: pytest.FixtureRequest) -> str:
         return url
     node: RabbitNode = request.getfixturevalue("rabbitmq_node")
     return node.url
+
+
+@pytest.fixture(scope="session")
+def postgres_node() -> Iterator[postgres.PostgresNode]:
+    """A private PostgreSQL for this session; with xdist, one for each worker."""
+    try:
+        postgres.find_program("initdb")
+    except ServerMissing as missing:
+        if os.environ.get(WITHOUT_POSTGRES):
+            pytest.skip(str(missing))
+        pytest.fail(
+            f"{missing}. Tests that stop and start a server need the package in any"
+            f" case. {WITHOUT_POSTGRES}=1 skips what needs PostgreSQL",
+            pytrace=False,
+        )
+    with postgres.started_server() as node:
+        yield node
+
+
+@pytest.fixture(scope="session")
+def postgres_server_url(request: pytest.FixtureRequest) -> str:
+    """Address of a PostgreSQL: ``PIPELINE_TEST_POSTGRES_URL``, or a private one."""
+    if url := os.environ.get("PIPELINE_TEST_POSTGRES_URL"):
+        return url
+    node: postgres.PostgresNode = request.getfixturevalue("postgres_node")
+    return node.url
+
+
+@pytest.fixture
+def postgres_ledger_url(postgres_server_url: str) -> Iterator[str]:
+    """Address of an empty place of its own in PostgreSQL."""
+    url = asyncio.run(postgres.make_schema(postgres_server_url))
+    yield url
+    asyncio.run(postgres.drop_schema(url))

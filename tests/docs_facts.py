@@ -43,7 +43,12 @@ def variables() -> frozenset[str]:
     """Give the name of every environment variable that means something."""
     own = {variable(key) for key in leaf_keys()}
     files = {f"{name}_FILE" for name in own}
-    tests = {"PIPELINE_TEST_AMQP_URL", "PIPELINE_TEST_WITHOUT_RABBITMQ"}
+    tests = {
+        "PIPELINE_TEST_AMQP_URL",
+        "PIPELINE_TEST_POSTGRES_URL",
+        "PIPELINE_TEST_WITHOUT_POSTGRES",
+        "PIPELINE_TEST_WITHOUT_RABBITMQ",
+    }
     return frozenset(own | files | tests | {"PIPELINE_CONFIG"})
 
 

@@ -65,30 +65,37 @@ def find_server(script: str) -> Path:
 
 
 def install_server() -> None:
-    """Install RabbitMQ from Debian's packages if it is absent and we may.
+    """Install RabbitMQ from Debian's packages if it is absent and we may."""
+
+    def is_there() -> bool:
+        with suppress(ServerMissing):
+            find_server("rabbitmq-server")
+            return True
+        return False
+
+    install_package("rabbitmq-server", is_there)
+
+
+def install_package(name: str, is_there: Callable[[], bool]) -> None:
+    """Install one of Debian's packages if it is absent and we may.
 
     The service of the package is not started. Where this cannot be done nothing
     happens: the tests say then what is missing.
     """
-    with suppress(ServerMissing):
-        find_server("rabbitmq-server")
-        return
     apt = shutil.which("apt-get")
-    if apt is None or os.geteuid() != 0:
+    if is_there() or apt is None or os.geteuid() != 0:
         return
     lock = Path(tempfile.gettempdir(), "pipeline-tests-install.lock")
     with lock.open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        with suppress(ServerMissing):
-            find_server("rabbitmq-server")
-            return
-        with _no_service_starts():
-            _install(apt)
+        if not is_there():
+            with _no_service_starts():
+                _install(apt, name)
 
 
-def _install(apt: str) -> None:
+def _install(apt: str, name: str) -> None:
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    install = ["install", "-y", "-q", "--no-install-recommends", "rabbitmq-server"]
+    install = ["install", "-y", "-q", "--no-install-recommends", name]
     for arguments in (["update", "-q"], install):
         done = subprocess.run(
             [apt, *arguments],
@@ -99,7 +106,7 @@ def _install(apt: str) -> None:
             check=False,
         )
     if done.returncode:
-        print(f"rabbitmq-server could not be installed: {done.stderr[-2000:]}")  # noqa: T201
+        print(f"{name} could not be installed: {done.stderr[-2000:]}")  # noqa: T201
 
 
 @contextmanager

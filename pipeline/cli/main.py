@@ -12,6 +12,7 @@ from pipeline.cli import (
     config,
     dead_letters,
     demo,
+    ledger,
     render,
     run,
     simulate,
@@ -44,6 +45,7 @@ run.add_to(app)
 demo.add_to(app)
 simulate.add_to(app)
 app.add_typer(tasks.app)
+app.add_typer(ledger.app)
 app.add_typer(
     dead_letters.app, short_help="Look through what failed; replay or discard it."
 )

@@ -44,7 +44,7 @@ LedgerUrl = Annotated[
     typer.Option(
         "--ledger-url",
         metavar="URL",
-        help="sqlite:///FILE",
+        help="sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE",
         show_default=False,
     ),
 ]

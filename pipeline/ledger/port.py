@@ -1,6 +1,6 @@
 """What every ledger does for us: remember what was seen, fetched and delivered.
 
-One adapter now (``sqlite.py``), PostgreSQL next; one contract suite for both. All
+Two adapters (``sqlite.py``, ``postgres.py``), one contract suite for both. All
 methods that take several items are one transaction, so that a batch of callbacks
 costs one commit. Every write is idempotent: the same call by the same owner has
 the same answer, because a worker may crash between the write and the settlement.
@@ -280,3 +280,17 @@ class Ledger(ABC):
     @abstractmethod
     async def totals(self) -> Totals:
         """Sum up everything."""
+
+    @abstractmethod
+    async def count_old(self, before: datetime) -> int:
+        """Count the tasks that ``prune`` would forget."""
+
+    @abstractmethod
+    async def prune(self, before: datetime, *, limit: int = 200) -> int:
+        """Forget tasks last seen before a time, with all there is about them.
+
+        The oldest first, at most ``limit`` of them in one transaction; gives how many
+        it were, 0 when none is left. A task with a file that is still to come stays:
+        its request, or its dead letter, would find nothing. What comes for a
+        forgotten task later is new.
+        """

@@ -12,11 +12,13 @@ from pipeline.ledger.port import (
     Attempt,
     Notification,
     SeenUpdate,
+    TaskRecord,
+    Totals,
     Verdict,
 )
-from pipeline.ledger.recording import AssetRow, TaskRow
+from pipeline.ledger.recording import AssetRow, Files, Known, SeenEvent, TaskRow
 from pipeline.message import from_milliseconds, to_milliseconds
-from pipeline.task import Stage, Track
+from pipeline.task import EventId, Stage, TaskId, Track, merge_tracks
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -112,6 +114,51 @@ def decode_tracks(text: str) -> list[Track]:
     return tracks
 
 
+def known(events: Iterable[Row], tasks: Iterable[Row], files: Iterable[Row]) -> Known:
+    """Read what there is about a batch of claims.
+
+    Args:
+        events: event id, owner and verdict.
+        tasks: ``TASK_COLUMNS``.
+        files: ``ASSET_COLUMNS``.
+    """
+    of_tasks: dict[TaskId, Files] = {}
+    for row in files:
+        file = asset_row(row)
+        of_tasks.setdefault(file.task_id, {})[file.track_id, file.kind] = file
+    return Known(
+        events={EventId(row[0]): SeenEvent(row[1], VERDICTS[row[2]]) for row in events},
+        tasks={TaskId(row[0]): task_row(row) for row in tasks},
+        files=of_tasks,
+    )
+
+
+def task_records(tasks: Iterable[TaskRow], told: Iterable[Row]) -> list[TaskRecord]:
+    """Make tasks of rows, in their order.
+
+    ``told`` has task id, stage and tracks of all their updates.
+    """
+    listed = list(tasks)
+    tracks: dict[str, list[tuple[Stage, list[Track]]]] = {
+        task.task_id: [] for task in listed
+    }
+    for task_id, stage, text in told:
+        tracks[task_id].append((STAGES[stage], decode_tracks(text)))
+    return [
+        TaskRecord(
+            task_id=task.task_id,
+            operation=task.operation,
+            stage=task.stage,
+            message=task.message,
+            code=task.code,
+            tracks=merge_tracks(tracks[task.task_id]),
+            first_seen_at=from_milliseconds(task.first_seen_at),
+            last_seen_at=from_milliseconds(task.last_seen_at),
+        )
+        for task in listed
+    ]
+
+
 def attempt_bindings(attempts: Iterable[Attempt]) -> Iterator[Row]:
     """Write ``ATTEMPT_COLUMNS``."""
     for one in attempts:
@@ -180,4 +227,24 @@ def seen_update(row: Row) -> SeenUpdate:
         origin=row[3],
         received_at=from_milliseconds(row[4]),
         duplicates=row[5],
+    )
+
+
+def seen_updates(found: Iterable[Row]) -> list[SeenUpdate]:
+    """Read rows of ``SELECT_UPDATES``, in order of arrival."""
+    updates = [seen_update(row) for row in found]
+    updates.sort(key=lambda one: (one.received_at, one.stage.rank, one.event_id))
+    return updates
+
+
+def totals(row: Row) -> Totals:
+    """Read the row of ``SELECT_TOTALS``."""
+    return Totals(
+        tasks=row[0],
+        updates=row[1],
+        duplicates=row[2],
+        assets_pending=row[3],
+        assets_stored=row[4],
+        assets_expired=row[5],
+        notifications_delivered=row[6],
     )

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 import apsw
+import orjson
 
 from pipeline.errors import (
     ConfigurationError,
@@ -22,23 +23,10 @@ from pipeline.ledger import rows
 from pipeline.ledger import statements as sql
 from pipeline.ledger.files import files_of, find_file, settle_file
 from pipeline.ledger.migrations import migrations
-from pipeline.ledger.port import (
-    Ledger,
-    SeenUpdate,
-    StoredAsset,
-    TaskRecord,
-    Totals,
-)
-from pipeline.ledger.recording import (
-    Files,
-    Known,
-    SeenEvent,
-    names_files,
-    record,
-)
-from pipeline.message import from_milliseconds
+from pipeline.ledger.port import Ledger
+from pipeline.ledger.recording import names_files, record
+from pipeline.message import to_milliseconds
 from pipeline.sqlite import Database, DatabaseUnavailable, SchemaMismatch, migrate
-from pipeline.task import EventId, Stage, TaskId, merge_tracks
 
 if TYPE_CHECKING:
     import os
@@ -52,10 +40,14 @@ if TYPE_CHECKING:
         Claim,
         Notification,
         Recorded,
+        SeenUpdate,
         Settled,
+        StoredAsset,
+        TaskRecord,
+        Totals,
     )
-    from pipeline.ledger.recording import Changes, TaskRow
-    from pipeline.task import AssetKey, Track
+    from pipeline.ledger.recording import Changes, Known
+    from pipeline.task import AssetKey, EventId, Stage, TaskId
 
 T = TypeVar("T")
 
@@ -183,9 +175,7 @@ class SqliteLedger(Ledger):
 
     async def list_updates(self, task_id: TaskId) -> Sequence[SeenUpdate]:
         found = await self._select(sql.SELECT_UPDATES, task_id)
-        updates = [rows.seen_update(row) for row in found]
-        updates.sort(key=lambda one: (one.received_at, one.stage.rank, one.event_id))
-        return updates
+        return rows.seen_updates(found)
 
     async def find_body(self, event: EventId) -> bytes | None:
         found = await self._select(sql.SELECT_BODY, event)
@@ -205,17 +195,24 @@ class SqliteLedger(Ledger):
 
     async def totals(self) -> Totals:
         (row,) = await self._select(sql.SELECT_TOTALS)
-        return Totals(
-            tasks=row[0],
-            updates=row[1],
-            duplicates=row[2],
-            assets_pending=row[3],
-            assets_stored=row[4],
-            assets_expired=row[5],
-            notifications_delivered=row[6],
-        )
+        return rows.totals(row)
 
-    async def _select(self, statement: str, *bindings: str) -> list[rows.Row]:
+    async def count_old(self, before: datetime) -> int:
+        (row,) = await self._select(sql.COUNT_OLD, to_milliseconds(before))
+        return int(row[0])
+
+    async def prune(self, before: datetime, *, limit: int = 200) -> int:
+        bindings = (to_milliseconds(before), limit)
+
+        def run(connection: apsw.Connection) -> int:
+            old = [row[0] for row in connection.execute(sql.SELECT_OLD, bindings)]
+            for statement in sql.FORGET if old else ():
+                connection.execute(statement, (orjson.dumps(old).decode(),))
+            return len(old)
+
+        return await self._write(run)
+
+    async def _select(self, statement: str, *bindings: str | int) -> list[rows.Row]:
         return await self._read(
             lambda connection: _all(connection.execute(statement, bindings))
         )
@@ -255,26 +252,12 @@ def _read_known(connection: apsw.Connection, claims: Sequence[Claim]) -> Known:
     with_files = list(
         {claim.update.task_id for claim in claims if names_files(claim.update)}
     )
-    known_files: dict[TaskId, Files] = {}
-    for row in _select_in(
-        connection, sql.ASSET_COLUMNS, "assets", "task_id", with_files
-    ):
-        file = rows.asset_row(row)
-        known_files.setdefault(file.task_id, {})[file.track_id, file.kind] = file
-    return Known(
-        events={
-            EventId(row[0]): SeenEvent(row[1], rows.VERDICTS[row[2]])
-            for row in _select_in(
-                connection, "event_id, owner, verdict", "updates", "event_id", event_ids
-            )
-        },
-        tasks={
-            TaskId(row[0]): rows.task_row(row)
-            for row in _select_in(
-                connection, sql.TASK_COLUMNS, "tasks", "task_id", task_ids
-            )
-        },
-        files=known_files,
+    return rows.known(
+        _select_in(
+            connection, "event_id, owner, verdict", "updates", "event_id", event_ids
+        ),
+        _select_in(connection, sql.TASK_COLUMNS, "tasks", "task_id", task_ids),
+        _select_in(connection, sql.ASSET_COLUMNS, "assets", "task_id", with_files),
     )
 
 
@@ -312,26 +295,12 @@ def _write_changes(connection: apsw.Connection, changes: Changes) -> None:
 def _task_records(
     connection: apsw.Connection, found: Iterable[rows.Row]
 ) -> list[TaskRecord]:
-    """Make tasks of rows, in their order, with the tracks of all their updates."""
     tasks = [rows.task_row(row) for row in found]
-    told: dict[TaskId, list[tuple[Stage, list[Track]]]] = {t.task_id: [] for t in tasks}
-    for task_id, stage, tracks in _select_in(
-        connection, "task_id, stage, tracks", "updates", "task_id", list(told)
-    ):
-        told[task_id].append((rows.STAGES[stage], rows.decode_tracks(tracks)))
-    return [_task_record(task, told[task.task_id]) for task in tasks]
-
-
-def _task_record(
-    task: TaskRow, told: Iterable[tuple[Stage, Iterable[Track]]]
-) -> TaskRecord:
-    return TaskRecord(
-        task_id=task.task_id,
-        operation=task.operation,
-        stage=task.stage,
-        message=task.message,
-        code=task.code,
-        tracks=merge_tracks(told),
-        first_seen_at=from_milliseconds(task.first_seen_at),
-        last_seen_at=from_milliseconds(task.last_seen_at),
+    told = _select_in(
+        connection,
+        "task_id, stage, tracks",
+        "updates",
+        "task_id",
+        [task.task_id for task in tasks],
     )
+    return rows.task_records(tasks, told)

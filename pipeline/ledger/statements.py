@@ -1,6 +1,6 @@
 """The ledger's SQL for SQLite.
 
-Plain enough for PostgreSQL, too, once ``?`` is written ``$1``.
+Plain enough for PostgreSQL, too: ``postgres_statements.py`` makes its own of it.
 """
 # ruff: noqa: S608 - put together of constants; values are always bound
 
@@ -101,6 +101,32 @@ SELECT_TOTALS: Final = (
     " (SELECT COUNT(*) FROM assets WHERE state = 'stored'),"
     " (SELECT COUNT(*) FROM assets WHERE state = 'expired'),"
     " (SELECT COUNT(*) FROM notifications WHERE delivered_at IS NOT NULL)"
+)
+
+#: Tasks to forget: last seen before a time, and with no file that is still to come.
+IS_OLD: Final = (
+    "last_seen_at < ? AND NOT EXISTS (SELECT 1 FROM assets WHERE"
+    " assets.task_id = tasks.task_id AND assets.state = 'pending')"
+)
+COUNT_OLD: Final = f"SELECT COUNT(*) FROM tasks WHERE {IS_OLD}"
+SELECT_OLD: Final = (
+    f"SELECT task_id FROM tasks WHERE {IS_OLD} ORDER BY last_seen_at, task_id LIMIT ?"
+)
+_FORGET_DUPLICATES: Final = (
+    "DELETE FROM duplicates WHERE event_id IN"
+    " (SELECT event_id FROM updates WHERE task_id IN (?))"
+)
+#: Each forgets rows of the tasks in a JSON list; those that others refer to go last.
+FORGET: Final = tuple(
+    statement.replace("(?)", "(SELECT value FROM json_each(?))")
+    for statement in (
+        _FORGET_DUPLICATES,
+        "DELETE FROM updates WHERE task_id IN (?)",
+        "DELETE FROM assets WHERE task_id IN (?)",
+        "DELETE FROM attempts WHERE task_id IN (?)",
+        "DELETE FROM notifications WHERE task_id IN (?)",
+        "DELETE FROM tasks WHERE task_id IN (?)",
+    )
 )
 
 #: Lists in ``IN (…)`` have one of these lengths, so that few statements are prepared.

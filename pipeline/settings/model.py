@@ -219,7 +219,8 @@ class Settings(BaseSettings):
 
     #: Where messages are kept: ``sqlite:///path`` or ``amqp(s)://user:password@host``.
     broker_url: BrokerUrl = "sqlite:///data/broker.db"
-    #: Where is noted what was seen, fetched and delivered: ``sqlite:///path``.
+    #: Where is noted what was seen, fetched and delivered: ``sqlite:///path`` or
+    #: ``postgresql://user:password@host/database``.
     ledger_url: LedgerUrl = "sqlite:///data/ledger.db"
     #: Where files are kept: a folder.
     assets_url: AssetsUrl = "data/assets"

@@ -25,7 +25,7 @@ _LONGEST_SECONDS: Final = 365 * 86400
 _PASSWORD: Final = re.compile(r"(?<=://)([^:/?#@]*):.*@", re.DOTALL)
 
 BROKER_SCHEMES: Final = ("sqlite", "amqp", "amqps")
-LEDGER_SCHEMES: Final = ("sqlite",)
+LEDGER_SCHEMES: Final = ("sqlite", "postgresql")
 ASSETS_SCHEMES: Final = ("file",)
 
 
@@ -129,8 +129,23 @@ def _check_broker_url(url: str) -> str:
 
 
 def _check_ledger_url(url: str) -> str:
-    _scheme(url, LEDGER_SCHEMES)
-    return _check_file_url(url)
+    if _scheme(url, LEDGER_SCHEMES) == "sqlite":
+        return _check_file_url(url)
+    try:
+        parts = urlsplit(url)
+        names_database = bool(parts.hostname) and parts.port != 0
+        # A second slash is one of a password that is not written as %2F.
+        names_database = names_database and parts.path.count("/") == 1 < len(parts.path)
+    except ValueError:
+        names_database = False
+    if not names_database:
+        _refuse(
+            "a host and a database, as in postgresql://user:password@host:5432/name"
+        )
+    # Only the password in front of the host is masked when settings are shown.
+    if "pass" in parts.query:
+        _refuse("a password in front of the host, none among the options")
+    return url
 
 
 def _check_assets_url(url: str) -> str:

@@ -226,7 +226,7 @@ def test_a_secret_is_never_part_of_a_message(toml: Path) -> None:
     environ = {
         "PIPELINE_INGRESS__SIGNATURE__KEYS": "[hush",
         "PIPELINE_BROKER_URL": "amqp://user:hush@/",
-        "PIPELINE_LEDGER_URL": "postgresql://user:hush@db/x",
+        "PIPELINE_LEDGER_URL": "postgresql://user:hush@/x",
     }
 
     found = mistakes(toml, environ)
@@ -393,6 +393,35 @@ def test_a_broker_url_that_cannot_work_is_refused(url: str, words: str) -> None:
 )
 def test_a_broker_url_that_can_work_is_taken(url: str) -> None:
     assert url == load(flags={"broker_url": url}).settings.broker_url
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("postgresql:///name", "a host and a database"),
+        ("postgresql://host", "a host and a database"),
+        ("postgresql://host:port/name", "a host and a database"),
+        ("postgresql://[::1/name", "a host and a database"),
+        ("postgresql://u:12/34@host/name", "a host and a database"),
+        ("postgresql://host/name?password=x", "a password in front of the host"),
+        ("sqlite://ledger.db", "three slashes and a file"),
+        ("mysql://host/name", "a URL that starts with"),
+    ],
+)
+def test_a_ledger_url_that_cannot_work_is_refused(url: str, words: str) -> None:
+    (mistake,) = mistakes(flags={"ledger_url": url})
+
+    assert f"expected {words}" in mistake
+
+
+def test_the_password_in_a_ledger_url_is_masked() -> None:
+    url = "postgresql://user:hu@sh@host:5432/name?sslmode=require"
+
+    values = shown(load(flags={"ledger_url": url}))
+
+    assert values["ledger_url"] == (
+        "postgresql://user:***@host:5432/name?sslmode=require"
+    )
 
 
 @pytest.mark.parametrize(

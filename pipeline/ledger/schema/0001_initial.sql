@@ -9,7 +9,7 @@ CREATE TABLE tasks (
     task_id TEXT NOT NULL PRIMARY KEY,
     operation TEXT NOT NULL,
     stage TEXT NOT NULL,
-    code INTEGER,
+    code BIGINT,
     message TEXT NOT NULL,
     first_seen_at BIGINT NOT NULL,
     last_seen_at BIGINT NOT NULL

@@ -29,7 +29,7 @@ def sqlite_ledger_url(tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path}/ledger.db"
 
 
-@pytest.fixture(params=["sqlite"])
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
 def ledger_url(request: pytest.FixtureRequest) -> str:
     """Address of the ledger."""
     url: str = request.getfixturevalue(f"{request.param}_ledger_url")

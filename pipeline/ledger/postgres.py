@@ -1,0 +1,278 @@
+"""The ledger in PostgreSQL, for any number of processes on any number of machines.
+
+A transaction that writes holds the locks of the tasks concerned from its start, so
+what is read in it cannot change before it is written; those of other tasks go on at
+the same time. What to write is decided in ``recording.py``.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from pipeline.ledger import postgres_statements as sql
+from pipeline.ledger import rows
+from pipeline.ledger.port import Ledger, Settled
+from pipeline.ledger.postgres_connections import Connections
+from pipeline.ledger.postgres_schema import prepare
+from pipeline.ledger.recording import names_files, ready_stages, record
+from pipeline.message import to_milliseconds
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from datetime import datetime
+    from types import TracebackType
+
+    from pipeline.ledger.port import (
+        Asset,
+        Attempt,
+        Claim,
+        Notification,
+        Recorded,
+        SeenUpdate,
+        StoredAsset,
+        TaskRecord,
+        Totals,
+    )
+    from pipeline.ledger.recording import AssetRow, Changes, Known
+    from pipeline.task import AssetKey, EventId, Stage, TaskId
+
+#: The longest for one call.
+DEADLINE: Final = timedelta(seconds=10)
+
+#: A server takes 100 connections if nobody has changed that.
+CONNECTIONS: Final = 8
+
+
+class PostgresLedger(Ledger):
+    """The ledger in the database at ``url``; its tables are made if need be.
+
+    Args:
+        url: ``postgresql://user:password@host:port/database``, with options as
+            asyncpg has them.
+        deadline: the longest for one call; then it is ``LedgerUnavailable``.
+        connections: how many there are at most.
+        must_exist: to enter raises ``ConfigurationError`` if there is no ledger.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        deadline: timedelta = DEADLINE,
+        connections: int = CONNECTIONS,
+        must_exist: bool = False,
+    ) -> None:
+        self._must_exist = must_exist
+        self._connections = Connections(url, deadline=deadline, most=connections)
+
+    async def __aenter__(self) -> Self:
+        await self._connections.open()
+        try:
+            await prepare(self._connections, must_exist=self._must_exist)
+        except BaseException:
+            await self._connections.close()
+            raise
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self._connections.close()
+
+    async def record(self, claims: Sequence[Claim]) -> Sequence[Recorded]:
+        if not claims:
+            return []
+
+        async def run(connection: Any) -> Sequence[Recorded]:
+            await _lock(connection, (claim.update.task_id for claim in claims))
+            answers, changes = record(claims, await _read_known(connection, claims))
+            await _write_changes(connection, changes)
+            return answers
+
+        return await self._connections.transact(run)
+
+    async def find_asset(self, key: AssetKey) -> Asset | None:
+        found = await self._select(
+            sql.SELECT_ASSET, key.task_id, key.track_id, key.kind
+        )
+        return rows.asset_row(found[0]).asset() if found else None
+
+    async def settle_assets(
+        self, keys: Sequence[AssetKey], result: StoredAsset | str, *, at: datetime
+    ) -> Sequence[Settled]:
+        if not keys:
+            return []
+
+        async def run(connection: Any) -> Sequence[Settled]:
+            task_ids = {key.task_id for key in keys}
+            await _lock(connection, task_ids)
+            found = await connection.fetch(sql.KNOWN_ASSETS, list(task_ids))
+            files = rows.known((), (), found).files
+            changed: dict[AssetKey, AssetRow] = {}
+            answers = []
+            for key in keys:
+                of_task = files.get(key.task_id, {})
+                row = of_task.get((key.track_id, key.kind))
+                if row is None:
+                    answers.append(Settled(asset=None))
+                    continue
+                if row.settle(result, at=to_milliseconds(at)):
+                    changed[key] = row
+                ready = tuple(ready_stages(row, of_task.values()))
+                answers.append(Settled(asset=row.asset(), ready=ready))
+            await _put_assets(connection, changed.values())
+            return answers
+
+        return await self._connections.transact(run)
+
+    async def add_attempts(self, attempts: Sequence[Attempt]) -> None:
+        if not attempts:
+            return
+        bindings = rows.attempt_bindings(attempts)
+        await self._execute(sql.INSERT_ATTEMPTS, *_columns(bindings))
+
+    async def find_notification(
+        self, subscription: str, event: EventId
+    ) -> Notification | None:
+        found = await self._select(sql.SELECT_NOTIFICATION, subscription, event)
+        return rows.notification(found[0]) if found else None
+
+    async def note_notification(self, notification: Notification) -> None:
+        bindings = rows.notification_bindings(notification)
+        await self._execute(sql.PUT_NOTIFICATION, *bindings)
+
+    async def find_task(self, task_id: TaskId) -> TaskRecord | None:
+        found = await self._task_records(sql.SELECT_TASK, task_id)
+        return found[0] if found else None
+
+    async def list_tasks(
+        self, *, stage: Stage | None = None, limit: int = 100
+    ) -> Sequence[TaskRecord]:
+        limit = max(0, limit)
+        if stage is None:
+            return await self._task_records(sql.SELECT_TASKS, limit)
+        return await self._task_records(sql.SELECT_TASKS_OF_STAGE, stage.value, limit)
+
+    async def list_updates(self, task_id: TaskId) -> Sequence[SeenUpdate]:
+        return rows.seen_updates(await self._select(sql.SELECT_UPDATES, task_id))
+
+    async def find_body(self, event: EventId) -> bytes | None:
+        found = await self._select(sql.SELECT_BODY, event)
+        return bytes(found[0][0]) if found else None
+
+    async def list_assets(self, task_id: TaskId) -> Sequence[Asset]:
+        found = await self._select(sql.SELECT_ASSETS, task_id)
+        return [rows.asset_row(row).asset() for row in found]
+
+    async def list_attempts(self, task_id: TaskId) -> Sequence[Attempt]:
+        found = await self._select(sql.SELECT_ATTEMPTS, task_id)
+        return [rows.attempt(row) for row in found]
+
+    async def list_notifications(self, task_id: TaskId) -> Sequence[Notification]:
+        found = await self._select(sql.SELECT_NOTIFICATIONS, task_id)
+        return [rows.notification(row) for row in found]
+
+    async def totals(self) -> Totals:
+        (row,) = await self._select(sql.SELECT_TOTALS)
+        return rows.totals(row)
+
+    async def count_old(self, before: datetime) -> int:
+        (row,) = await self._select(sql.COUNT_OLD, to_milliseconds(before))
+        return int(row[0])
+
+    async def prune(self, before: datetime, *, limit: int = 200) -> int:
+        at = to_milliseconds(before)
+
+        async def run(connection: Any) -> int:
+            found = await connection.fetch(sql.SELECT_OLD, at, limit)
+            await _lock(connection, (row[0] for row in found))
+            left = [row[0] for row in found]
+            still = await connection.fetch(sql.STILL_OLD, at, left)
+            old = [row[0] for row in still]
+            for statement in sql.FORGET if old else ():
+                await connection.execute(statement, old)
+            return len(old)
+
+        return await self._connections.transact(run)
+
+    async def _select(self, statement: str, *bindings: object) -> list[rows.Row]:
+        async def run(connection: Any) -> list[rows.Row]:
+            found: list[rows.Row] = await connection.fetch(statement, *bindings)
+            return found
+
+        return await self._connections.call(run)
+
+    async def _execute(self, statement: str, *bindings: object) -> None:
+        await self._connections.call(
+            lambda connection: connection.execute(statement, *bindings)
+        )
+
+    async def _task_records(
+        self, statement: str, *bindings: object
+    ) -> list[TaskRecord]:
+        async def run(connection: Any) -> list[TaskRecord]:
+            found = await connection.fetch(statement, *bindings)
+            tasks = [rows.task_row(row) for row in found]
+            told = await connection.fetch(sql.TOLD, [task.task_id for task in tasks])
+            return rows.task_records(tasks, told)
+
+        return await self._connections.call(run)
+
+
+async def _lock(connection: Any, task_ids: Iterable[TaskId]) -> None:
+    """Wait until nobody else changes these tasks, whether they are known or not.
+
+    In ascending order, so that two who want the same tasks do not wait for each other.
+    """
+    await connection.execute(sql.LOCK_TASKS, sorted({_key(one) for one in task_ids}))
+
+
+def _key(task_id: TaskId) -> int:
+    """Give the number of a task's lock; two tasks may share one."""
+    digest = blake2b(task_id.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "big", signed=True)
+
+
+async def _read_known(connection: Any, claims: Sequence[Claim]) -> Known:
+    """Read what there is about the claims, with one SELECT for each table."""
+    event_ids = list({claim.event_id for claim in claims})
+    task_ids = list({claim.update.task_id for claim in claims})
+    with_files = list(
+        {claim.update.task_id for claim in claims if names_files(claim.update)}
+    )
+    return rows.known(
+        await connection.fetch(sql.KNOWN_EVENTS, event_ids),
+        await connection.fetch(sql.KNOWN_TASKS, task_ids),
+        await connection.fetch(sql.KNOWN_ASSETS, with_files) if with_files else (),
+    )
+
+
+async def _write_changes(connection: Any, changes: Changes) -> None:
+    if changes.updates:
+        updates = (rows.update_bindings(*one) for one in changes.updates)
+        await connection.execute(sql.INSERT_UPDATES, *_columns(updates))
+    if changes.duplicates:
+        duplicates = (
+            (claim.event_id, claim.owner, at) for claim, at in changes.duplicates
+        )
+        await connection.execute(sql.INSERT_DUPLICATES, *_columns(duplicates))
+    if changes.tasks:
+        tasks = (rows.task_bindings(task) for task in changes.tasks.values())
+        await connection.execute(sql.PUT_TASKS, *_columns(tasks))
+    await _put_assets(connection, changes.assets.values())
+
+
+async def _put_assets(connection: Any, assets: Iterable[AssetRow]) -> None:
+    bindings = [rows.asset_bindings(row) for row in assets]
+    if bindings:
+        await connection.execute(sql.PUT_ASSETS, *_columns(bindings))
+
+
+def _columns(bindings: Iterable[rows.Row]) -> list[list[Any]]:
+    """Turn rows into one list for each column."""
+    return [list(column) for column in zip(*bindings, strict=True)]

@@ -1,0 +1,83 @@
+"""The ledger's SQL for PostgreSQL, made of that for SQLite.
+
+Only two things differ: how values are bound, and that many rows are written, and
+rows of many keys are read, by one statement with arrays.
+"""
+# ruff: noqa: S608 - put together of constants; values are always bound
+
+from __future__ import annotations
+
+import re
+from itertools import count
+from typing import Final
+
+from pipeline.ledger import statements as sql
+
+
+def _numbered(statement: str) -> str:
+    """Write ``$1``, ``$2``… for the question marks."""
+    numbers = count(1)
+    return re.sub(r"\?", lambda _: f"${next(numbers)}", statement)
+
+
+def _many(statement: str, types: str) -> str:
+    """Let an INSERT of one row take an array of each column's values."""
+    arrays = (f"${n}::{kind}[]" for n, kind in enumerate(types.split(", "), 1))
+    rows = f"SELECT * FROM unnest({', '.join(arrays)})"
+    return re.sub(r"VALUES \([?, ]+\)", rows, statement)
+
+
+_ASSET_TYPES: Final = (
+    "text, text, text, text, text, bigint, text, integer, text, text, bigint,"
+    " text, text, text, bigint"
+)
+_ATTEMPT_TYPES: Final = (
+    "text, text, text, text, integer, text, text, double precision, bigint, integer"
+)
+
+INSERT_UPDATES: Final = _many(
+    sql.INSERT_UPDATE, "text, text, text, text, text, text, bigint, text, bytea"
+)
+INSERT_DUPLICATES: Final = _many(sql.INSERT_DUPLICATE, "text, text, bigint")
+PUT_TASKS: Final = _many(sql.PUT_TASK, "text, text, text, bigint, text, bigint, bigint")
+PUT_ASSETS: Final = _many(sql.PUT_ASSET, _ASSET_TYPES)
+INSERT_ATTEMPTS: Final = _many(sql.INSERT_ATTEMPT, _ATTEMPT_TYPES)
+PUT_NOTIFICATION: Final = _numbered(sql.PUT_NOTIFICATION)
+
+#: Waits until nobody else has one of these; held until the transaction ends.
+LOCK_TASKS: Final = "SELECT pg_advisory_xact_lock(key) FROM unnest($1::bigint[]) AS key"
+KNOWN_EVENTS: Final = (
+    "SELECT event_id, owner, verdict FROM updates WHERE event_id = ANY($1::text[])"
+)
+KNOWN_TASKS: Final = (
+    f"SELECT {sql.TASK_COLUMNS} FROM tasks WHERE task_id = ANY($1::text[])"
+)
+KNOWN_ASSETS: Final = (
+    f"SELECT {sql.ASSET_COLUMNS} FROM assets WHERE task_id = ANY($1::text[])"
+)
+TOLD: Final = (
+    "SELECT task_id, stage, tracks FROM updates WHERE task_id = ANY($1::text[])"
+)
+
+SELECT_TASK: Final = _numbered(sql.SELECT_TASK)
+SELECT_TASKS: Final = _numbered(sql.SELECT_TASKS)
+SELECT_TASKS_OF_STAGE: Final = _numbered(sql.SELECT_TASKS_OF_STAGE)
+SELECT_ASSET: Final = _numbered(sql.SELECT_ASSET)
+SELECT_ASSETS: Final = _numbered(sql.SELECT_ASSETS)
+SELECT_BODY: Final = _numbered(sql.SELECT_BODY)
+SELECT_ATTEMPTS: Final = _numbered(sql.SELECT_ATTEMPTS)
+SELECT_NOTIFICATION: Final = _numbered(sql.SELECT_NOTIFICATION)
+SELECT_NOTIFICATIONS: Final = _numbered(sql.SELECT_NOTIFICATIONS)
+SELECT_UPDATES: Final = _numbered(sql.SELECT_UPDATES)
+SELECT_TOTALS: Final = sql.SELECT_TOTALS
+COUNT_OLD: Final = _numbered(sql.COUNT_OLD)
+SELECT_OLD: Final = _numbered(sql.SELECT_OLD)
+#: Looks again once nobody else can change them.
+STILL_OLD: Final = (
+    f"SELECT task_id FROM tasks WHERE {_numbered(sql.IS_OLD)}"
+    " AND task_id = ANY($2::text[])"
+)
+FORGET: Final = tuple(
+    statement.replace("IN (SELECT value FROM json_each(?))", "= ANY($1::text[])")
+    for statement in sql.FORGET
+)
