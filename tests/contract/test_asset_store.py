@@ -40,9 +40,11 @@ WRONG_LOCATIONS: Final = [
 ]
 
 
-@pytest.fixture(params=["folder", "file"])
+@pytest.fixture(params=["folder", "file", "s3"])
 def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Address of an empty store."""
+    if request.param == "s3":
+        return f"s3://{request.getfixturevalue('bucket')}/some/prefix"
     prefix = "file://" if request.param == "file" else ""
     return f"{prefix}{tmp_path}/assets"
 

@@ -18,6 +18,7 @@ from pipeline.assets.incoming import IncomingFile
 from pipeline.assets.local import INCOMING, LocalAssetStore
 from pipeline.assets.sniff import MP3
 from pipeline.assets.store import open_store
+from pipeline.assets.threads import NICENESS, WRITERS
 from pipeline.errors import ConfigurationError, FetchFailed
 
 if TYPE_CHECKING:
@@ -193,7 +194,7 @@ async def test_hashing_gives_way_to_the_event_loop(tmp_path: Path) -> None:
         threads = [int(number) for number in os.listdir("/proc/self/task")]  # noqa: PTH208
         found = Counter(os.getpriority(os.PRIO_PROCESS, number) for number in threads)
 
-    assert 1 <= found[local.NICENESS] <= local.WRITERS
+    assert 1 <= found[NICENESS] <= WRITERS
     assert mine == os.getpriority(os.PRIO_PROCESS, 0)
     assert found[mine] >= 2
 
