@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ACCESS_KEY: Final = "AKIATESTSONLY"
-SECRET_KEY: Final = "not-a-secret-but-must-not-be-told"  # noqa: S105 - of no account
+SECRET_KEY: Final = "not-a-secret-but-must-not-be-told"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

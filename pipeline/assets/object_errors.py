@@ -38,10 +38,11 @@ _KNOWN: Final = {
 }
 #: Where a machine in a cloud asks who it is; asked when no credentials are given.
 _WHO_AM_I: Final = (
-    "169.254.169.254",
-    "fd00:ec2::254",
+    "/latest/api/token",
+    "/latest/meta-data/",
+    "/computeMetadata/",
+    "/metadata/identity/",
     "169.254.170.2",
-    "token request",
 )
 _TOO_MANY: Final = 429
 _SERVER_ERROR: Final = 500

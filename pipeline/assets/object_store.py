@@ -15,7 +15,6 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, Self
 
 import obstore
-import structlog
 
 from pipeline.assets.object_address import connect
 from pipeline.assets.object_errors import FOREIGN, diagnose, translated
@@ -23,6 +22,7 @@ from pipeline.assets.object_upload import INCOMING, ObjectUpload, size_of
 from pipeline.assets.store import CHUNK_BYTES, AssetStore, check_location
 from pipeline.assets.threads import make_writers
 from pipeline.errors import AssetMissing, ConfigurationError, FetchFailed
+from pipeline.logs import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from pipeline.assets.sniff import FileType
 
-log = structlog.get_logger(__name__)
+log = get_logger("assets")
 
 #: Keys looked at with one request; the services give no more.
 _PAGE: Final = 1000

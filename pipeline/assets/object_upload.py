@@ -8,12 +8,12 @@ import secrets
 from typing import TYPE_CHECKING, Final, Self
 
 import obstore
-import structlog
 from obstore.exceptions import AlreadyExistsError
 
 from pipeline.assets.object_errors import translated
 from pipeline.assets.store import Upload
 from pipeline.errors import FetchFailed
+from pipeline.logs import get_logger
 from pipeline.task import StoredAsset
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from pipeline.assets.sniff import FileType
 
-log = structlog.get_logger(__name__)
+log = get_logger("assets")
 
 #: Before the keys of files that are not complete yet.
 INCOMING: Final = ".incoming"
