@@ -31,7 +31,7 @@ CHUNK_BYTES: Final = 256 * 1024
 #: Schemes of addresses that lead to an object store.
 OBJECT_SCHEMES: Final = ("s3", "gs", "az")
 #: The longest for one call of an object store, unless it is said otherwise.
-CALL_DEADLINE: Final = timedelta(seconds=30)
+CALL_DEADLINE: Final = timedelta(seconds=20)
 
 _LOCATION: Final = re.compile(r"sha256/([0-9a-f]{2})/\1[0-9a-f]{62}\.[a-z0-9]{1,8}")
 

@@ -224,7 +224,7 @@ class Settings(BaseSettings):
     #: Where files are kept: a folder, or ``s3://``, ``gs://``, ``az://bucket/prefix``.
     assets_url: AssetsUrl = "data/assets"
     #: The longest for one call of an object store, with the tries that it makes.
-    assets_deadline: Timeout = timedelta(seconds=30)
+    assets_deadline: Timeout = timedelta(seconds=20)
     #: The TOML file that lists subscriptions; none: there are no subscribers.
     subscriptions_file: Path | None = None
     #: How long work in progress may go on after a request to stop.

@@ -208,10 +208,21 @@ async def test_folder_that_cannot_be_made_is_a_wrong_setting(tmp_path: Path) -> 
             pass
 
 
-@pytest.mark.parametrize("url", ["s3://bucket/assets", "gs://bucket", "az://box", ""])
-def test_other_addresses_name_the_extra(url: str) -> None:
-    """Object stores are not in this version's core."""
+@pytest.mark.parametrize("url", ["s3://bucket/assets", "gs://bucket", "az://box"])
+def test_an_object_store_names_the_extra_that_it_needs(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where its library is not installed."""
+    monkeypatch.delitem(sys.modules, "pipeline.assets.object_store", raising=False)
+    monkeypatch.setitem(sys.modules, "obstore", None)
+
     with pytest.raises(ConfigurationError, match="objectstore"):
+        open_store(url)
+
+
+@pytest.mark.parametrize("url", ["ftp://host/assets", ""])
+def test_other_addresses_are_refused(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="expected a folder"):
         open_store(url)
 
 
