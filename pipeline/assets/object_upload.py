@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import secrets
+from datetime import timedelta
 from typing import TYPE_CHECKING, Final, Self
 
 import obstore
@@ -19,7 +20,6 @@ from pipeline.task import StoredAsset
 if TYPE_CHECKING:
     from collections.abc import Awaitable
     from concurrent.futures import ThreadPoolExecutor
-    from datetime import timedelta
     from types import TracebackType
 
     from obstore import AsyncWritableFile
@@ -36,6 +36,9 @@ PART_BYTES: Final = 5 * 1024 * 1024
 #: Parts of one file on their way at the same time. Together with the one that is
 #: being filled and the first one, this is what an upload holds in memory.
 PARTS_AT_ONCE: Final = 2
+#: The longest to wait until an upload is given up: a process that is told to stop
+#: has little time, and what stays is removed later.
+GIVING_UP: Final = timedelta(seconds=5)
 
 
 class ObjectUpload(Upload):
@@ -175,17 +178,18 @@ class ObjectUpload(Upload):
 
     async def _discard(self, writer: AsyncWritableFile) -> None:
         try:
-            if self._step is not None:
-                seconds = self._deadline.total_seconds()
-                await asyncio.wait({self._step}, timeout=seconds)
-                self._step.cancel()
-            async with translated("giving up an upload", self._deadline):
+            patience = min(self._deadline, GIVING_UP)
+            async with translated("giving up an upload", patience):
+                if self._step is not None:
+                    await asyncio.wait({self._step})
                 if not self._closed:
                     # It gives up the parts when it is told of an error.
                     await writer.__aexit__(FetchFailed, None, None)
                 else:
                     await self._remove()
         except FetchFailed as error:
+            if self._step is not None:
+                self._step.cancel()
             log.warning("upload_left_behind", key=self._key, error=str(error))
 
     async def _remove(self) -> None:

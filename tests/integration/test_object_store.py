@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
+import sys
 import time
 import traceback
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import pytest
@@ -17,6 +20,7 @@ from pipeline.assets.object_upload import INCOMING, PART_BYTES
 from pipeline.assets.sniff import MP3
 from pipeline.assets.store import CHUNK_BYTES
 from pipeline.errors import ConfigurationError, FetchFailed
+from tests.file_server import FileServer, answer, head, silent
 from tests.object_server import ACCESS_KEY, SECRET_KEY, ObjectServer
 from tests.tcp_proxy import Direction, TcpProxy
 from tests.waiting import eventually
@@ -26,6 +30,8 @@ if TYPE_CHECKING:
 
     from pipeline.task import StoredAsset
 
+SCRIPT: Final = Path(__file__).with_name("fetch_process.py")
+ROOT: Final = Path(__file__).parents[2]
 #: Enough for a busy machine, and little enough to wait for.
 DEADLINE: Final = timedelta(seconds=3)
 SMALL: Final = b"ID3" + b"s" * 100_000
@@ -75,6 +81,25 @@ async def answering(
         port = server.sockets[0].getsockname()[1]
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
         yield
+
+
+@asynccontextmanager
+async def fetching(url: str, bucket: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Start a process that fetches; it has ended when this is left."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        str(SCRIPT),
+        url,
+        f"s3://{bucket}",
+        stdout=asyncio.subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
 
 
 async def put(store: ObjectAssetStore, body: bytes) -> StoredAsset:
@@ -197,6 +222,30 @@ async def test_sweep_removes_what_a_killed_process_left(
 
     assert (0, 1) == (young, old)
     assert [] == object_server.keys(bucket)
+
+
+async def test_a_download_that_is_killed_is_made_again(
+    store: ObjectAssetStore, object_server: ObjectServer, bucket: str
+) -> None:
+    """Nothing has the name of the file before all of it is there."""
+    half = silent(head(headers={"Content-Length": str(len(LARGE))}) + LARGE[:-1000])
+
+    async def has_begun() -> bool:
+        return bool(await asyncio.to_thread(object_server.unfinished, bucket))
+
+    async with FileServer() as server:
+        async with fetching(server.add("/a", half), bucket) as process:
+            await eventually(has_begun)
+            process.kill()
+            await process.wait()
+        found = await store.exists(location_of(LARGE))
+        async with fetching(server.add("/a", answer(LARGE)), bucket) as process:
+            said, _ = await process.communicate()
+
+    assert not found
+    assert location_of(LARGE) == said.decode().strip()
+    assert LARGE == await read(store, location_of(LARGE))
+    assert [location_of(LARGE)] == object_server.keys(bucket)
 
 
 async def test_a_bucket_that_is_not_there_is_a_mistake(bucket: str) -> None:
