@@ -87,8 +87,8 @@ FOLLOW := $(COMPILE) --constraint requirements/dev.lock
 lock: $(CAN_DEVELOP) ## resolve the requirements anew; UPGRADE=--upgrade for newer ones
 	$(COMPILE) $(UPGRADE) pyproject.toml --all-extras --group dev -o requirements/dev.lock
 	$(FOLLOW) --group build -o requirements/build.lock
-	$(FOLLOW) pyproject.toml --extra speed --extra postgres -o requirements/runtime.lock
-	$(FOLLOW) pyproject.toml --extra speed --extra media --extra postgres -o requirements/runtime-media.lock
+	$(FOLLOW) pyproject.toml --extra speed --extra postgres --extra objectstore -o requirements/runtime.lock
+	$(FOLLOW) pyproject.toml --extra speed --extra postgres --extra objectstore --extra media -o requirements/runtime-media.lock
 	$(FOLLOW) $(UPGRADE) pyproject.toml --all-extras --group dev --group bench -o requirements/bench.lock
 
 image: ## build the container image callback-pipeline:local

@@ -18,6 +18,7 @@ from pipeline.bootstrap import (
     subscriptions_of,
     topology_of,
 )
+from pipeline.errors import FetchFailed
 from pipeline.ingress.app import Routes, make_ingress
 from pipeline.ingress.health import health_routes
 from pipeline.logs import get_logger
@@ -105,9 +106,14 @@ async def _open_download(
     stack: AsyncExitStack, settings: Settings, ledger: Ledger
 ) -> Download:
     limits = settings.download
-    store = await stack.enter_async_context(open_store(settings.assets_url))
+    store = await stack.enter_async_context(
+        open_store(settings.assets_url, deadline=settings.assets_deadline)
+    )
     # What a killed process has left half-done; nobody works on it any more.
-    await store.sweep(limits.deadline * 2)
+    try:
+        await store.sweep(limits.deadline * 2)
+    except FetchFailed as error:
+        log.warning("assets_not_swept", error=str(error))
     rules = FetchRules(
         max_bytes=int(limits.max_bytes),
         deadline=limits.timeout,

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from tests.object_server import ObjectServer
+
 #: Set by those who can do without what is tested on RabbitMQ.
 WITHOUT_RABBITMQ: Final = "PIPELINE_TEST_WITHOUT_RABBITMQ"
 #: Set by those who can do without what is tested on PostgreSQL.
@@ -55,6 +57,23 @@ def _wanted(items: list[pytest.Item], mark: str, address: str) -> bool:
 def sqlite_url(tmp_path: Path) -> str:
     """Address of an embedded broker in a file of its own, with short leases."""
     return f"sqlite:///{tmp_path}/broker.db?lease_seconds=1"
+
+
+@pytest.fixture(scope="session")
+def object_server() -> Iterator[ObjectServer]:
+    """A server that speaks S3, for this session."""
+    from tests.object_server import started_server  # noqa: PLC0415 - slow to import
+
+    with started_server() as server:
+        yield server
+
+
+@pytest.fixture
+def bucket(object_server: ObjectServer, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Name of an empty bucket, and an environment that leads to it."""
+    for name, value in object_server.environment.items():
+        monkeypatch.setenv(name, value)
+    return object_server.make_bucket()
 
 
 @pytest.fixture(scope="session")

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import secrets
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from io import FileIO
 from typing import TYPE_CHECKING, Final, ParamSpec, Self, TypeVar
 
@@ -16,6 +14,7 @@ from aiofiles.threadpool import wrap
 
 from pipeline.assets.incoming import FOLDER_MODE, IncomingFile, sync_folder
 from pipeline.assets.store import CHUNK_BYTES, AssetStore, Upload, check_location
+from pipeline.assets.threads import make_writers
 from pipeline.errors import AssetMissing, ConfigurationError, FetchFailed
 
 if TYPE_CHECKING:
@@ -35,11 +34,6 @@ T = TypeVar("T")
 
 #: Files that are not complete yet, inside the root.
 INCOMING: Final = ".incoming"
-#: Threads that hash and write: no more than can run, or they take the processors
-#: and the interpreter's lock from the event loop.
-WRITERS: Final = min(4, os.cpu_count() or 1)
-#: Of the threads that hash: the least priority that there is.
-NICENESS: Final = 19
 #: Threads for all that may wait long for the disk, such as ``fsync``.
 WAITERS: Final = 4
 
@@ -53,9 +47,7 @@ class LocalAssetStore(AssetStore):
 
     def __init__(self, root: Path) -> None:
         self._root = root.absolute()
-        self._writers = ThreadPoolExecutor(
-            WRITERS, thread_name_prefix="assets", initializer=_step_back
-        )
+        self._writers = make_writers()
         self._waiters = ThreadPoolExecutor(WAITERS, thread_name_prefix="assets")
 
     async def __aenter__(self) -> Self:
@@ -179,17 +171,6 @@ class LocalUpload(Upload):
             return await loop.run_in_executor(
                 self._waiters, self._raw.place, self._root, self._type
             )
-
-
-def _step_back() -> None:
-    """Let the event loop go first, where both want a processor.
-
-    It gives the interpreter's lock away with every read from a socket; to get it
-    back it must run again at once, not after the hashing of others.
-    """
-    if hasattr(os, "setpriority"):
-        with suppress(OSError):  # not everywhere may a thread have its own
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
 
 
 def _discard(opening: Future[IncomingFile]) -> None:

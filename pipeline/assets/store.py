@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 from urllib.parse import unquote, urlsplit
@@ -18,7 +19,6 @@ from pipeline.errors import AssetRefused, ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from contextlib import AbstractAsyncContextManager
-    from datetime import timedelta
     from types import TracebackType
 
     from pipeline.assets.sniff import FileType
@@ -27,6 +27,11 @@ if TYPE_CHECKING:
 #: The size of what ``open`` yields. Every chunk costs a change of thread, so what
 #: is given to ``write`` should not be smaller either.
 CHUNK_BYTES: Final = 256 * 1024
+
+#: Schemes of addresses that lead to an object store.
+OBJECT_SCHEMES: Final = ("s3", "gs", "az")
+#: The longest for one call of an object store, unless it is said otherwise.
+CALL_DEADLINE: Final = timedelta(seconds=20)
 
 _LOCATION: Final = re.compile(r"sha256/([0-9a-f]{2})/\1[0-9a-f]{62}\.[a-z0-9]{1,8}")
 
@@ -74,6 +79,7 @@ class AssetStore(ABC):
 
         Raises:
             AssetRefused: this is no location of a store.
+            FetchFailed: the store does not answer.
         """
 
     @abstractmethod
@@ -81,6 +87,9 @@ class AssetStore(ABC):
         """Remove uploads that a killed process left behind; return how many.
 
         ``older_than`` has to be longer than any upload can take.
+
+        Raises:
+            FetchFailed: the store does not answer.
         """
 
 
@@ -129,11 +138,17 @@ class Upload(ABC):
         """
 
 
-def open_store(url: str) -> AssetStore:
-    """Choose the adapter for an address: ``folder``, or ``file:///folder``.
+def open_store(url: str, *, deadline: timedelta = CALL_DEADLINE) -> AssetStore:
+    """Choose the adapter for an address.
+
+    Args:
+        url: ``folder``, ``file:///folder``, or ``s3://``, ``gs://`` or ``az://``
+            with a bucket and a prefix.
+        deadline: the longest for one call of an object store.
 
     Raises:
-        ConfigurationError: the address is of no kind that is known here.
+        ConfigurationError: the address is of no kind that is known here, or what
+            it takes is not installed.
     """
     from pipeline.assets.local import LocalAssetStore  # noqa: PLC0415 - by address
 
@@ -142,12 +157,28 @@ def open_store(url: str) -> AssetStore:
         return LocalAssetStore(Path(url))
     if parts.scheme == "file" and parts.netloc in ("", "localhost") and parts.path:
         return LocalAssetStore(Path(unquote(parts.path)))
+    if parts.scheme in OBJECT_SCHEMES:
+        return _open_bucket(url, deadline)
     shown = f"{parts.scheme}://" if parts.scheme else "nothing"
     message = (
-        f"assets_url: expected a folder or file:///folder, got {shown}; "
-        "object stores need the extra 'objectstore', and a version that has it"
+        "assets_url: expected a folder, file:///folder, s3://, gs:// or az://, "
+        f"got {shown}"
     )
     raise ConfigurationError(message)
+
+
+def _open_bucket(url: str, deadline: timedelta) -> AssetStore:
+    try:
+        from pipeline.assets.object_store import ObjectAssetStore  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        if error.name != "obstore":
+            raise
+        message = (
+            "assets_url: an object store needs the extra 'objectstore'; "
+            "install callback-pipeline[objectstore]"
+        )
+        raise ConfigurationError(message) from error
+    return ObjectAssetStore(url, deadline=deadline)
 
 
 def check_location(location: str) -> str:

@@ -222,8 +222,10 @@ class Settings(BaseSettings):
     #: Where is noted what was seen, fetched and delivered: ``sqlite:///path`` or
     #: ``postgresql://user:password@host/database``.
     ledger_url: LedgerUrl = "sqlite:///data/ledger.db"
-    #: Where files are kept: a folder.
+    #: Where files are kept: a folder, or ``s3://``, ``gs://``, ``az://bucket/prefix``.
     assets_url: AssetsUrl = "data/assets"
+    #: The longest for one call of an object store, with the tries that it makes.
+    assets_deadline: Timeout = timedelta(seconds=20)
     #: The TOML file that lists subscriptions; none: there are no subscribers.
     subscriptions_file: Path | None = None
     #: How long work in progress may go on after a request to stop.

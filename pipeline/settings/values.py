@@ -26,7 +26,7 @@ _PASSWORD: Final = re.compile(r"(?<=://)([^:/?#@]*):.*@", re.DOTALL)
 
 BROKER_SCHEMES: Final = ("sqlite", "amqp", "amqps")
 LEDGER_SCHEMES: Final = ("sqlite", "postgresql")
-ASSETS_SCHEMES: Final = ("file",)
+ASSETS_SCHEMES: Final = ("file", "s3", "gs", "az")
 
 
 class Masked:
@@ -150,7 +150,10 @@ def _check_ledger_url(url: str) -> str:
 
 def _check_assets_url(url: str) -> str:
     if "://" in url:
-        _scheme(url, ASSETS_SCHEMES)
+        scheme = _scheme(url, ASSETS_SCHEMES)
+        # Credentials are in the environment: an address is logged.
+        if scheme != "file" and not re.fullmatch(r"\w+://[\w.-]+(/[^?#@\s]*)?", url):
+            _refuse("a bucket, a prefix and nothing else, as in s3://bucket/prefix")
     elif not url.strip():
         _refuse("a folder, as in data/assets")
     return url

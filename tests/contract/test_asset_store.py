@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from pipeline.task import StoredAsset
 
 BODY: Final = b"ID3" + bytes(range(256)) * 4000
+#: More than one part of an upload to an object store.
+LARGE_BODY: Final = b"ID3" + bytes(range(256)) * 25_000
 NEVER_STORED: Final = f"sha256/ab/ab{'0' * 62}.mp3"
 WRONG_LOCATIONS: Final = [
     "",
@@ -40,9 +42,11 @@ WRONG_LOCATIONS: Final = [
 ]
 
 
-@pytest.fixture(params=["folder", "file"])
+@pytest.fixture(params=["folder", "file", "s3"])
 def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Address of an empty store."""
+    if request.param == "s3":
+        return f"s3://{request.getfixturevalue('bucket')}/some/prefix"
     prefix = "file://" if request.param == "file" else ""
     return f"{prefix}{tmp_path}/assets"
 
@@ -52,6 +56,18 @@ async def store(store_url: str) -> AsyncIterator[AssetStore]:
     """Open a store."""
     async with open_store(store_url) as opened:
         yield opened
+
+
+@pytest.fixture(params=[BODY, LARGE_BODY], ids=["small", "large"])
+def body(request: pytest.FixtureRequest) -> bytes:
+    """What a file holds; stores may treat large ones in another way."""
+    held: bytes = request.param
+    return held
+
+
+def place(body: bytes) -> str:
+    digest = hashlib.sha256(body).hexdigest()
+    return f"sha256/{digest[:2]}/{digest}.mp3"
 
 
 async def put(store: AssetStore, body: bytes = BODY) -> StoredAsset:
@@ -66,23 +82,21 @@ async def read(store: AssetStore, location: str) -> bytes:
         return b"".join([chunk async for chunk in chunks])
 
 
-async def test_file_comes_back_as_it_was_stored(store: AssetStore) -> None:
+async def test_file_comes_back_as_it_was_stored(store: AssetStore, body: bytes) -> None:
     """Every byte, in order."""
-    stored = await put(store)
+    stored = await put(store, body)
 
-    assert await read(store, stored.location) == BODY
+    assert await read(store, stored.location) == body
 
 
-async def test_commit_says_what_was_stored(store: AssetStore) -> None:
+async def test_commit_says_what_was_stored(store: AssetStore, body: bytes) -> None:
     """Hash, size, media type and the location they make."""
-    digest = hashlib.sha256(BODY).hexdigest()
+    stored = await put(store, body)
 
-    stored = await put(store)
-
-    assert digest == stored.sha256
-    assert len(BODY) == stored.size_bytes
+    assert hashlib.sha256(body).hexdigest() == stored.sha256
+    assert len(body) == stored.size_bytes
     assert stored.content_type == "audio/mpeg"
-    assert f"sha256/{digest[:2]}/{digest}.mp3" == stored.location
+    assert place(body) == stored.location
 
 
 async def test_suffix_is_that_of_the_type(store: AssetStore) -> None:
@@ -104,22 +118,24 @@ async def test_file_survives_closing_and_opening_again(store_url: str) -> None:
         assert await read(second, stored.location) == BODY
 
 
-async def test_same_contents_twice_are_one_file(store: AssetStore) -> None:
+async def test_same_contents_twice_are_one_file(store: AssetStore, body: bytes) -> None:
     """Content-addressed: the second commit succeeds and changes nothing."""
-    first = await put(store)
+    first = await put(store, body)
 
-    second = await put(store)
+    second = await put(store, body)
 
     assert first == second
-    assert await read(store, first.location) == BODY
+    assert await read(store, first.location) == body
 
 
-async def test_same_contents_at_once_are_one_file(store: AssetStore) -> None:
+async def test_same_contents_at_once_are_one_file(
+    store: AssetStore, body: bytes
+) -> None:
     """Ten uploads that end together do not disturb one another."""
-    stored = await asyncio.gather(*(put(store) for _ in range(10)))
+    stored = await asyncio.gather(*(put(store, body) for _ in range(10)))
 
     assert len(set(stored)) == 1
-    assert await read(store, stored[0].location) == BODY
+    assert await read(store, stored[0].location) == body
 
 
 async def test_uploads_at_once_are_kept_apart(store: AssetStore) -> None:
@@ -144,24 +160,23 @@ async def test_a_view_of_a_buffer_can_be_written(store: AssetStore) -> None:
     assert await read(store, stored.location) == b"ID3aaaaaaabbbbbbbbbb"
 
 
-async def test_upload_without_commit_leaves_nothing(store: AssetStore) -> None:
+async def test_upload_without_commit_leaves_nothing(
+    store: AssetStore, body: bytes
+) -> None:
     """Leaving the context is enough."""
-    location = f"sha256/{hashlib.sha256(BODY).hexdigest()[:2]}/"
-    location += f"{hashlib.sha256(BODY).hexdigest()}.mp3"
-
     async with store.create(MP3) as upload:
-        await upload.write(BODY)
+        await upload.write(body)
 
-    assert not await store.exists(location)
+    assert not await store.exists(place(body))
     assert await store.sweep(timedelta(0)) == 0
 
 
-async def test_upload_that_fails_leaves_nothing(store: AssetStore) -> None:
+async def test_upload_that_fails_leaves_nothing(store: AssetStore, body: bytes) -> None:
     """An error inside the context is passed on."""
 
     async def upload_and_fail() -> None:
         async with store.create(MP3) as upload:
-            await upload.write(BODY)
+            await upload.write(body)
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -189,10 +204,12 @@ async def test_upload_that_is_cancelled_leaves_nothing(store: AssetStore) -> Non
     assert await store.sweep(timedelta(0)) == 0
 
 
-async def test_sweep_leaves_uploads_in_progress_alone(store: AssetStore) -> None:
+async def test_sweep_leaves_uploads_in_progress_alone(
+    store: AssetStore, body: bytes
+) -> None:
     """What is younger than the limit belongs to somebody."""
     async with store.create(MP3) as upload:
-        await upload.write(BODY)
+        await upload.write(body)
 
         swept = await store.sweep(timedelta(hours=1))
         stored = await upload.commit()
@@ -201,9 +218,9 @@ async def test_sweep_leaves_uploads_in_progress_alone(store: AssetStore) -> None
     assert await store.exists(stored.location)
 
 
-async def test_sweep_removes_no_stored_file(store: AssetStore) -> None:
+async def test_sweep_removes_no_stored_file(store: AssetStore, body: bytes) -> None:
     """However old it is."""
-    stored = await put(store)
+    stored = await put(store, body)
 
     swept = await store.sweep(timedelta(0))
 
@@ -227,14 +244,14 @@ async def test_what_is_no_location_is_refused(store: AssetStore, location: str) 
         await read(store, location)
 
 
-async def test_chunks_that_are_read_are_bounded(store: AssetStore) -> None:
+async def test_chunks_that_are_read_are_bounded(store: AssetStore, body: bytes) -> None:
     """Reading takes no more memory for a larger file."""
-    stored = await put(store)
+    stored = await put(store, body)
 
     async with store.open(stored.location) as chunks:
         sizes = [len(chunk) async for chunk in chunks]
 
-    assert sum(sizes) == len(BODY)
+    assert sum(sizes) == len(body)
     assert max(sizes) <= CHUNK_BYTES
 
 

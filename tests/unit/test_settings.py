@@ -425,7 +425,14 @@ def test_the_password_in_a_ledger_url_is_masked() -> None:
 
 
 @pytest.mark.parametrize(
-    ("url", "words"), [(" ", "a folder"), ("ftp://host", "a URL that starts with")]
+    ("url", "words"),
+    [
+        (" ", "a folder"),
+        ("ftp://host", "a URL that starts with"),
+        ("s3://", "a bucket"),
+        ("s3://key:secret@bucket", "a bucket"),
+        ("s3://bucket?secret=1", "a bucket"),
+    ],
 )
 def test_an_assets_url_that_cannot_work_is_refused(url: str, words: str) -> None:
     (mistake,) = mistakes(flags={"assets_url": url})
@@ -433,7 +440,17 @@ def test_an_assets_url_that_cannot_work_is_refused(url: str, words: str) -> None
     assert f"expected {words}" in mistake
 
 
-@pytest.mark.parametrize("url", ["data/assets", "/srv/assets", "file:///srv/assets"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "data/assets",
+        "/srv/assets",
+        "file:///srv/assets",
+        "s3://bucket",
+        "gs://bucket/a/prefix",
+        "az://container/prefix/",
+    ],
+)
 def test_an_assets_url_that_can_work_is_taken(url: str) -> None:
     assert url == load(flags={"assets_url": url}).settings.assets_url
 

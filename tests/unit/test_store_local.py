@@ -18,6 +18,7 @@ from pipeline.assets.incoming import IncomingFile
 from pipeline.assets.local import INCOMING, LocalAssetStore
 from pipeline.assets.sniff import MP3
 from pipeline.assets.store import open_store
+from pipeline.assets.threads import NICENESS, WRITERS
 from pipeline.errors import ConfigurationError, FetchFailed
 
 if TYPE_CHECKING:
@@ -193,7 +194,7 @@ async def test_hashing_gives_way_to_the_event_loop(tmp_path: Path) -> None:
         threads = [int(number) for number in os.listdir("/proc/self/task")]  # noqa: PTH208
         found = Counter(os.getpriority(os.PRIO_PROCESS, number) for number in threads)
 
-    assert 1 <= found[local.NICENESS] <= local.WRITERS
+    assert 1 <= found[NICENESS] <= WRITERS
     assert mine == os.getpriority(os.PRIO_PROCESS, 0)
     assert found[mine] >= 2
 
@@ -207,10 +208,21 @@ async def test_folder_that_cannot_be_made_is_a_wrong_setting(tmp_path: Path) -> 
             pass
 
 
-@pytest.mark.parametrize("url", ["s3://bucket/assets", "gs://bucket", "az://box", ""])
-def test_other_addresses_name_the_extra(url: str) -> None:
-    """Object stores are not in this version's core."""
+@pytest.mark.parametrize("url", ["s3://bucket/assets", "gs://bucket", "az://box"])
+def test_an_object_store_names_the_extra_that_it_needs(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where its library is not installed."""
+    monkeypatch.delitem(sys.modules, "pipeline.assets.object_store", raising=False)
+    monkeypatch.setitem(sys.modules, "obstore", None)
+
     with pytest.raises(ConfigurationError, match="objectstore"):
+        open_store(url)
+
+
+@pytest.mark.parametrize("url", ["ftp://host/assets", ""])
+def test_other_addresses_are_refused(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="expected a folder"):
         open_store(url)
 
 
