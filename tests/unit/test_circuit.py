@@ -37,10 +37,10 @@ def test_success_in_between_starts_the_count_again() -> None:
 def test_repeated_failures_open_it_for_a_pause() -> None:
     circuit = _opened(at=10)
 
-    assert CircuitState.OPEN is circuit.state
+    assert CircuitState.OPEN.value == circuit.state.value
     assert not circuit.may_probe(10.9)
     assert circuit.may_probe(11)
-    assert CircuitState.HALF_OPEN is circuit.state
+    assert CircuitState.HALF_OPEN.value == circuit.state.value
 
 
 def test_only_one_probe_goes_at_a_time() -> None:
