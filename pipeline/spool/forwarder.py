@@ -66,12 +66,18 @@ class Forwarder:
         """Forward until ``stopping`` is set; the rest waits for the next start."""
         async with asyncio.TaskGroup() as group:
             tasks = [
+                group.create_task(self._look(), name="spool look"),
                 group.create_task(self._measure(), name="spool measure"),
                 group.create_task(self._forward_all(), name="spool forward"),
             ]
             await stopping.wait()
             for task in tasks:
                 task.cancel()
+
+    async def _look(self) -> None:
+        while True:
+            self._outlet.look()
+            await asyncio.sleep(POLL_SECONDS)
 
     async def _measure(self) -> None:
         while True:

@@ -50,6 +50,9 @@ class Outlet:
         self.spool = spool
         self.circuit = circuit or Circuit()
         self._clock = clock
+        #: The last publish was confirmed, and nothing wrong was seen since; then the
+        #: broker is not asked how it is, which costs more than all else here.
+        self._is_sound = False
 
     @property
     def broker_problem(self) -> str | None:
@@ -88,25 +91,29 @@ class Outlet:
         Raises:
             BrokerError: the broker did not take it, nor did the spool.
         """
-        if self.circuit.is_closed and self.broker.problem is None:
+        if self._is_sound or self.broker_problem is None:
             try:
                 await self.broker.publish(publication)
             except BrokerError as error:
                 cause = self.failed(error)
                 await self._store(publication, cause, error)
             else:
-                if self.circuit.failures:
+                if not self._is_sound:
                     self.succeeded()
             return
         try:
             await self._store(publication, NOT_ASKED)
-        except SpoolRefused:
-            # Nothing to lose but time: it may work by now.
-            await self.broker.publish(publication)
-            self.succeeded()
+        except SpoolRefused as refused:
+            await self._publish_all_the_same(publication, refused)
+
+    def look(self) -> None:
+        """Notice that the broker is away; to be called every now and then."""
+        if self._is_sound and self.broker.problem is not None:
+            self._is_sound = False
 
     def succeeded(self) -> None:
         """Note that the broker has answered."""
+        self._is_sound = True
         if not self.circuit.is_closed:
             log.info("circuit_closed")
             CIRCUIT_OPEN.set(0)
@@ -118,12 +125,23 @@ class Outlet:
             # An answer all the same, and a quick one.
             self.succeeded()
             return UNROUTABLE if isinstance(error, Unroutable) else REFUSED
+        self._is_sound = False
         was_closed = self.circuit.is_closed
         self.circuit.failed(self._clock())
         if was_closed and not self.circuit.is_closed:
             log.warning("circuit_opened", error=str(error))
             CIRCUIT_OPEN.set(1)
         return NO_ANSWER
+
+    async def _publish_all_the_same(
+        self, publication: Publication, refused: SpoolRefused
+    ) -> None:
+        """Try the broker: there is nothing to lose but time, and it may be back."""
+        try:
+            await self.broker.publish(publication)
+        except BrokerError as error:
+            raise SpoolRefused(f"{self.broker.problem or error}; {refused}") from error
+        self.succeeded()
 
     async def _store(
         self, publication: Publication, cause: str, error: BrokerError | None = None

@@ -59,6 +59,7 @@ async def test_broker_down_or_refusing(
         assert (200, "degraded") == (status, ready["status"])
         assert 20 == ready["spool"]["messages"]
         assert "127.0.0.1" in ready["checks"]["broker"]
+        await eventually(lambda: _shows(outage, "pipeline_spool_messages 20.0"))
 
         await proxy.accept()
         await until_drained(outage)
@@ -83,6 +84,7 @@ async def test_broker_is_a_black_hole(
         assert [[200]] * 10 == first
         assert time.monotonic() - began < ANSWER_SECONDS
         assert not outage.outlet.circuit.is_closed
+        assert await _shows(outage, "pipeline_circuit_open 1.0")
         began = time.monotonic()
         assert [200] * 20 == await outage.post(*names(20, start=10))
         assert time.monotonic() - began < 0.1 * 20
@@ -266,6 +268,11 @@ async def test_ingress_disk_full(
 
 async def _state(outage: Outage) -> str:
     return str((await outage.ready())[1]["status"])
+
+
+async def _shows(outage: Outage, line: str) -> bool:
+    metrics = await outage.ingress.get("/metrics")
+    return line in metrics.body.decode().splitlines()
 
 
 async def _delete_queues(url: str, topology: Topology, *queues: str) -> None:
