@@ -101,6 +101,34 @@ async def test_broker_is_a_black_hole(
     assert names(20, start=10) == spooled_later
 
 
+async def test_black_hole_that_lasts_until_the_connection_is_given_up(
+    rabbitmq_url: str, rabbit_topology: Topology, proxy: TcpProxy, tmp_path: Path
+) -> None:
+    """The library cancels tasks of others then: no request and no forwarder dies."""
+    url = f"{proxy.url_for(rabbitmq_url)}?heartbeat=1"
+    async with running_outage(url, rabbit_topology, tmp_path) as outage:
+        await until_up(outage)
+        proxy.hold()
+        sent: list[str] = []
+        statuses = []
+
+        async def is_given_up() -> bool:
+            sent.append(f"task-{len(sent):05}")
+            statuses.extend(await outage.post(sent[-1]))
+            return outage.outlet.broker.problem is not None
+
+        await eventually(is_given_up, within=20)
+        sent += names(5, start=len(sent))
+        statuses += await outage.post(*sent[-5:])
+        assert {200} == {*statuses}
+        proxy.resume()
+        await until_drained(outage)
+
+        found = await published(rabbitmq_url, rabbit_topology, len(sent))
+
+    assert sent == sorted(found)
+
+
 async def test_connection_cut_while_callbacks_come(
     rabbitmq_url: str, rabbit_topology: Topology, proxy: TcpProxy, tmp_path: Path
 ) -> None:

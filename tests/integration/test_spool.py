@@ -127,7 +127,7 @@ async def test_without_a_broker_and_with_a_full_spool_the_error_says_both(
             return "broker.db" in str(broker.problem)
 
         await eventually(is_known)
-        with pytest.raises(SpoolRefused, match="broker.db.*; spool.min_free_bytes"):
+        with pytest.raises(SpoolRefused, match=r"broker.db.*; spool.min_free_bytes"):
             await outlet.publish(make_publication())
         assert outlet.broker_problem is not None
         assert "min_free_bytes" in str(outlet.problem)
