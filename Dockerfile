@@ -54,6 +54,7 @@ ENV PATH=/opt/pipeline/bin:$PATH \
     PIPELINE_BROKER_URL=sqlite:////data/broker.db \
     PIPELINE_LEDGER_URL=sqlite:////data/ledger.db \
     PIPELINE_ASSETS_URL=/data/assets \
+    PIPELINE_SPOOL__PATH=/data/spool.db \
     PIPELINE_INGRESS__HOST=0.0.0.0 \
     PIPELINE_INGRESS__PORT=8080 \
     PIPELINE_METRICS__HOST=0.0.0.0 \

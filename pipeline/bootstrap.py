@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pipeline.broker.port import Broker, Difference
     from pipeline.ledger.port import Ledger
     from pipeline.settings import Settings
+    from pipeline.spool.spool import Spool
     from pipeline.subscriptions import Subscription
     from pipeline.topology import Topology
 
@@ -88,6 +89,18 @@ def ledger_of(settings: Settings, *, must_exist: bool = False) -> Ledger:
     With ``must_exist`` none is made: for those who only look.
     """
     return open_ledger(settings.ledger_url, must_exist=must_exist)
+
+
+def spool_of(settings: Settings) -> Spool | None:
+    """Make the outage spool, unless there is to be none; its context opens it."""
+    is_wanted = settings.spool.enabled
+    if is_wanted is None:
+        is_wanted = urlsplit(settings.broker_url).scheme != "sqlite"
+    if not is_wanted:
+        return None
+    from pipeline.spool.spool import Spool  # noqa: PLC0415  only the ingress has one
+
+    return Spool(settings.spool, prefix=settings.broker.prefix)
 
 
 @asynccontextmanager

@@ -6,6 +6,7 @@ PipelineError
 │   ├── BrokerUnavailable     not reachable, or no answer in time: outcome unknown
 │   ├── Unroutable            no queue is bound for the routing key
 │   ├── PublishRefused        the broker refused the message: a queue is full
+│   ├── SpoolRefused          the outage spool is full, or cannot be written
 │   ├── TopologyMismatch      a queue or exchange exists with other arguments
 │   ├── AlreadySettled        a delivery was settled a second time
 │   ├── DeliveryLost          settled too late: the broker took the delivery back
@@ -63,6 +64,10 @@ class Unroutable(BrokerError):
 
 class PublishRefused(BrokerError):
     """The broker answered no: a queue has reached its length limit."""
+
+
+class SpoolRefused(BrokerError):
+    """Neither the broker nor the outage spool has taken the callback."""
 
 
 class TopologyMismatch(BrokerError):

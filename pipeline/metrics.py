@@ -54,6 +54,32 @@ NOTIFICATIONS = Counter(
     "Requests to subscribers, by subscription and outcome.",
     ("subscription", "outcome"),
 )
+SPOOLED = Counter(
+    "pipeline_spooled_total",
+    "Callbacks put into the outage spool, by what the broker did.",
+    ("cause",),
+)
+SPOOL_REFUSALS = Counter(
+    "pipeline_spool_refusals_total",
+    "Callbacks that the outage spool did not take, by cause.",
+    ("cause",),
+)
+FORWARDED = Counter(
+    "pipeline_forwarded_total",
+    "Callbacks brought from the outage spool to the broker.",
+)
+SPOOL_MESSAGES = Gauge(
+    "pipeline_spool_messages", "Callbacks that wait in the outage spool."
+)
+SPOOL_BYTES = Gauge("pipeline_spool_bytes", "What the outage spool takes on the disk.")
+SPOOL_OLDEST_SECONDS = Gauge(
+    "pipeline_spool_oldest_seconds",
+    "How long the oldest callback has waited in the outage spool.",
+)
+CIRCUIT_OPEN = Gauge(
+    "pipeline_circuit_open",
+    "1 while callbacks go to the outage spool without asking the broker.",
+)
 BROKER_CONNECTED = Gauge(
     "pipeline_broker_connected",
     "1 while this process is connected to the broker.",

@@ -15,6 +15,7 @@ from pipeline.bootstrap import (
     Plan,
     broker_of,
     ledger_of,
+    spool_of,
     subscriptions_of,
     topology_of,
 )
@@ -24,6 +25,8 @@ from pipeline.ingress.health import health_routes
 from pipeline.logs import get_logger
 from pipeline.service import HttpRole, IdleRole, WorkerRole, declare_when_up
 from pipeline.settings import DedupeSettings
+from pipeline.spool.forwarder import Forwarder
+from pipeline.spool.outlet import Outlet
 from pipeline.topology import DEDUPE, DOWNLOAD, notify_queue
 from pipeline.worker import Worker, one_by_one
 from pipeline.workers.dedupe import Dedupe
@@ -68,7 +71,12 @@ async def open_roles(settings: Settings, plan: Plan) -> AsyncIterator[Sequence[R
             handle = broker_of(settings, deadline=settings.ingress.publish_timeout)
             broker = await stack.enter_async_context(handle)
             parts = Parts(broker=broker, topology=topology)
-            roles.append(_make_ingress(settings, parts, roles))
+            outlet = None
+            if (spool := spool_of(settings)) is not None:
+                outlet = Outlet(broker, await stack.enter_async_context(spool))
+            roles.append(_make_ingress(settings, parts, roles, outlet))
+            if outlet is not None:
+                roles.append(Forwarder(outlet))
         yield roles
 
 
@@ -147,14 +155,16 @@ def _role(
     return WorkerRole(worker, parts.broker, parts.topology)
 
 
-def _make_ingress(settings: Settings, parts: Parts, others: Sequence[Role]) -> HttpRole:
+def _make_ingress(
+    settings: Settings, parts: Parts, others: Sequence[Role], outlet: Outlet | None
+) -> HttpRole:
     async def declare(stopping: asyncio.Event) -> None:
         await declare_when_up(parts.broker, parts.topology, stopping)
 
     ingress = settings.ingress
     return HttpRole(
         "ingress",
-        make_ingress(parts.broker, ingress, checks=_checks(others)),
+        make_ingress(parts.broker, ingress, outlet=outlet, checks=_checks(others)),
         host=ingress.host,
         port=ingress.port,
         max_body_bytes=int(ingress.max_body_bytes),

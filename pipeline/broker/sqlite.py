@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 from pipeline.broker.port import Broker, Depth, Difference, FoundQueue
 from pipeline.broker.sqlite_consumer import SqliteConsumer
+from pipeline.broker.sqlite_content import Content, content_of
 from pipeline.broker.sqlite_routing import (
     declare,
     delete,
@@ -45,6 +46,7 @@ class SqliteBroker(Broker):
         lease: what a consumer holds goes to others so long after its process has
             died or has stood still.
         clock: gives seconds since 1970.
+        is_main: the pipeline's own broker, of which the metrics tell.
     """
 
     def __init__(
@@ -54,12 +56,15 @@ class SqliteBroker(Broker):
         deadline: timedelta,
         lease: timedelta = DEFAULT_LEASE,
         clock: Callable[[], float] = time.time,
+        is_main: bool = True,
     ) -> None:
+        self._is_main = is_main
         self._session = Session(path, deadline=deadline, lease=lease, clock=clock)
 
     async def __aenter__(self) -> Self:
         await self._session.open()
-        BROKER_CONNECTED.set(1)
+        if self._is_main:
+            BROKER_CONNECTED.set(1)
         return self
 
     async def __aexit__(
@@ -69,7 +74,8 @@ class SqliteBroker(Broker):
         trace: TracebackType | None,
     ) -> None:
         await self._session.close()
-        BROKER_CONNECTED.set(0)
+        if self._is_main:
+            BROKER_CONNECTED.set(0)
 
     @property
     def problem(self) -> str | None:
@@ -137,3 +143,12 @@ class SqliteBroker(Broker):
         )
         unacked = sum(c.unacked for c in session.consumers if c.name == name)
         return Depth(ready=counts.ready, unacked=unacked, delayed=counts.delayed)
+
+    async def content(self, queue: str) -> Content:
+        """Measure ``queue``, held messages included, and the file.
+
+        Raises:
+            BrokerUnavailable: no answer in time.
+        """
+        name = self._session.require_declared().queue_name(queue)
+        return await self._session.read(partial(content_of, name=name))

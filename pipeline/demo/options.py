@@ -27,6 +27,9 @@ subscriptions_file = "{place}/subscriptions.toml"
 prefix = "{prefix}"
 delays = ["200ms", "1s"]
 
+[spool]
+path = "{place}/spool.db"
+
 [download]
 waits = ["200ms", "1s"]
 allow_private_addresses = true  # the simulated provider is on this machine

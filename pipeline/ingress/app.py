@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from pipeline.broker.port import Broker
     from pipeline.settings import IngressSettings
+    from pipeline.spool.outlet import Outlet
 
 log = get_logger("ingress")
 
@@ -69,20 +70,29 @@ class Routes:
 
 
 def make_ingress(
-    broker: Broker, settings: IngressSettings, *, checks: Checks | None = None
+    broker: Broker,
+    settings: IngressSettings,
+    *,
+    outlet: Outlet | None = None,
+    checks: Checks | None = None,
 ) -> Routes:
     """Make the routes of the ingress.
 
     Args:
         broker: open; its topology may be declared later.
         settings: limits and secrets.
+        outlet: takes callbacks instead of ``broker``, also while that is away.
         checks: further parts for ``/readyz`` beside the broker.
     """
     if not settings.tokens and not settings.signature.keys:
         # Not refused: on loopback, or behind a proxy that checks, it is right.
         log.warning("callbacks_unprotected", setting="ingress.tokens")
-    found = {"broker": lambda: broker.problem, **(checks or {})}
-    return Routes(health_routes(found), CallbackView(broker, settings))
+    if outlet is None:
+        found = {"broker": lambda: broker.problem, **(checks or {})}
+        return Routes(health_routes(found), CallbackView(broker.publish, settings))
+    found = {"broker": lambda: outlet.broker_problem, **(checks or {})}
+    view = CallbackView(outlet.publish, settings)
+    return Routes(health_routes(found, standby=outlet), view)
 
 
 @asynccontextmanager

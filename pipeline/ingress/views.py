@@ -39,10 +39,15 @@ from pipeline.provider.signature import (
 from pipeline.topology import CALLBACKS as CALLBACKS_EXCHANGE
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from typing import TypeAlias
+
     from prometheus_client import Counter
 
-    from pipeline.broker.port import Broker
     from pipeline.settings import IngressSettings
+
+    #: Keeps a callback for good.
+    Store: TypeAlias = Callable[[Publication], Awaitable[None]]
 
 log = get_logger("ingress")
 
@@ -64,13 +69,17 @@ class _Refused(Exception):
 class CallbackView:
     """Handles ``POST /callbacks/{operation}`` and ``/callbacks/{operation}/{token}``.
 
-    Answers exactly 200, with an empty body, once the broker has confirmed the
+    Answers exactly 200, with an empty body, once ``store`` has returned for the
     callback; anything else is a problem document and nothing was accepted, except
     that a 503 leaves the outcome open: the caller's next try is then a duplicate.
+
+    Args:
+        store: returns when a publication is safe, or raises a ``BrokerError``.
+        settings: limits and secrets.
     """
 
-    def __init__(self, broker: Broker, settings: IngressSettings) -> None:
-        self._broker = broker
+    def __init__(self, store: Store, settings: IngressSettings) -> None:
+        self._store = store
         self._tokens = tuple(t.get_secret_value().encode() for t in settings.tokens)
         signature = settings.signature
         self._keys = tuple(k.get_secret_value().encode() for k in signature.keys)
@@ -171,7 +180,7 @@ class CallbackView:
         )
         publication = Publication(exchange=CALLBACKS_EXCHANGE, envelope=envelope)
         try:
-            await self._broker.publish(publication)
+            await self._store(publication)
         except (Unroutable, PublishRefused) as error:
             log.error(  # noqa: TRY400  the error's text says all there is
                 "callback_not_stored", task_id=seen.task_id, error=str(error)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 # pydantic reads these annotations when the classes are made
 from datetime import timedelta
-from pathlib import Path  # noqa: TC003
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import (
@@ -105,13 +105,31 @@ class IngressSettings(Section):
     max_body_bytes: Size = ByteSize(_MIB)
     #: The longest that a client may take to send its body.
     body_timeout: Timeout = timedelta(seconds=8)
-    #: The longest to wait for the broker's confirm; then the answer is 503.
+    #: The longest to wait for the broker's confirm; then the spool has to do.
     publish_timeout: Timeout = timedelta(seconds=2)
     #: Secrets of which one must end the address, of 16 characters or more; empty:
     #: everybody may post.
     tokens: Annotated[tuple[Token, ...], BeforeValidator(parse_list), Hidden()] = ()
     #: The provider's signature.
     signature: SignatureSettings = SignatureSettings()
+
+
+class SpoolSettings(Section):
+    """Where the ingress keeps callbacks while the broker takes none."""
+
+    #: Whether there is one; none: with RabbitMQ there is, and with an embedded broker
+    #: there is not, because that is a file on this machine as well.
+    enabled: bool | None = None
+    #: The file, on a local disk that outlives the process.
+    path: Path = Path("data/spool.db")
+    #: With more than this in it nothing more is taken.
+    max_bytes: Annotated[ByteSize, Field(ge=_MIB)] = ByteSize(4 * 1024 * _MIB)
+    #: With less room than this on its disk nothing more is taken.
+    min_free_bytes: Annotated[ByteSize, Field(ge=0)] = ByteSize(512 * _MIB)
+    #: Where the oldest has waited longer than this nothing more is taken.
+    max_age: Timeout = timedelta(days=7)
+    #: The longest to wait until a callback is on the disk; then the answer is 503.
+    timeout: Timeout = timedelta(seconds=1)
 
 
 class WorkerSettings(Section):
@@ -235,6 +253,7 @@ class Settings(BaseSettings):
 
     broker: BrokerSettings = BrokerSettings()
     ingress: IngressSettings = IngressSettings()
+    spool: SpoolSettings = SpoolSettings()
     dedupe: DedupeSettings = DedupeSettings()
     download: DownloadSettings = DownloadSettings()
     notify: NotifySettings = NotifySettings()

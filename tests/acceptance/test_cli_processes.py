@@ -177,8 +177,41 @@ def test_the_ingress_starts_while_the_broker_is_away_and_says_so(
         alive, _ = request(f"{base}/healthz")
         code = run.stop()
 
-    assert (ready, status, alive, code) == (503, 503, 200, 0)
+    assert (ready, status, alive, code) == (200, 200, 200, 0)
+    assert json.loads(why)["status"] == "degraded"
     assert "127.0.0.1:1" in why.decode()
+
+
+def test_without_a_spool_callbacks_are_refused_while_the_broker_is_away(
+    cli: CommandLine,
+) -> None:
+    url = "amqp://guest:guest@127.0.0.1:1/"
+    options = ("--port", "0", "--broker-url", url, "--set", "spool.enabled=false")
+
+    with cli.running("ingress", *options) as run:
+        base = run.address()
+        ready, _ = request(f"{base}/readyz")
+        status, _ = request(f"{base}/callbacks/upload-extend", TEXT)
+
+    assert (ready, status) == (503, 503)
+
+
+def test_spool_that_cannot_be_written_does_not_stop_the_ingress(
+    cli: CommandLine,
+) -> None:
+    """It starts, says so, and answers 503 while the broker is away as well."""
+    cli.folder.joinpath("taken").write_text("a file, and no folder", encoding="utf-8")
+    url = "amqp://guest:guest@127.0.0.1:1/"
+    options = ("--port", "0", "--broker-url", url, "--set", "spool.path=taken/s.db")
+
+    with cli.running("ingress", *options) as run:
+        base = run.address()
+        ready, why = request(f"{base}/readyz")
+        status, _ = request(f"{base}/callbacks/upload-extend", TEXT)
+        code = run.stop()
+
+    assert (ready, status, code) == (503, 503, 0)
+    assert json.loads(why)["checks"]["spool"] != "ok"
 
 
 def test_a_worker_answers_for_its_health_where_asked_to(cli: CommandLine) -> None:
