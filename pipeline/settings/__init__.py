@@ -23,6 +23,7 @@ from pipeline.settings.model import (
     NotifySettings,
     Settings,
     SignatureSettings,
+    TlsSettings,
     WorkerSettings,
 )
 from pipeline.settings.show import Shown, show_settings
@@ -42,6 +43,7 @@ __all__ = [
     "Settings",
     "Shown",
     "SignatureSettings",
+    "TlsSettings",
     "WorkerSettings",
     "find_value",
     "format_duration",
