@@ -20,6 +20,8 @@ from pydantic import (
     ConfigDict,
     Field,
     SecretStr,
+    ValidationInfo,
+    field_validator,
     model_validator,
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -41,7 +43,7 @@ from pipeline.settings.values import (
     between,
     parse_list,
     parse_table,
-    refuse_unless,
+    refuse_alone,
     refuse_unless_below,
 )
 from pipeline.topology import DEFAULT_DELAYS
@@ -115,11 +117,12 @@ class TlsSettings(Section):
         timedelta(seconds=10)
     )
 
-    @model_validator(mode="after")
-    def _has_a_certificate(self) -> Self:
-        is_whole = self.key_file is None or self.certificate_file is not None
-        refuse_unless(is_whole, "certificate_file where there is a key_file")
-        return self
+    @field_validator("key_file")
+    @classmethod
+    def _has_a_certificate(cls, path: Path | None, info: ValidationInfo) -> Path | None:
+        if path is not None and info.data.get("certificate_file") is None:
+            refuse_alone("certificate_file")
+        return path
 
 
 class IngressSettings(Section):

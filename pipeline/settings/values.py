@@ -125,14 +125,13 @@ def parse_table(value: object) -> object:
         _refuse("a JSON object", error)
 
 
-def refuse_unless(is_right: bool, what: str) -> None:  # noqa: FBT001
-    """Refuse a table in which ``what`` is missing.
+def refuse_alone(other: str) -> NoReturn:
+    """Refuse a value that means nothing without another setting.
 
     Raises:
-        PydanticCustomError: it is.
+        PydanticCustomError: always.
     """
-    if not is_right:
-        _refuse(what)
+    _refuse(f"{other} beside it")
 
 
 def mask_password(url: str) -> str:
