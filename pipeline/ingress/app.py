@@ -110,12 +110,7 @@ def make_ingress(
     Raises:
         ConfigurationError: there are tokens for an operation that there is not.
     """
-    if unknown := sorted(settings.operation_tokens.keys() - OPERATIONS.keys()):
-        message = (
-            f"ingress.operation_tokens: expected operations among"
-            f" {', '.join(sorted(OPERATIONS))}; got {', '.join(unknown)}"
-        )
-        raise ConfigurationError(message)
+    refuse_unknown_operations(settings)
     secrets = (settings.tokens, settings.operation_tokens, settings.signature.keys)
     if not any(secrets):
         # Not refused: on loopback, or behind a proxy that checks, it is right.
@@ -123,6 +118,18 @@ def make_ingress(
     found = {"broker": lambda: broker.problem, **(checks or {})}
     view, door = CallbackView(broker, settings), Door(settings)
     return Routes(health_routes(found), view, door)
+
+
+def refuse_unknown_operations(settings: IngressSettings) -> None:
+    """Check that every operation with tokens is one that there is.
+
+    Raises:
+        ConfigurationError: one is not.
+    """
+    if unknown := sorted(settings.operation_tokens.keys() - OPERATIONS.keys()):
+        known = ", ".join(sorted(OPERATIONS))
+        message = f"expected operations among {known}; got {', '.join(unknown)}"
+        raise ConfigurationError(f"ingress.operation_tokens: {message}")
 
 
 @asynccontextmanager

@@ -255,6 +255,35 @@ async def test_headers_are_limited(sqlite_url: str, count: int, status: bytes) -
         assert 200 == (await ingress.post()).status
 
 
+@pytest.mark.parametrize(
+    "framing",
+    [
+        b"Content-Length: 0\r\nTransfer-Encoding: chunked\r\n",
+        b"Transfer-Encoding: chunked\r\nContent-Length: 0\r\n",
+        b"Content-Length: 0\r\nContent-Length: 5\r\n",
+        b"Content-Length: 0, 5\r\n",
+        b"Content-Length: +5\r\n",
+        b"Content-Length: 0x5\r\n",
+        b"Content-Length : 0\r\n",
+        b"Transfer-Encoding: xchunked\r\n",
+        b"Transfer-Encoding: chunked, identity\r\n",
+        b"Content-Length: 0\r\n X-Folded: y\r\n",
+        b"X-Null: a\x00b\r\nContent-Length: 0\r\n",
+    ],
+)
+async def test_request_that_two_could_read_differently_is_refused(
+    sqlite_url: str, framing: bytes
+) -> None:
+    """A proxy in front could see one request where we see two."""
+    async with running_ingress(sqlite_url) as ingress:
+        answer = await ingress.raw(POST + framing + b"\r\n" + WHOLE)
+
+        assert b"400" == answer.split(b" ")[1]
+        assert b" 200 " not in answer
+        assert 0 == await ingress.count()
+        assert 200 == (await ingress.post()).status
+
+
 @pytest.mark.parametrize(("depth", "status"), [(500, 200), (2000, 400)])
 async def test_nesting_is_limited(sqlite_url: str, depth: int, status: int) -> None:
     """By the JSON parser, which does not recurse without end."""

@@ -37,7 +37,12 @@ def make_certificate(folder: Path, name: str, *, password: str = "") -> None:
         [
             *("openssl", "req", "-x509", "-newkey", "ec", "-days", "2"),
             *("-pkeyopt", "ec_paramgen_curve:prime256v1", *secret),
-            *("-subj", f"/CN={name}", "-addext", "subjectAltName=IP:127.0.0.1"),
+            *(
+                "-subj",
+                f"/CN={name}",
+                "-addext",
+                "subjectAltName=IP:127.0.0.1,DNS:localhost",
+            ),
             *("-keyout", folder / f"{name}.key", "-out", folder / f"{name}.pem"),
         ],
         check=True,
@@ -85,9 +90,13 @@ def _trusting(made: Path, *names: str) -> ssl.SSLContext:
     return context
 
 
-async def _subject(host: str, port: int, context: ssl.SSLContext) -> str:
-    """Connect and say whose certificate is shown."""
-    _, writer = await asyncio.open_connection(host, port, ssl=context)
+async def _subject(
+    host: str, port: int, context: ssl.SSLContext, *, name: str | None = None
+) -> str:
+    """Connect and say whose certificate is shown; only with a name one is asked for."""
+    _, writer = await asyncio.open_connection(
+        host, port, ssl=context, server_hostname=name
+    )
     found = writer.get_extra_info("peercert")["subject"]
     writer.close()
     return str(dict(pair for (pair,) in found)["commonName"])
@@ -177,6 +186,7 @@ async def test_new_certificate_is_used_without_a_restart(
             return "second" == await _subject(*where, client)
 
         await eventually(is_new)
+        assert "second" == await _subject(*where, client, name="localhost")
         writer.write(WHOLE)
         async with asyncio.timeout(5):
             assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")

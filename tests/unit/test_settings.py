@@ -531,3 +531,11 @@ def test_tokens_of_operations_are_secrets() -> None:
     )
     assert "ingress.operation_tokens.wav" in mistake
     assert "short-one" not in mistake
+
+
+def test_table_comes_from_where_its_entries_do(toml: Path) -> None:
+    """The origin of a table is shown, though it is no setting by itself."""
+    toml.write_text(f'[ingress.operation_tokens]\nwav = ["{TOKEN}"]\n')
+
+    assert str(toml) == load(toml).origin("ingress.operation_tokens")
+    assert "default" == load(toml).origin("ingress.tokens")
