@@ -21,8 +21,13 @@ if TYPE_CHECKING:
     from pipeline.settings import IngressSettings
 
 #: Key under which a request carries the address of who sent it, for the log.
-CLIENT: Final = web.RequestKey("client", str)
+CLIENT: Final = web.RequestKey("client", object)
 BUSY_RETRY_AFTER_SECONDS: Final = "2"
+
+
+def name_of(request: web.BaseRequest) -> str:
+    """Give the address of who sent a request, as far as it is known, for the log."""
+    return str(request.get(CLIENT) or request.remote)
 
 
 class Door:
@@ -73,11 +78,11 @@ class Door:
     def _turn_away(
         self, request: web.BaseRequest, response: web.Response, cause: TurnedAway
     ) -> web.Response:
-        self._tally.add(cause, request.get(CLIENT) or request.remote)
+        self._tally.add(cause, name_of(request))
         return response
 
     def _client_of(self, request: web.BaseRequest) -> Address | None:
         forwarded = request.headers.getall(FORWARDED_HEADER, ())
         client = find_client(request.remote, forwarded, self._proxies)
-        request[CLIENT] = str(client)
+        request[CLIENT] = client
         return client

@@ -7,6 +7,7 @@ is none of theirs.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from ipaddress import (
     IPv4Address,
     IPv4Network,
@@ -25,6 +26,8 @@ Address: TypeAlias = IPv4Address | IPv6Address
 FORWARDED_HEADER: Final = "X-Forwarded-For"
 #: Addresses of a header that are looked at; a chain of proxies is never as long.
 MOST_HOPS: Final = 32
+#: Longer texts are no address with a port, whatever stands in them.
+MOST_CHARACTERS: Final = 100
 
 
 class Networks:
@@ -47,18 +50,7 @@ class Networks:
 
 def read_address(text: str) -> Address | None:
     """Read an address, with or without a port; an IPv4 one inside IPv6 is taken out."""
-    text = text.strip()
-    if text.startswith("["):
-        text = text[1:].partition("]")[0]
-    elif text.count(":") == 1:
-        text = text.partition(":")[0]
-    try:
-        address = ip_address(text)
-    except ValueError:
-        return None
-    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
-        return address.ipv4_mapped
-    return address
+    return _read(text) if len(text) <= MOST_CHARACTERS else None
 
 
 def find_client(
@@ -80,3 +72,21 @@ def find_client(
         if client not in trusted:
             return client
     return client
+
+
+@lru_cache(maxsize=1024)
+def _read(text: str) -> Address | None:
+    # The same few callers come again and again, and reading takes longer than all
+    # the rest that is done here.
+    text = text.strip()
+    if text.startswith("["):
+        text = text[1:].partition("]")[0]
+    elif text.count(":") == 1:
+        text = text.partition(":")[0]
+    try:
+        address = ip_address(text)
+    except ValueError:
+        return None
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        return address.ipv4_mapped
+    return address

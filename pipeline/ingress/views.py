@@ -16,7 +16,7 @@ from aiohttp import ClientPayloadError, web
 
 from pipeline.errors import BrokerError, PublishRefused, Unreadable, Unroutable
 from pipeline.ingress.accepted import accepted
-from pipeline.ingress.door import CLIENT
+from pipeline.ingress.door import name_of
 from pipeline.ingress.problems import CODE, problem
 from pipeline.logs import get_logger
 from pipeline.message import (
@@ -233,7 +233,7 @@ class CallbackView:
             operation=known,
             status=response.status,
             code=response.get(CODE),
-            remote=request.get(CLIENT) or request.remote,
+            remote=name_of(request),
         )
         return response
 

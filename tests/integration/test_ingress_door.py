@@ -335,3 +335,21 @@ async def test_token_of_an_operation_that_is_unknown_is_a_mistake(
     with pytest.raises(ConfigurationError, match="got genrate"):
         async with running_ingress(sqlite_url, operation_tokens={"genrate": [OWN]}):
             pass
+
+
+async def test_log_names_who_calls_and_not_the_proxy(
+    sqlite_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Or nobody could find out who tries their luck."""
+    settings: dict[str, Any] = {"trusted_proxies": [HERE], "tokens": [GENERAL]}
+    async with running_ingress(sqlite_url, **settings) as ingress:
+        assert 401 == (await ingress.post(X_Forwarded_For="203.0.113.7")).status
+        assert 401 == (await ingress.post(X_Forwarded_For="rubbish")).status
+
+    refused = [
+        line
+        for line in capsys.readouterr().out.splitlines()
+        if "callback_refused" in line
+    ]
+    assert "203.0.113.7" in refused[0]
+    assert HERE in refused[1]
