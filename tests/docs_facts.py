@@ -98,7 +98,7 @@ def problems() -> dict[tuple[str, str], None]:
 
 
 def refusals() -> list[str]:
-    """Give the causes for which a callback is refused as not authentic or not let in."""
+    """Give the causes for which a callback is not believed or not let in."""
     return [refusal.value for kind in (Refusal, TurnedAway) for refusal in kind]
 
 
