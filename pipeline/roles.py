@@ -22,6 +22,7 @@ from pipeline.bootstrap import (
 from pipeline.errors import FetchFailed
 from pipeline.ingress.app import Routes, make_ingress
 from pipeline.ingress.health import health_routes
+from pipeline.ingress.tls import certificate_of
 from pipeline.logs import get_logger
 from pipeline.service import HttpRole, IdleRole, WorkerRole, declare_when_up
 from pipeline.settings import DedupeSettings
@@ -129,6 +130,8 @@ async def _open_download(
         read_timeout=limits.read_timeout,
         min_bytes_per_second=int(limits.min_bytes_per_second),
         allow_private_addresses=limits.allow_private_addresses,
+        hosts=limits.hosts,
+        ports=frozenset(limits.ports),
     )
     fetcher = await stack.enter_async_context(Fetcher(rules))
     return Download(fetcher, store, ledger, clock=now)
@@ -168,6 +171,8 @@ def _make_ingress(
         host=ingress.host,
         port=ingress.port,
         max_body_bytes=int(ingress.max_body_bytes),
+        max_connections=ingress.max_connections,
+        certificate=certificate_of(ingress.tls),
         prepare=declare,
     )
 

@@ -12,6 +12,7 @@ from prometheus_client.metrics import MetricWrapperBase
 
 from pipeline import message
 from pipeline import metrics as metrics_module
+from pipeline.ingress.turned_away import TurnedAway
 from pipeline.provider.callback import OPERATIONS
 from pipeline.provider.signature import Refusal
 from pipeline.settings import Loaded, Settings, leaf_keys, show_settings, variable
@@ -102,8 +103,8 @@ def problems() -> dict[tuple[str, str], None]:
 
 
 def refusals() -> list[str]:
-    """Give the causes for which a callback is refused as not authentic."""
-    return [refusal.value for refusal in Refusal]
+    """Give the causes for which a callback is not believed or not let in."""
+    return [refusal.value for kind in (Refusal, TurnedAway) for refusal in kind]
 
 
 def operations() -> list[str]:

@@ -13,11 +13,13 @@ import orjson
 
 from pipeline.broker import open_broker
 from pipeline.ingress.app import make_ingress, serve
+from pipeline.ingress.tls import certificate_of
 from pipeline.settings import IngressSettings
 from tests.factories import make_topology
 from tests.waiting import receive
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import AsyncIterator
 
     from pipeline.broker.port import Broker, Delivery
@@ -59,9 +61,15 @@ class Ingress:
     """A running ingress."""
 
     def __init__(
-        self, address: tuple[str, int], broker: Broker, session: aiohttp.ClientSession
+        self,
+        address: tuple[str, int],
+        broker: Broker,
+        session: aiohttp.ClientSession,
+        *,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self.host, self.port = address
+        self._tls = tls
         self.broker = broker
         self._session = session
 
@@ -78,7 +86,8 @@ class Ingress:
         sent |= {name.replace("_", "-"): value for name, value in headers.items()}
         async with self._session.request(
             method,
-            f"http://{self.host}:{self.port}{path}",
+            f"{'https' if self._tls else 'http'}://{self.host}:{self.port}{path}",
+            ssl=self._tls or True,
             data=data,
             headers=sent,
             allow_redirects=False,
@@ -125,17 +134,25 @@ async def running_ingress(
     deadline: timedelta = timedelta(seconds=5),
     is_declared: bool = True,
     checks: Checks | None = None,
+    tls_client: ssl.SSLContext | None = None,
     **settings: Any,
 ) -> AsyncIterator[Ingress]:
-    """Run an ingress with ``settings`` in front of a broker."""
+    """Run an ingress with ``settings`` in front of a broker.
+
+    With certificate files in the settings its caller needs ``tls_client``.
+    """
     chosen = IngressSettings.model_validate(settings)
     async with open_broker(broker_url, deadline=deadline) as broker:
         if is_declared:
             await broker.declare(topology or make_topology())
         routes = make_ingress(broker, chosen, checks=checks)
-        limit = int(chosen.max_body_bytes)
-        async with (
-            serve(routes, host="127.0.0.1", port=0, max_body_bytes=limit) as address,
-            aiohttp.ClientSession() as session,
-        ):
-            yield Ingress(address, broker, session)
+        serving = serve(
+            routes,
+            host="127.0.0.1",
+            port=0,
+            max_body_bytes=int(chosen.max_body_bytes),
+            max_connections=chosen.max_connections,
+            certificate=certificate_of(chosen.tls),
+        )
+        async with serving as address, aiohttp.ClientSession() as session:
+            yield Ingress(address, broker, session, tls=tls_client)

@@ -17,7 +17,7 @@ import aiohttp
 
 from pipeline.assets.body import Buffers, receive
 from pipeline.assets.guard import ForbiddenAddress, public_socket
-from pipeline.assets.link import read_link, show
+from pipeline.assets.link import check_host, read_link, show
 from pipeline.assets.sniff import HEAD_BYTES, FileType, is_text, sniff
 from pipeline.errors import AssetRefused, FetchFailed, LinkExpired
 from pipeline.retry import read_retry_after
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Iterator
     from types import TracebackType
 
+    from aiohttp.abc import AbstractResolver
     from aiohttp.connector import SocketFactoryType
     from yarl import URL
 
@@ -63,6 +64,10 @@ class FetchRules:
     #: For a provider simulated on this machine: fetch from loopback and private
     #: addresses too, and without TLS.
     allow_private_addresses: bool = False
+    #: Names of hosts, or ``*.`` and the end of names; empty: every host.
+    hosts: Collection[str] = ()
+    #: Empty: every port, and so it is where private addresses are allowed.
+    ports: Collection[int] = frozenset({443})
 
 
 class Fetcher:
@@ -72,12 +77,18 @@ class Fetcher:
         rules: what a download may do and take.
         socket_factory: makes the socket for a final address, or refuses it with
             ``ForbiddenAddress``; ``None`` chooses by the rules.
+        resolver: finds the addresses of names; ``None``: the system does.
     """
 
     def __init__(
-        self, rules: FetchRules, *, socket_factory: SocketFactoryType | None = None
+        self,
+        rules: FetchRules,
+        *,
+        socket_factory: SocketFactoryType | None = None,
+        resolver: AbstractResolver | None = None,
     ) -> None:
         self._rules = rules
+        self._resolver = resolver
         if socket_factory is None and not rules.allow_private_addresses:
             socket_factory = public_socket
         self._socket_factory = socket_factory
@@ -93,6 +104,7 @@ class Fetcher:
                 # and so would an answer of the name service.
                 force_close=True,
                 use_dns_cache=False,
+                resolver=self._resolver,
                 socket_factory=self._socket_factory,
             ),
             headers={"User-Agent": USER_AGENT, "Accept-Encoding": "identity"},
@@ -145,7 +157,7 @@ class Fetcher:
     async def _follow(self, link: URL) -> aiohttp.ClientResponse:
         """Request ``link`` and what it redirects to, until something else comes."""
         for _ in range(self._rules.max_redirects + 1):
-            self._check_scheme(link)
+            self._check_link(link)
             response = await self._request(link)
             if response.status not in REDIRECTS:
                 return response
@@ -162,13 +174,13 @@ class Fetcher:
         message = f"expected at most {self._rules.max_redirects} redirects, got more"
         raise AssetRefused(message)
 
-    def _check_scheme(self, link: URL) -> None:
-        allowed = (
-            ("https", "http") if self._rules.allow_private_addresses else ("https",)
-        )
-        if link.scheme not in allowed:
+    def _check_link(self, link: URL) -> None:
+        rules = self._rules
+        simulated = rules.allow_private_addresses
+        if link.scheme not in (("https", "http") if simulated else ("https",)):
             message = f"expected an https link, got {link.scheme or 'no scheme'}"
             raise AssetRefused(message)
+        check_host(link, hosts=rules.hosts, ports=() if simulated else rules.ports)
 
     async def _request(self, link: URL) -> aiohttp.ClientResponse:
         seconds = (

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Final
+import re
+from typing import TYPE_CHECKING, Final
 
 from yarl import URL
 
 from pipeline.errors import AssetRefused
+from pipeline.logs import get_logger
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+log = get_logger("guard")
 
 _SHOWN_CHARACTERS: Final = 200
+# Anything else would be for the name service to make sense of.
+_NAME: Final = re.compile(r"[A-Za-z0-9._-]+")
+_IPV6: Final = re.compile(r"[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*")
 
 
 def read_link(text: str, *, base: URL | None = None) -> URL:
@@ -19,7 +29,7 @@ def read_link(text: str, *, base: URL | None = None) -> URL:
         base: the link that redirects to this one.
 
     Raises:
-        AssetRefused: it is no link, has no host, or has a password.
+        AssetRefused: it is no link, has no proper host, or has a password.
     """
     proper = text.isascii() and text.isprintable() and " " not in text
     try:
@@ -33,9 +43,38 @@ def read_link(text: str, *, base: URL | None = None) -> URL:
         raise AssetRefused(message) from error
 
 
+def check_host(link: URL, *, hosts: Collection[str], ports: Collection[int]) -> None:
+    """Check where a link leads, by its name; its address is checked later.
+
+    Args:
+        link: the link, or what it redirects to.
+        hosts: names in lower case, or ``*.`` and the end of names; empty: all.
+        ports: empty: all.
+
+    Raises:
+        AssetRefused: it leads elsewhere.
+    """
+    # The dot at the end says only that the name is complete.
+    host = (link.raw_host or "").lower().removesuffix(".")
+    if hosts and not any(_fits(host, pattern) for pattern in hosts):
+        log.warning("link_refused", reason="host", host=host[:_SHOWN_CHARACTERS])
+        message = f"expected a host that is allowed, got {show(link)}"
+        raise AssetRefused(message)
+    if ports and link.port not in ports:
+        log.warning("link_refused", reason="port", host=host[:_SHOWN_CHARACTERS])
+        message = f"expected a port that is allowed, got {link.port}"
+        raise AssetRefused(message)
+
+
 def show(link: URL) -> str:
     """Write a link without what may be a secret: host and path only."""
     return f"{link.raw_host or 'no host'}{link.raw_path}"[:_SHOWN_CHARACTERS]
+
+
+def _fits(host: str, pattern: str) -> bool:
+    if pattern.startswith("*."):
+        return host.endswith(pattern[1:])
+    return host == pattern
 
 
 def _checked(link: URL) -> URL:
@@ -44,5 +83,9 @@ def _checked(link: URL) -> URL:
         raise AssetRefused(message)
     if not link.raw_host:
         message = f"expected a link with a host, got {show(link)}"
+        raise AssetRefused(message)
+    is_address = "[" in link.raw_authority
+    if not (_IPV6 if is_address else _NAME).fullmatch(link.raw_host):
+        message = f"expected a host in letters, digits, dots and hyphens: {show(link)}"
         raise AssetRefused(message)
     return link

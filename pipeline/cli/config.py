@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,9 +20,9 @@ from pipeline.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
-    from pipeline.settings import Mistake
+    from pipeline.settings import Loaded, Mistake
 
 app = typer.Typer(
     name="config",
@@ -68,14 +69,14 @@ def check(
 ) -> None:
     """Say all that is wrong with the settings; exit 1 if anything is.
 
-    The list of subscriptions that they name is looked at too.
+    The list of subscriptions and the certificate that they name are looked at too.
     """
     from pipeline.settings import find_value, try_settings
 
     flags = as_flags(assignments, {})
-    _, wrong = try_settings(file=config, flags=flags)
+    loaded, wrong = try_settings(file=config, flags=flags)
     listed = find_value("subscriptions_file", file=config, flags=flags)
-    mistakes = [*wrong, *_wrong_subscriptions(listed)]
+    mistakes = [*wrong, *_wrong_subscriptions(listed), *_wrong_ingress(loaded)]
     if as_json:
         found = [{"key": m.key, "origin": m.origin, "text": m.text} for m in mistakes]
         render.print_json({"ok": not mistakes, "mistakes": found})
@@ -105,6 +106,28 @@ def _wrong_subscriptions(listed: object) -> Sequence[Mistake]:
     return [
         Mistake(key="subscriptions_file", origin=str(path), text=text) for text in found
     ]
+
+
+def _wrong_ingress(loaded: Loaded | None) -> Iterator[Mistake]:
+    """Say what is wrong with the ingress that its settings do not show."""
+    from pipeline.errors import ConfigurationError
+    from pipeline.ingress.app import refuse_unknown_operations
+    from pipeline.ingress.tls import certificate_of
+    from pipeline.settings import Mistake
+
+    if loaded is None:
+        return
+    ingress = loaded.settings.ingress
+    looks = (
+        partial(refuse_unknown_operations, ingress),
+        partial(certificate_of, ingress.tls),
+    )
+    for look in looks:
+        try:
+            look()
+        except ConfigurationError as error:
+            key, _, text = str(error).partition(": ")
+            yield Mistake(key=key, origin=loaded.origin(key), text=text)
 
 
 def _toml(value: object) -> str:

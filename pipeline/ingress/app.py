@@ -7,25 +7,29 @@ application with resources does (``docs/decisions/0004``).
 
 from __future__ import annotations
 
+import asyncio
 import errno
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 
 from pipeline.errors import ConfigurationError
 from pipeline.ingress.connection import Server
+from pipeline.ingress.door import Door
 from pipeline.ingress.health import Checks, Get, health_routes
 from pipeline.ingress.problems import problem
 from pipeline.ingress.views import CallbackView
 from pipeline.logs import get_logger
+from pipeline.metrics import CALLBACKS
+from pipeline.provider.callback import OPERATIONS
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import AsyncIterator, Callable, Mapping
     from typing import Any
 
     from pipeline.broker.port import Broker
+    from pipeline.ingress.tls import Certificate
     from pipeline.settings import IngressSettings
     from pipeline.spool.outlet import Outlet
 
@@ -35,27 +39,52 @@ log = get_logger("ingress")
 KEEPALIVE_SECONDS: Final = 20.0
 #: How long connections may go on after a request to stop.
 SHUTDOWN_SECONDS: Final = 10.0
+#: The longest that the beginning of a TLS connection may take.
+HANDSHAKE_SECONDS: Final = 10.0
+#: Connections taken where nothing else is said.
+MAX_CONNECTIONS: Final = 1000
 
 CALLBACKS_PATH: Final = "/callbacks/"
 
 
 class Routes:
-    """Answers every request: callbacks by the view, the rest by exact path."""
+    """Answers every request: callbacks by the view, the rest by exact path.
 
-    def __init__(self, gets: Mapping[str, Get], view: CallbackView | None) -> None:
+    Args:
+        gets: what is answered at which path.
+        view: takes callbacks; ``None``: there are none.
+        door: says who is let in; a view needs one.
+    """
+
+    def __init__(
+        self,
+        gets: Mapping[str, Get],
+        view: CallbackView | None,
+        door: Door | None = None,
+    ) -> None:
         self._gets = gets
         self._view = view
+        self._door = door
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request; every refusal is a problem document."""
         path = request.path
-        if self._view is not None and path.startswith(CALLBACKS_PATH):
+        view, door = self._view, self._door
+        if view is not None and door is not None and path.startswith(CALLBACKS_PATH):
             if request.method != "POST":
                 return _wrong_method(request, "POST")
-            operation, slash, token = path[len(CALLBACKS_PATH) :].partition("/")
-            return await self._view.post(request, operation, token if slash else None)
+            operation, _, token = path[len(CALLBACKS_PATH) :].partition("/")
+            if (refusal := door.refuse(request)) is not None:
+                known = operation if operation in OPERATIONS else "other"
+                CALLBACKS.labels(known, str(refusal.status)).inc()
+                return refusal
+            door.inside += 1
+            try:
+                return await view.post(request, operation, token or None)
+            finally:
+                door.inside -= 1
         answer = self._gets.get(path)
-        if answer is None:
+        if answer is None or (door is not None and not door.shows_health_to(request)):
             return self._not_found()
         if request.method not in ("GET", "HEAD"):
             return _wrong_method(request, "GET, HEAD")
@@ -83,25 +112,51 @@ def make_ingress(
         settings: limits and secrets.
         outlet: takes callbacks instead of ``broker``, also while that is away.
         checks: further parts for ``/readyz`` beside the broker.
+
+    Raises:
+        ConfigurationError: there are tokens for an operation that there is not.
     """
-    if not settings.tokens and not settings.signature.keys:
+    refuse_unknown_operations(settings)
+    secrets = (settings.tokens, settings.operation_tokens, settings.signature.keys)
+    if not any(secrets):
         # Not refused: on loopback, or behind a proxy that checks, it is right.
         log.warning("callbacks_unprotected", setting="ingress.tokens")
+    door = Door(settings)
     if outlet is None:
         found = {"broker": lambda: broker.problem, **(checks or {})}
-        return Routes(health_routes(found), CallbackView(broker.publish, settings))
+        view = CallbackView(broker.publish, settings)
+        return Routes(health_routes(found), view, door)
     found = {"broker": lambda: outlet.broker_problem, **(checks or {})}
     view = CallbackView(outlet.publish, settings)
-    return Routes(health_routes(found, standby=outlet), view)
+    return Routes(health_routes(found, standby=outlet), view, door)
+
+
+def refuse_unknown_operations(settings: IngressSettings) -> None:
+    """Check that every operation with tokens is one that there is.
+
+    Raises:
+        ConfigurationError: one is not.
+    """
+    if unknown := sorted(settings.operation_tokens.keys() - OPERATIONS.keys()):
+        known = ", ".join(sorted(OPERATIONS))
+        message = f"expected operations among {known}; got {', '.join(unknown)}"
+        raise ConfigurationError(f"ingress.operation_tokens: {message}")
 
 
 @asynccontextmanager
 async def serve(
-    routes: Routes, *, host: str, port: int, max_body_bytes: int = 1024 * 1024
+    routes: Routes,
+    *,
+    host: str,
+    port: int,
+    max_body_bytes: int = 1024 * 1024,
+    max_connections: int = MAX_CONNECTIONS,
+    certificate: Certificate | None = None,
 ) -> AsyncIterator[tuple[str, int]]:
     """Serve while the context is open; gives the address really taken.
 
     On leaving, no new connections are taken and requests in progress finish.
+    With a certificate, over TLS only.
 
     Raises:
         ConfigurationError: the address cannot be listened on.
@@ -110,11 +165,17 @@ async def serve(
         routes,
         request_factory=_request_factory(max_body_bytes),
         keepalive_timeout=KEEPALIVE_SECONDS,
+        max_connections=max_connections,
     )
     runner = web.ServerRunner(server, shutdown_timeout=SHUTDOWN_SECONDS)
     await runner.setup()
+    stack = AsyncExitStack()
     try:
-        site = web.TCPSite(runner, host, port, backlog=1024, reuse_address=True)
+        context = None
+        if certificate is not None:
+            await stack.enter_async_context(certificate.watched())
+            context = certificate.context
+        site = _Site(runner, host, port, ssl_context=context)
         try:
             await site.start()
         except OSError as error:
@@ -127,6 +188,26 @@ async def serve(
         yield str(taken[0]), int(taken[1])
     finally:
         await runner.cleanup()
+        await stack.aclose()
+
+
+class _Site(web.TCPSite):
+    """Where connections are taken; aiohttp's gives a TLS handshake a minute."""
+
+    __slots__ = ()
+
+    async def start(self) -> None:
+        await web.BaseSite.start(self)
+        is_tls = self._ssl_context is not None
+        self._server = await asyncio.get_running_loop().create_server(
+            self._runner.server,  # type: ignore[arg-type]  # it is set up
+            self._host,
+            self._port,
+            ssl=self._ssl_context,
+            ssl_handshake_timeout=HANDSHAKE_SECONDS if is_tls else None,
+            backlog=1024,
+            reuse_address=True,
+        )
 
 
 def _advice(error: OSError) -> str:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from aiohttp import web
 
 from pipeline.ingress.problems import problem
+from pipeline.ingress.turned_away import Tally, TurnedAway
 from pipeline.logs import get_logger
 
 if TYPE_CHECKING:
@@ -24,12 +25,28 @@ log = get_logger("ingress")
 #: How long the rest of a body is read that was refused before its end, so that its
 #: sender gets to read the answer.
 LINGERING_SECONDS: Final = 2.0
+#: Headers of one request; each of them may have 8190 bytes.
+MAX_HEADERS: Final = 100
 
 
 class Connection(web.RequestHandler):
     """One connection of a client."""
 
-    __slots__ = ()
+    __slots__ = ("_server",)
+
+    def __init__(self, server: Server, **settings: Any) -> None:
+        super().__init__(server, **settings)
+        self._server = server
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the connection, or close it if there are enough."""
+        super().connection_made(transport)
+        if self._server.is_full:
+            remote = transport.get_extra_info("peername")
+            self._server.tally.add(
+                TurnedAway.CONNECTIONS, remote[0] if remote else None
+            )
+            self.force_close()
 
     def handle_error(
         self,
@@ -68,6 +85,7 @@ class Server(web.Server):
         handler: answers requests.
         request_factory: as aiohttp's.
         keepalive_timeout: how long an idle connection stays, in seconds.
+        max_connections: those that come when there are so many are closed.
     """
 
     def __init__(
@@ -76,12 +94,20 @@ class Server(web.Server):
         *,
         request_factory: Callable[..., web.BaseRequest],
         keepalive_timeout: float,
+        max_connections: int,
     ) -> None:
         # A client that leaves must not stop a publish that is under way.
         super().__init__(
             handler, request_factory=request_factory, handler_cancellation=False
         )
         self._keepalive_timeout = keepalive_timeout
+        self._max_connections = max_connections
+        self.tally = Tally()
+
+    @property
+    def is_full(self) -> bool:
+        """Whether there are more connections than allowed."""
+        return len(self._connections) > self._max_connections
 
     def __call__(self) -> Connection:
         """Make the protocol of a new connection."""
@@ -90,5 +116,6 @@ class Server(web.Server):
             loop=asyncio.get_running_loop(),
             keepalive_timeout=self._keepalive_timeout,
             lingering_time=LINGERING_SECONDS,
-            access_log=None,  # type: ignore[arg-type]  # it stands for no log
+            max_headers=MAX_HEADERS,
+            access_log=None,
         )

@@ -16,6 +16,7 @@ from aiohttp import ClientPayloadError, web
 
 from pipeline.errors import BrokerError, PublishRefused, Unreadable, Unroutable
 from pipeline.ingress.accepted import accepted
+from pipeline.ingress.door import name_of
 from pipeline.ingress.problems import CODE, problem
 from pipeline.logs import get_logger
 from pipeline.message import (
@@ -30,9 +31,9 @@ from pipeline.message import (
 from pipeline.metrics import CALLBACK_SECONDS, CALLBACKS, REFUSALS
 from pipeline.provider.callback import OPERATIONS, Peek, peek
 from pipeline.provider.signature import (
-    SIGNATURE_HEADER,
     TIMESTAMP_HEADER,
     Refusal,
+    Scheme,
     refuse_signature,
     token_matches,
 )
@@ -80,9 +81,11 @@ class CallbackView:
 
     def __init__(self, store: Store, settings: IngressSettings) -> None:
         self._store = store
-        self._tokens = tuple(t.get_secret_value().encode() for t in settings.tokens)
+        self._tokens = _tokens_by_operation(settings)
         signature = settings.signature
         self._keys = tuple(k.get_secret_value().encode() for k in signature.keys)
+        self._scheme = Scheme(signature.scheme)
+        self._signature_header = self._scheme.header
         self._tolerance = signature.tolerance
         self._body_timeout_seconds = settings.body_timeout.total_seconds()
         self._max_body_bytes = int(settings.max_body_bytes)
@@ -105,9 +108,9 @@ class CallbackView:
         try:
             if operation not in OPERATIONS:
                 raise _Refused(unknown_operation(operation))  # noqa: TRY301
-            self._check_token(request, token)
+            self._check_token(request, operation, token)
             body, seen = await self._read(request, operation)
-            self._check_signature(request, seen)
+            self._check_signature(request, body, seen)
             await self._publish(operation, body, seen)
         except _Refused as refused:
             return self._refuse(request, operation, refused.response)
@@ -190,24 +193,30 @@ class CallbackView:
             log.warning("callback_not_stored", task_id=seen.task_id, error=str(error))
             raise _unavailable("the broker could not store the callback now") from error
 
-    def _check_token(self, request: web.BaseRequest, token: str | None) -> None:
+    def _check_token(
+        self, request: web.BaseRequest, operation: str, token: str | None
+    ) -> None:
         if not self._tokens:
             return
         if not token:
             token = request.query.get(TOKEN_PARAMETER, "")
-        if not token_matches(token, self._tokens):
+        if not token_matches(token, self._tokens[operation]):
             raise self._unauthorised(Refusal.TOKEN)
 
-    def _check_signature(self, request: web.BaseRequest, seen: Peek) -> None:
+    def _check_signature(
+        self, request: web.BaseRequest, body: bytes, seen: Peek
+    ) -> None:
         if not self._keys:
             return
         refusal = refuse_signature(
             keys=self._keys,
             task_id=seen.task_id,
             timestamp=request.headers.get(TIMESTAMP_HEADER),
-            signature=request.headers.get(SIGNATURE_HEADER),
+            signature=request.headers.get(self._signature_header),
             now=time.time(),
             tolerance=self._tolerance,
+            scheme=self._scheme,
+            body=body,
         )
         if refusal is not None:
             raise self._unauthorised(refusal)
@@ -233,7 +242,7 @@ class CallbackView:
             operation=known,
             status=response.status,
             code=response.get(CODE),
-            remote=request.remote,
+            remote=name_of(request),
         )
         return response
 
@@ -243,6 +252,23 @@ def unknown_operation(operation: str) -> web.Response:
     known = ", ".join(sorted(OPERATIONS))
     detail = f"expected one of the operations {known}; got {operation[:60]!r}"
     return problem(404, detail, code="unknown_operation")
+
+
+def _tokens_by_operation(settings: IngressSettings) -> dict[str, tuple[bytes, ...]]:
+    """Give the tokens that open each operation; empty: nothing asks for one.
+
+    As soon as there is any token, an operation without one is closed.
+    """
+    if not settings.tokens and not settings.operation_tokens:
+        return {}
+    chosen = {
+        operation: settings.operation_tokens.get(operation, settings.tokens)
+        for operation in OPERATIONS
+    }
+    return {
+        operation: tuple(token.get_secret_value().encode() for token in tokens)
+        for operation, tokens in chosen.items()
+    }
 
 
 def _unavailable(detail: str) -> _Refused:

@@ -1,9 +1,7 @@
 """Proof that a callback comes from the provider: signatures and address tokens.
 
-Door K signs task id and time, not the body (its page "Webhook Verification"):
-HMAC-SHA256 over ``{task_id}.{timestamp}``, in standard base64, with the headers
-``X-Webhook-Timestamp`` (Unix seconds) and ``X-Webhook-Signature``. Doors S and B
-sign nothing: a secret token in the callback address is all there is.
+The provider's doors sign in three ways, see ``Scheme``; some sign nothing, and then a
+secret token in the callback address is all there is.
 
 Everything is compared as bytes in constant time. Pure: the time is given.
 """
@@ -14,7 +12,7 @@ import base64
 import hashlib
 import hmac
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, assert_never
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -22,9 +20,36 @@ if TYPE_CHECKING:
 
 TIMESTAMP_HEADER: Final = "X-Webhook-Timestamp"
 SIGNATURE_HEADER: Final = "X-Webhook-Signature"
+BODY_SIGNATURE_HEADER: Final = "X-Signature"
 
+#: Stands before the digits where a signature is hexadecimal.
+_HEX_PREFIX: Final = "sha256="
 #: Unix seconds have ten digits until the year 2286.
 _TIMESTAMP_DIGITS: Final = 12
+
+
+class Scheme(StrEnum):
+    """What is signed, always with HMAC-SHA256, and how it is written."""
+
+    #: ``{task id}.{timestamp}``, in standard base64 (kie.ai, "Webhook Verification").
+    #: The body is not covered.
+    TASK_AND_TIME = "task-and-time"
+    #: ``{timestamp}.{body}``, as ``sha256=`` and lower-case hexadecimal (musicapi.ai).
+    TIME_AND_BODY = "time-and-body"
+    #: The body, in ``X-Signature`` (sunoapi.com). Its encoding is not documented, so
+    #: hexadecimal with and without ``sha256=`` and base64 are all taken: who can make
+    #: one of them has the key. There is no time in it, so it can be replayed for ever.
+    BODY = "body"
+
+    @property
+    def header(self) -> str:
+        """The header that holds the signature."""
+        return BODY_SIGNATURE_HEADER if self is Scheme.BODY else SIGNATURE_HEADER
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether a timestamp belongs to it."""
+        return self is not Scheme.BODY
 
 
 class Refusal(StrEnum):
@@ -38,9 +63,15 @@ class Refusal(StrEnum):
 
 
 def sign(key: bytes, task_id: str, timestamp: str) -> str:
-    """Make the signature that door K sends."""
+    """Make the signature of the scheme ``task-and-time``."""
     text = f"{task_id}.{timestamp}".encode("utf-8", "replace")
     return base64.b64encode(hmac.digest(key, text, hashlib.sha256)).decode()
+
+
+def sign_body(key: bytes, body: bytes, timestamp: str | None = None) -> str:
+    """Make the signature of the schemes that cover the body, in hexadecimal."""
+    signed = body if timestamp is None else timestamp.encode() + b"." + body
+    return _HEX_PREFIX + hmac.digest(key, signed, hashlib.sha256).hex()
 
 
 def refuse_signature(
@@ -51,6 +82,8 @@ def refuse_signature(
     signature: str | None,
     now: float,
     tolerance: timedelta,
+    scheme: Scheme = Scheme.TASK_AND_TIME,
+    body: bytes = b"",
 ) -> Refusal | None:
     """Say why a signature is not good enough; ``None``: it is.
 
@@ -62,22 +95,21 @@ def refuse_signature(
         signature: the header, or ``None`` where it is missing.
         now: Unix seconds.
         tolerance: how far the timestamp may lie from ``now``.
+        scheme: what is signed, and how.
+        body: as it was sent, but not compressed; for the schemes that cover it.
     """
-    if timestamp is None or signature is None:
+    if signature is None:
         return Refusal.SIGNATURE_MISSING
-    if not (
-        timestamp.isascii()
-        and timestamp.isdigit()
-        and len(timestamp) <= _TIMESTAMP_DIGITS
-    ):
-        return Refusal.TIMESTAMP_UNREADABLE
-    if abs(now - int(timestamp)) > tolerance.total_seconds():
-        return Refusal.TIMESTAMP_OUTSIDE_TOLERANCE
+    if scheme.is_timed:
+        refusal = _refuse_timestamp(timestamp, now, tolerance)
+        if refusal is not None:
+            return refusal
     given = signature.encode("utf-8", "replace")
     # Every key is tried, so that the time taken tells nothing.
     matches = [
-        hmac.compare_digest(sign(key, task_id, timestamp).encode(), given)
+        hmac.compare_digest(good, given)
         for key in keys
+        for good in _signatures(scheme, key, task_id, timestamp or "", body)
     ]
     return None if any(matches) else Refusal.SIGNATURE_WRONG
 
@@ -87,3 +119,41 @@ def token_matches(token: str, accepted: Iterable[bytes]) -> bool:
     given = token.encode("utf-8", "replace")
     matches = [hmac.compare_digest(given, known) for known in accepted]
     return any(matches)
+
+
+def _refuse_timestamp(
+    timestamp: str | None, now: float, tolerance: timedelta
+) -> Refusal | None:
+    if timestamp is None:
+        return Refusal.SIGNATURE_MISSING
+    if not (
+        timestamp.isascii()
+        and timestamp.isdigit()
+        and len(timestamp) <= _TIMESTAMP_DIGITS
+    ):
+        return Refusal.TIMESTAMP_UNREADABLE
+    if abs(now - int(timestamp)) > tolerance.total_seconds():
+        return Refusal.TIMESTAMP_OUTSIDE_TOLERANCE
+    return None
+
+
+def _signatures(
+    scheme: Scheme, key: bytes, task_id: str, timestamp: str, body: bytes
+) -> Sequence[bytes]:
+    """Give every spelling of the right signature that is accepted."""
+    match scheme:
+        case Scheme.TASK_AND_TIME:
+            return (sign(key, task_id, timestamp).encode(),)
+        case Scheme.TIME_AND_BODY:
+            return (sign_body(key, body, timestamp).encode(),)
+        case Scheme.BODY:
+            digest = hmac.digest(key, body, hashlib.sha256)
+            digits = digest.hex()
+            return (
+                f"{_HEX_PREFIX}{digits}".encode(),
+                digits.encode(),
+                digits.upper().encode(),
+                base64.b64encode(digest),
+            )
+        case _:
+            assert_never(scheme)

@@ -24,6 +24,7 @@ from pipeline.settings.model import (
     Settings,
     SignatureSettings,
     SpoolSettings,
+    TlsSettings,
     WorkerSettings,
 )
 from pipeline.settings.show import Shown, show_settings
@@ -44,6 +45,7 @@ __all__ = [
     "Shown",
     "SignatureSettings",
     "SpoolSettings",
+    "TlsSettings",
     "WorkerSettings",
     "find_value",
     "format_duration",

@@ -66,8 +66,13 @@ class Loaded:
     file: Path | None
 
     def origin(self, key: str) -> str:
-        """Say where a setting came from: a file, a variable, a flag, the default."""
-        return self.origins.get(key, DEFAULT)
+        """Say where a setting came from: a file, a variable, a flag, the default.
+
+        A table came from where the first of its entries did.
+        """
+        below = f"{key}."
+        found = (o for k, o in self.origins.items() if k == key or k.startswith(below))
+        return next(found, DEFAULT)
 
 
 def load_settings(

@@ -20,6 +20,8 @@ from pydantic import (
     ConfigDict,
     Field,
     SecretStr,
+    ValidationInfo,
+    field_validator,
     model_validator,
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -32,12 +34,16 @@ from pipeline.settings.values import (
     Delays,
     Duration,
     Hidden,
+    HostPattern,
     LedgerUrl,
+    Network,
     Port,
     Timeout,
     Waits,
     between,
     parse_list,
+    parse_table,
+    refuse_alone,
     refuse_unless_below,
 )
 from pipeline.topology import DEFAULT_DELAYS
@@ -62,6 +68,8 @@ Count = Annotated[int, Field(ge=1, le=10_000)]
 Token = Annotated[SecretStr, Field(min_length=16)]
 Key = Annotated[SecretStr, Field(min_length=1)]
 Size = Annotated[ByteSize, Field(ge=1)]
+Tokens = Annotated[tuple[Token, ...], BeforeValidator(parse_list)]
+Networks = Annotated[tuple[Network, ...], BeforeValidator(parse_list)]
 
 
 class Section(BaseModel):
@@ -86,12 +94,35 @@ class BrokerSettings(Section):
 
 
 class SignatureSettings(Section):
-    """The provider's signature of a callback (its id and time, not its body)."""
+    """The provider's signature of a callback."""
 
+    #: What is signed and how: the task's id and the time, the time and the body, or
+    #: the body alone.
+    scheme: Literal["task-and-time", "time-and-body", "body"] = "task-and-time"
     #: Keys of which one must fit; empty: signatures are not checked.
     keys: Annotated[tuple[Key, ...], BeforeValidator(parse_list), Hidden()] = ()
     #: How far the signed time may lie from ours.
     tolerance: Timeout = timedelta(minutes=5)
+
+
+class TlsSettings(Section):
+    """TLS of the ingress itself; without a certificate a proxy has to do it."""
+
+    #: The certificate and those above it, PEM; none: no TLS.
+    certificate_file: Path | None = None
+    #: Its key, PEM, without a password; none: it is in the same file.
+    key_file: Path | None = None
+    #: How often the files are looked at for a change.
+    check_interval: Annotated[Duration, between(timedelta(milliseconds=10))] = (
+        timedelta(seconds=10)
+    )
+
+    @field_validator("key_file")
+    @classmethod
+    def _has_a_certificate(cls, path: Path | None, info: ValidationInfo) -> Path | None:
+        if path is not None and info.data.get("certificate_file") is None:
+            refuse_alone("certificate_file")
+        return path
 
 
 class IngressSettings(Section):
@@ -110,8 +141,29 @@ class IngressSettings(Section):
     #: Secrets of which one must end the address, of 16 characters or more; empty:
     #: everybody may post.
     tokens: Annotated[tuple[Token, ...], BeforeValidator(parse_list), Hidden()] = ()
+    #: Secrets of single operations, by their name, instead of those above. With any
+    #: in here, an operation without a secret is closed.
+    operation_tokens: Annotated[
+        dict[str, Tokens], BeforeValidator(parse_table), Hidden()
+    ] = Field(default_factory=dict)
+    #: Networks that callbacks are taken from; empty: from everywhere.
+    networks: Networks = ()
+    #: Networks that may see health and metrics; empty: all.
+    health_networks: Networks = ()
+    #: Proxies whose ``X-Forwarded-For`` is believed.
+    trusted_proxies: Networks = ()
+    #: Callbacks that one address may send in a second; none: any number.
+    rate_per_second: Annotated[float, Field(gt=0, le=100_000)] | None = None
+    #: Callbacks that one address may send at once before that counts.
+    rate_burst: Count = 50
+    #: Callbacks in progress at the same time; more are answered 503.
+    max_requests: Count = 500
+    #: Connections at the same time; more are closed.
+    max_connections: Count = 1000
     #: The provider's signature.
     signature: SignatureSettings = SignatureSettings()
+    #: TLS without a proxy.
+    tls: TlsSettings = TlsSettings()
 
 
 class SpoolSettings(Section):
@@ -176,6 +228,12 @@ class DownloadSettings(WorkerSettings):
     min_bytes_per_second: Size = ByteSize(_KIB)
     #: Larger files are refused.
     max_bytes: Size = ByteSize(200 * _MIB)
+    #: Hosts that files are fetched from: names, or ``*.`` and the end of names;
+    #: empty: every public one.
+    hosts: Annotated[tuple[HostPattern, ...], BeforeValidator(parse_list)] = ()
+    #: Ports that files are fetched from, where private addresses are not allowed;
+    #: empty: all.
+    ports: Annotated[tuple[Port, ...], BeforeValidator(parse_list)] = (443,)
     #: Fetch from loopback and private addresses too; only for a provider simulated
     #: on this machine.
     allow_private_addresses: bool = False

@@ -56,6 +56,8 @@ def _plain(value: object) -> ShownValue:
             return value
         case int():
             return int(value)
+        case float():
+            return value
         case timedelta():
             return format_duration(value)
         case tuple():

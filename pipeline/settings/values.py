@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from datetime import timedelta
+from ipaddress import ip_network
 from typing import TYPE_CHECKING, Annotated, Final, NoReturn, TypeAlias
 from urllib.parse import urlsplit
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|)", re.ASCII)
 _UNIT_SECONDS: Final = {"ms": 0.001, "": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _LONGEST_SECONDS: Final = 365 * 86400
+_HOST: Final = re.compile(r"(\*\.)?[a-z0-9-]+(\.[a-z0-9-]+)*", re.ASCII)
 _PASSWORD: Final = re.compile(r"(?<=://)([^:/?#@]*):.*@", re.DOTALL)
 
 BROKER_SCHEMES: Final = ("sqlite", "amqp", "amqps")
@@ -109,6 +111,29 @@ def parse_list(value: object) -> object:
     return [item.strip() for item in re.split("[,\n]", value) if item.strip()]
 
 
+def parse_table(value: object) -> object:
+    """Read a table from text: JSON, as there is no other way in a variable.
+
+    Raises:
+        PydanticCustomError: it is none.
+    """
+    if not isinstance(value, str):
+        return value
+    try:
+        return orjson.loads(value)
+    except orjson.JSONDecodeError as error:
+        _refuse("a JSON object", error)
+
+
+def refuse_alone(other: str) -> NoReturn:
+    """Refuse a value that means nothing without another setting.
+
+    Raises:
+        PydanticCustomError: always.
+    """
+    _refuse(f"{other} beside it")
+
+
 def mask_password(url: str) -> str:
     """Replace the password in a URL by ``***``."""
     return _PASSWORD.sub(r"\1:***@", url)
@@ -187,6 +212,20 @@ def _check_distinct(delays: tuple[timedelta, ...]) -> tuple[timedelta, ...]:
     return delays
 
 
+def _check_network(text: str) -> str:
+    try:
+        return str(ip_network(text))
+    except ValueError as error:
+        _refuse("a network such as 203.0.113.0/24, or an address", error)
+
+
+def _check_host(text: str) -> str:
+    pattern = text.lower()
+    if not _HOST.fullmatch(pattern):
+        _refuse("a host such as files.example.com or *.example.com")
+    return pattern
+
+
 def _or(words: Iterable[str]) -> str:
     *most, last = words
     return f"{', '.join(most)} or {last}" if most else last
@@ -215,6 +254,10 @@ Delays: TypeAlias = Annotated[
     AfterValidator(_check_distinct),
     BeforeValidator(parse_list),
 ]
+#: A network, written as its first address and the length of its prefix.
+Network: TypeAlias = Annotated[str, AfterValidator(_check_network)]
+#: The name of a host, or ``*.`` and the end of names.
+HostPattern: TypeAlias = Annotated[str, AfterValidator(_check_host)]
 #: A TCP port; 0 lets the system choose a free one.
 Port: TypeAlias = Annotated[int, Field(ge=0, le=65535)]
 BrokerUrl: TypeAlias = Annotated[

@@ -214,6 +214,21 @@ def test_config_check_looks_at_the_list_of_subscriptions(cli: CommandLine) -> No
     )
 
 
+def test_config_check_looks_at_what_the_ingress_will_need(cli: CommandLine) -> None:
+    """Certificate files and operations, which the settings alone do not show."""
+    missing = ("--set", "ingress.tls.certificate_file=missing.pem")
+    tokens = 'ingress.operation_tokens={"genrate": ["sixteen-letters-1"]}'
+
+    checked = cli("config", "check", *missing, "--set", tokens, "--json")
+
+    assert 1 == checked.returncode
+    found = {m["key"]: m["text"] for m in json.loads(checked.stdout)["mistakes"]}
+    assert {"ingress.tls", "ingress.operation_tokens"} == set(found)
+    assert "missing.pem" in found["ingress.tls"]
+    assert "got genrate" in found["ingress.operation_tokens"]
+    assert "sixteen-letters-1" not in checked.stdout + checked.stderr
+
+
 def test_config_show_says_where_each_value_comes_from(cli: CommandLine) -> None:
     (cli.folder / "pipeline.toml").write_text("drain = 3\n", encoding="utf-8")
     cli.environ["PIPELINE_BROKER_URL"] = "amqp://me:hush@broker/"

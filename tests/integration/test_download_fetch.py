@@ -537,7 +537,7 @@ async def test_internal_address_is_refused(
     server: FileServer, store: LocalAssetStore, host: str
 ) -> None:
     """However it is written; nothing is sent."""
-    async with Fetcher(FetchRules()) as fetcher:
+    async with Fetcher(FetchRules(ports=())) as fetcher:
         with pytest.raises(AssetRefused, match=r"public address|can be requested"):
             await fetcher.fetch(f"https://{host}:{server.port}/a", store)
     assert server.requests == []

@@ -117,6 +117,32 @@ async def test_slow_headers_are_given_up(
         writer.close()
 
 
+async def test_headers_that_trickle_are_given_up(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the first request on; another byte does not put off the end."""
+    monkeypatch.setattr(app, "KEEPALIVE_SECONDS", 0.3)
+    async with running_ingress(sqlite_url) as ingress:
+        reader, writer = await _connected(ingress)
+        writer.write(POST)
+
+        async def trickle() -> None:
+            while True:
+                writer.write(b"X-More: and more\r\n")
+                await asyncio.sleep(0.02)
+
+        trickling = asyncio.create_task(trickle())
+        began = time.monotonic()
+        try:
+            async with asyncio.timeout(5):
+                assert b"" == await reader.read()
+        except ConnectionResetError:
+            pass
+        trickling.cancel()
+        assert time.monotonic() - began < 2
+        writer.close()
+
+
 @pytest.mark.parametrize("how", ["close", "half-close", "reset"])
 async def test_callback_of_a_caller_that_has_left_is_published(
     ingress: Ingress, how: str

@@ -540,3 +540,48 @@ def test_the_shipped_configurations_are_right(name: str) -> None:
     file = Path(__file__).parents[2] / "configs" / name
 
     assert load(file).file == file
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("ingress.networks", "10.0.0.1/8", "a network such as 203.0.113.0/24"),
+        ("ingress.trusted_proxies", "proxy.example", "a network such as"),
+        ("ingress.rate_per_second", "0", "greater than 0"),
+        ("ingress.signature.scheme", "none", "'task-and-time'"),
+        ("ingress.operation_tokens", "wav", "a JSON object"),
+        ("ingress.tls.key_file", "tls.key", "certificate_file beside it"),
+        ("download.hosts", "https://files.example", "a host such as"),
+        ("download.hosts", "files.*", "a host such as"),
+        ("download.ports", "65536", "65535"),
+    ],
+)
+def test_settings_that_guard_are_checked(key: str, value: str, expected: str) -> None:
+    """What guards nothing must not look as if it did."""
+    (mistake,) = mistakes(flags={key: value})
+
+    assert expected in mistake
+
+
+def test_tokens_of_operations_are_secrets() -> None:
+    """Neither shown nor repeated in a mistake, and the name is enough to find it."""
+    good = f'{{"wav": ["{TOKEN}"]}}'
+    loaded = load(environ={"PIPELINE_INGRESS__OPERATION_TOKENS": good})
+    (mistake,) = mistakes(
+        environ={variable("ingress.operation_tokens"): '{"wav": ["short-one"]}'}
+    )
+
+    assert "set" == shown(loaded)["ingress.operation_tokens"]
+    assert (
+        TOKEN == loaded.settings.ingress.operation_tokens["wav"][0].get_secret_value()
+    )
+    assert "ingress.operation_tokens.wav" in mistake
+    assert "short-one" not in mistake
+
+
+def test_table_comes_from_where_its_entries_do(toml: Path) -> None:
+    """The origin of a table is shown, though it is no setting by itself."""
+    toml.write_text(f'[ingress.operation_tokens]\nwav = ["{TOKEN}"]\n')
+
+    assert str(toml) == load(toml).origin("ingress.operation_tokens")
+    assert "default" == load(toml).origin("ingress.tokens")

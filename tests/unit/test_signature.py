@@ -13,7 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.provider import signature
-from pipeline.provider.signature import Refusal, refuse_signature, sign, token_matches
+from pipeline.provider.signature import (
+    Refusal,
+    Scheme,
+    refuse_signature,
+    sign,
+    sign_body,
+    token_matches,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -149,6 +156,46 @@ def test_nothing_that_is_signed_raises(
     """What comes from outside may be anything."""
     assert 44 == len(sign(key, task_id, timestamp))
     assert _refusal(task_id=task_id, timestamp=timestamp, given=timestamp)
+
+
+@pytest.mark.parametrize("scheme", Scheme)
+@given(
+    timestamp=st.none() | st.text() | st.integers(0, 2**40).map(str),
+    signature=st.none() | st.text(),
+    body=st.binary(),
+    task_id=st.text(),
+)
+def test_no_header_opens_without_the_key(
+    scheme: Scheme,
+    timestamp: str | None,
+    signature: str | None,
+    *,
+    body: bytes,
+    task_id: str,
+) -> None:
+    """Nor does any make it fail, in any scheme."""
+    refusal = refuse_signature(
+        keys=(KEY,),
+        task_id=task_id,
+        timestamp=timestamp,
+        signature=signature,
+        now=NOW,
+        tolerance=timedelta.max,
+        scheme=scheme,
+        body=body,
+    )
+
+    assert isinstance(refusal, Refusal)
+
+
+def test_signatures_of_bodies_are_made_as_documented() -> None:
+    """Lower-case hexadecimal over the body, with or without the time before it."""
+    body = b'{"task_id":"t"}'
+    alone = hmac.new(KEY, body, hashlib.sha256).hexdigest()
+    timed = hmac.new(KEY, b"1763000000." + body, hashlib.sha256).hexdigest()
+
+    assert f"sha256={alone}" == sign_body(KEY, body)
+    assert f"sha256={timed}" == sign_body(KEY, body, "1763000000")
 
 
 def test_everything_is_compared_in_constant_time(
