@@ -1,8 +1,9 @@
 """The answer to an accepted callback: always the same bytes, so made only once.
 
 aiohttp makes a response of a dozen parts for each request, checks and joins them.
-Almost every request here gets the same empty 200, and for those that was a sixth
-of the ingress' processor time (``docs/decisions/0004``).
+Almost every request here gets the same empty 200. A server that does nothing else
+took 51 us of processor time a request with aiohttp's, and 35 us with ready bytes
+(``docs/decisions/0004``).
 """
 
 from __future__ import annotations
