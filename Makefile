@@ -80,7 +80,7 @@ $(CAN_BENCH): requirements/bench.lock | $(CAN_DEVELOP)
 	@$(INSTALL) --require-hashes -r requirements/bench.lock
 	@touch $@
 
-COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --no-annotate
+COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --no-annotate --no-strip-extras
 # The first one decides on versions, the others follow it.
 FOLLOW := $(COMPILE) --constraint requirements/dev.lock
 

@@ -6,11 +6,13 @@ import re
 import shutil
 import subprocess
 import tomllib
+from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 from typing import Final
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT: Final = Path(__file__).parents[2]
 LOCKS: Final = sorted((ROOT / "requirements").glob("*.lock"))
@@ -44,6 +46,33 @@ def test_everything_in_a_lock_is_pinned_and_hashed(lock: Path) -> None:
 
     assert "" == rest
     assert "==" in text
+
+
+def test_a_lock_pins_extras_where_they_are_wanted() -> None:
+    """Pip takes ``name==1`` for no pin of ``name[extra]`` once there is a ``2``."""
+    lock = ROOT / "requirements" / "dev.lock"
+    pinned = {
+        name: {*filter(None, extras.split(","))}
+        for name, extras in re.findall(
+            r"^([a-z0-9._-]+)(?:\[(.*?)\])?==", lock.read_text("utf-8"), re.MULTILINE
+        )
+    }
+
+    wanted = [
+        (name, needed)
+        for name, extras in pinned.items()
+        for text in requires_of(name)
+        if (needed := Requirement(text)).extras
+        and (
+            needed.marker is None
+            or any(needed.marker.evaluate({"extra": extra}) for extra in ("", *extras))
+        )
+    ]
+
+    assert wanted
+    for name, needed in wanted:
+        missing = needed.extras - pinned[canonicalize_name(needed.name)]
+        assert not missing, f"{name} needs {needed}"
 
 
 def test_locks_agree_on_versions() -> None:
@@ -97,6 +126,14 @@ def test_no_file_names_a_folder_of_one_machine() -> None:
     ]
 
     assert [] == found
+
+
+def requires_of(name: str) -> list[str]:
+    """Give what a package needs; nothing, if it is for other machines only."""
+    try:
+        return requires(name) or []
+    except PackageNotFoundError:
+        return []
 
 
 def pins(lock: Path) -> dict[str, set[str]]:
