@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from email.utils import formatdate
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from aiohttp import HttpVersion11, web
 
@@ -37,7 +37,7 @@ class Accepted(web.StreamResponse):
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
         """Send the answer; a client that has left is not told."""
         if (transport := request.transport) is not None:
-            transport.write(self._current())
+            transport.write(self.as_bytes())
             # Who sends and does not read has to wait here.
             await request.writer.drain()
         return None
@@ -45,8 +45,8 @@ class Accepted(web.StreamResponse):
     async def write_eof(self, data: bytes = b"") -> None:
         """End the answer, which was sent whole."""
 
-    def _current(self) -> bytes:
-        """Give the bytes with the date of this second."""
+    def as_bytes(self) -> bytes:
+        """Give the whole answer, with the date of this second."""
         now = int(time.time())
         if now != self._made_at:
             date = formatdate(now, usegmt=True)
@@ -55,11 +55,11 @@ class Accepted(web.StreamResponse):
         return self._bytes
 
 
-_ACCEPTED = Accepted()
+ACCEPTED: Final = Accepted()
 
 
 def accepted(request: web.BaseRequest) -> web.StreamResponse:
     """Answer with an empty 200."""
     if request.version == HttpVersion11 and request.keep_alive:
-        return _ACCEPTED
+        return ACCEPTED
     return web.Response()

@@ -19,6 +19,7 @@ from pipeline.ingress.connection import Server
 from pipeline.ingress.door import Door
 from pipeline.ingress.health import Checks, Get, health_routes
 from pipeline.ingress.problems import problem
+from pipeline.ingress.quick import Quick
 from pipeline.ingress.views import CallbackView
 from pipeline.logs import get_logger
 from pipeline.metrics import CALLBACKS
@@ -65,6 +66,8 @@ class Routes:
         self._gets = gets
         self._view = view
         self._door = door
+        #: For callbacks that have come whole; ``None``: there are none.
+        self.quick = None if view is None or door is None else Quick(view, door)
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request; every refusal is a problem document."""
@@ -166,6 +169,7 @@ async def serve(
         request_factory=_request_factory(max_body_bytes),
         keepalive_timeout=KEEPALIVE_SECONDS,
         max_connections=max_connections,
+        quick=routes.quick,
     )
     runner = web.ServerRunner(server, shutdown_timeout=SHUTDOWN_SECONDS)
     await runner.setup()

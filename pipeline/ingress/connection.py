@@ -9,16 +9,20 @@ from __future__ import annotations
 
 import asyncio
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
-from aiohttp import web
+from aiohttp import StreamReader, web
+from aiohttp.http import RawRequestMessage, StreamWriter
 
+from pipeline.ingress.accepted import ACCEPTED
 from pipeline.ingress.problems import problem
 from pipeline.ingress.turned_away import Tally, TurnedAway
 from pipeline.logs import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+
+    from pipeline.ingress.quick import Handling, Quick
 
 log = get_logger("ingress")
 
@@ -27,16 +31,46 @@ log = get_logger("ingress")
 LINGERING_SECONDS: Final = 2.0
 #: Headers of one request; each of them may have 8190 bytes.
 MAX_HEADERS: Final = 100
+#: What we have to know of the inside of aiohttp's connections for the quick way.
+KNOWN_SLOTS: Final = frozenset(
+    {
+        "_buffer_paused",
+        "_close",
+        "_force_close",
+        "_handler_waiter",
+        "_keepalive_handle",
+        "_keepalive_timeout",
+        "_messages",
+        "_msg_queue_resume_size",
+        "_next_keepalive_close_time",
+        "_parser",
+        "_paused",
+        "_request_in_progress",
+        "_waiter",
+    }
+)
 
 
 class Connection(web.RequestHandler):
-    """One connection of a client."""
+    """One connection of a client.
 
-    __slots__ = ("_server",)
+    aiohttp has a task for each connection, which waits for requests and starts a task
+    for each. A callback that has come whole is handled without waking that task: it
+    sleeps on, its alarm (``_waiter``) kept out of aiohttp's reach in ``_alarm``
+    until it is wanted again. Order is kept: while one request is handled, others wait
+    in ``_messages``, whichever way they will go (``docs/decisions/0011``).
+    """
 
-    def __init__(self, server: Server, **settings: Any) -> None:
+    __slots__ = ("_alarm", "_quick", "_server", "_work")
+
+    def __init__(self, server: Server, quick: Quick | None, **settings: Any) -> None:
         super().__init__(server, **settings)
         self._server = server
+        self._quick = quick
+        #: What the connection's task sleeps on while we handle requests without it.
+        self._alarm: asyncio.Future[None] | None = None
+        #: Held, because the loop does not hold tasks.
+        self._work: asyncio.Task[None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the connection, or close it if there are enough."""
@@ -47,6 +81,107 @@ class Connection(web.RequestHandler):
                 TurnedAway.CONNECTIONS, remote[0] if remote else None
             )
             self.force_close()
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes in; start on a request that is complete, the quick way if any."""
+        if self._alarm is not None:  # one is being handled the quick way
+            super().data_received(data)
+            return
+        alarm = self._waiter
+        if self._quick is None or alarm is None or alarm.done():
+            super().data_received(data)
+            return
+        self._waiter, self._alarm = None, alarm
+        super().data_received(data)
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Start on the next request the quick way, or leave it to the task."""
+        alarm, messages = self._alarm, self._messages
+        is_closing = self._close or self._force_close
+        if messages and not is_closing and self._start(*messages[0]):
+            return
+        self._alarm = None
+        if alarm is None or alarm.done():
+            return
+        self._waiter = alarm
+        if is_closing:
+            alarm.cancel()
+        elif messages:
+            alarm.set_result(None)
+
+    def _start(self, message: object, payload: StreamReader) -> bool:
+        """Start on a request, if it can go the quick way."""
+        quick, parser = self._quick, self._parser
+        if quick is None or parser is None or type(message) is not RawRequestMessage:
+            return False
+        peer = self.peername
+        handling = quick.take(message, payload, str(peer[0]) if peer else "unknown")
+        if handling is None:
+            return False
+        self._messages.popleft()
+        parser.message_consumed()
+        self._request_in_progress = True
+        self._work = self._loop.create_task(self._answer(handling, message, payload))
+        if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
+            self._resume_reading_if_drained()
+        return True
+
+    async def _answer(
+        self, handling: Handling, message: RawRequestMessage, payload: StreamReader
+    ) -> None:
+        """Answer one request, then go on with the connection."""
+        stays = False
+        try:
+            refusal = await self._outcome(handling, message, payload)
+            if refusal is not None:
+                request = self._request_of(message, payload)
+                await self.finish_response(request, refusal, None)
+                stays = refusal.keep_alive is not False
+            elif self.transport is not None:
+                self.transport.write(ACCEPTED.as_bytes())
+                if self._paused:  # who sends and does not read has to wait here
+                    await self._drain_helper()
+                stays = True
+        except ConnectionError as error:
+            log.info("connection_dropped", error_type=type(error).__name__)
+        finally:
+            self._end_work(stays=stays)
+
+    async def _outcome(
+        self, handling: Handling, message: RawRequestMessage, payload: StreamReader
+    ) -> web.StreamResponse | None:
+        """Give the refusal, ``None`` for an accepted callback."""
+        try:
+            return await handling
+        except Exception as error:  # noqa: BLE001  answered with 500, as by aiohttp
+            request = self._request_of(message, payload)
+            return self.handle_error(request, HTTPStatus.INTERNAL_SERVER_ERROR, error)
+
+    def _end_work(self, *, stays: bool) -> None:
+        """Keep the connection for the next request, or close it."""
+        self._work = None
+        self._request_in_progress = False
+        if self._handler_waiter is not None and not self._handler_waiter.done():
+            self._handler_waiter.set_result(None)
+        if not stays or self._close:
+            self.force_close()
+        elif not self._force_close:
+            closes_at = self._loop.time() + self._keepalive_timeout
+            self._next_keepalive_close_time = closes_at
+            if self._keepalive_handle is None:
+                self._keepalive_handle = self._loop.call_at(
+                    closes_at, self._process_keepalive
+                )
+        self._go_on()
+
+    def _request_of(
+        self, message: RawRequestMessage, payload: StreamReader
+    ) -> web.BaseRequest:
+        """Make the request that something else than 200 is the answer to."""
+        writer = StreamWriter(self, self._loop)
+        task = cast("asyncio.Task[None]", asyncio.current_task())
+        return self._server.request_factory(message, payload, self, writer, task)
 
     def handle_error(
         self,
@@ -78,6 +213,13 @@ class Connection(web.RequestHandler):
         log.info("connection_dropped", error_type=type(exc_info).__name__)
 
 
+def knows_aiohttp() -> bool:
+    """Tell whether connections look inside as the quick way needs it."""
+    kinds = web.RequestHandler.__mro__
+    slots = {name for kind in kinds for name in getattr(kind, "__slots__", ())}
+    return slots >= KNOWN_SLOTS
+
+
 class Server(web.Server):
     """Makes the connections.
 
@@ -86,6 +228,7 @@ class Server(web.Server):
         request_factory: as aiohttp's.
         keepalive_timeout: how long an idle connection stays, in seconds.
         max_connections: those that come when there are so many are closed.
+        quick: answers callbacks that have come whole; ``None``: the handler does.
     """
 
     def __init__(
@@ -95,6 +238,7 @@ class Server(web.Server):
         request_factory: Callable[..., web.BaseRequest],
         keepalive_timeout: float,
         max_connections: int,
+        quick: Quick | None = None,
     ) -> None:
         # A client that leaves must not stop a publish that is under way.
         super().__init__(
@@ -102,6 +246,7 @@ class Server(web.Server):
         )
         self._keepalive_timeout = keepalive_timeout
         self._max_connections = max_connections
+        self._quick = quick if knows_aiohttp() else None
         self.tally = Tally()
 
     @property
@@ -113,6 +258,7 @@ class Server(web.Server):
         """Make the protocol of a new connection."""
         return Connection(
             self,
+            self._quick,
             loop=asyncio.get_running_loop(),
             keepalive_timeout=self._keepalive_timeout,
             lingering_time=LINGERING_SECONDS,

@@ -50,6 +50,11 @@ class Door:
         #: Callbacks in progress; whoever lets one in and out counts it.
         self.inside = 0
 
+    @property
+    def is_wide_open(self) -> bool:
+        """Whether anybody may come in now, so that nobody has to be looked at."""
+        return not self._asks_who and self.inside < self._most
+
     def refuse(self, request: web.BaseRequest) -> web.Response | None:
         """Say why a callback is not let in; ``None``: it is."""
         if self._asks_who:

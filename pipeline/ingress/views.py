@@ -40,7 +40,7 @@ from pipeline.provider.signature import (
 from pipeline.topology import CALLBACKS as CALLBACKS_EXCHANGE
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
     from typing import TypeAlias
 
     from prometheus_client import Counter
@@ -57,6 +57,8 @@ RETRY_AFTER_SECONDS: Final = "5"
 #: The query parameter for the secret, where it is not in the path.
 TOKEN_PARAMETER: Final = "token"  # noqa: S105  the parameter's name
 CALLBACK_ORIGIN: Final = "callback"
+#: What callers say their bodies are; no need to look closer. Some say nothing.
+USUAL_TYPES: Final = frozenset({"application/json", None})
 
 
 class _Refused(Exception):
@@ -88,7 +90,8 @@ class CallbackView:
         self._signature_header = self._scheme.header
         self._tolerance = signature.tolerance
         self._body_timeout_seconds = settings.body_timeout.total_seconds()
-        self._max_body_bytes = int(settings.max_body_bytes)
+        #: Larger bodies are refused.
+        self.max_body_bytes = int(settings.max_body_bytes)
         # Label lookups cost more than counting: done once for the usual answer.
         self._accepted: dict[str, Counter] = {
             operation: CALLBACKS.labels(operation, "200") for operation in OPERATIONS
@@ -106,38 +109,79 @@ class CallbackView:
         """
         started = time.perf_counter()
         try:
-            if operation not in OPERATIONS:
-                raise _Refused(unknown_operation(operation))  # noqa: TRY301
-            self._check_token(request, operation, token)
-            body, seen = await self._read(request, operation)
-            self._check_signature(request, body, seen)
-            await self._publish(operation, body, seen)
+            if self._tokens and not token:
+                token = request.query.get(TOKEN_PARAMETER)
+            self._admit(operation, token, request.headers)
+            body = await self._read(request)
+            await self._take(operation, request.headers, body, started)
         except _Refused as refused:
-            return self._refuse(request, operation, refused.response)
-        self._accepted[operation].inc()
-        CALLBACK_SECONDS.observe(time.perf_counter() - started)
+            return self._refuse(operation, refused.response, name_of(request))
         return accepted(request)
 
-    async def _read(
-        self, request: web.BaseRequest, operation: str
-    ) -> tuple[bytes, Peek]:
-        content_type = request.headers.get("Content-Type")
-        if content_type is not None and not _is_json(content_type):
-            detail = f"expected application/json, got {content_type[:100]}"
-            raise _Refused(problem(415, detail, code="unsupported_media_type"))
+    async def post_whole(
+        self,
+        operation: str,
+        token: str | None,
+        headers: Mapping[str, str],
+        body: bytes,
+        *,
+        remote: str,
+    ) -> web.Response | None:
+        """Receive one callback that is there already; ``None``: it is accepted.
+
+        Args:
+            operation: from the path; may be anything.
+            token: from the path.
+            headers: of the request.
+            body: of the request, within the limit.
+            remote: who sent it, for the log.
+        """
+        started = time.perf_counter()
         try:
-            body = await self._read_body(request)
-            return body, peek(body, operation)
+            self._admit(operation, token, headers)
+            await self._take(operation, headers, body, started)
+        except _Refused as refused:
+            return self._refuse(operation, refused.response, remote)
+        return None
+
+    def _admit(
+        self, operation: str, token: str | None, headers: Mapping[str, str]
+    ) -> None:
+        """Check all that can be checked without the body."""
+        if operation not in OPERATIONS:
+            raise _Refused(unknown_operation(operation))
+        tokens = self._tokens
+        if tokens and not token_matches(token or "", tokens[operation]):
+            raise self._unauthorised(Refusal.TOKEN)
+        content_type = headers.get("Content-Type")
+        if content_type not in USUAL_TYPES and not _is_json(str(content_type)):
+            detail = f"expected application/json, got {str(content_type)[:100]}"
+            raise _Refused(problem(415, detail, code="unsupported_media_type"))
+
+    async def _take(
+        self, operation: str, headers: Mapping[str, str], body: bytes, started: float
+    ) -> None:
+        """Look at the body, store the callback, and count it."""
+        try:
+            seen = peek(body, operation)
+        except Unreadable as error:
+            raise _Refused(problem(400, str(error), code="unreadable")) from error
+        self._check_signature(headers, body, seen)
+        await self._publish(operation, body, seen)
+        self._accepted[operation].inc()
+        CALLBACK_SECONDS.observe(time.perf_counter() - started)
+
+    async def _read(self, request: web.BaseRequest) -> bytes:
+        try:
+            return await self._read_body(request)
         except web.HTTPRequestEntityTooLarge:
-            detail = f"expected a body of at most {self._max_body_bytes} bytes"
+            detail = f"expected a body of at most {self.max_body_bytes} bytes"
             response = problem(413, detail, code="body_too_large")
         except TimeoutError:
             detail = f"expected the whole body within {self._body_timeout_seconds:g} s"
             response = problem(408, detail, code="body_too_slow")
             # Half a body is still on the connection: it is of no more use.
             response.force_close()
-        except Unreadable as error:
-            response = problem(400, str(error), code="unreadable")
         except (
             web.RequestPayloadError,
             ClientPayloadError,
@@ -161,8 +205,8 @@ class CallbackView:
             request.writer.output_size = 0
         if content.is_eof():
             body = content.read_nowait()
-            if len(body) > self._max_body_bytes:
-                raise web.HTTPRequestEntityTooLarge(self._max_body_bytes)
+            if len(body) > self.max_body_bytes:
+                raise web.HTTPRequestEntityTooLarge(self.max_body_bytes)
             return body
         async with asyncio.timeout(self._body_timeout_seconds):
             return await request.read()
@@ -193,26 +237,16 @@ class CallbackView:
             log.warning("callback_not_stored", task_id=seen.task_id, error=str(error))
             raise _unavailable("the broker could not store the callback now") from error
 
-    def _check_token(
-        self, request: web.BaseRequest, operation: str, token: str | None
-    ) -> None:
-        if not self._tokens:
-            return
-        if not token:
-            token = request.query.get(TOKEN_PARAMETER, "")
-        if not token_matches(token, self._tokens[operation]):
-            raise self._unauthorised(Refusal.TOKEN)
-
     def _check_signature(
-        self, request: web.BaseRequest, body: bytes, seen: Peek
+        self, headers: Mapping[str, str], body: bytes, seen: Peek
     ) -> None:
         if not self._keys:
             return
         refusal = refuse_signature(
             keys=self._keys,
             task_id=seen.task_id,
-            timestamp=request.headers.get(TIMESTAMP_HEADER),
-            signature=request.headers.get(self._signature_header),
+            timestamp=headers.get(TIMESTAMP_HEADER),
+            signature=headers.get(self._signature_header),
             now=time.time(),
             tolerance=self._tolerance,
             scheme=self._scheme,
@@ -232,9 +266,7 @@ class CallbackView:
         return _Refused(problem(401, detail, code="unauthorised"))
 
     @staticmethod
-    def _refuse(
-        request: web.BaseRequest, operation: str, response: web.Response
-    ) -> web.Response:
+    def _refuse(operation: str, response: web.Response, remote: str) -> web.Response:
         known = operation if operation in OPERATIONS else "other"
         CALLBACKS.labels(known, str(response.status)).inc()
         log.info(
@@ -242,7 +274,7 @@ class CallbackView:
             operation=known,
             status=response.status,
             code=response.get(CODE),
-            remote=name_of(request),
+            remote=remote,
         )
         return response
 
