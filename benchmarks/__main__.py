@@ -139,6 +139,12 @@ def _runs(url: str, rounds: int | None, *, quick: bool) -> Sequence[Run]:
             expected_seconds=10 + repeat * callbacks / 1000,
         ),
         Run(
+            name="spool",
+            arguments=(*again, "--seconds", str(seconds)),
+            # A stop and a start of the broker in each round, and what has to drain.
+            expected_seconds=25 + (repeat + 1) * (20 + 5 * seconds),
+        ),
+        Run(
             name="replay, embedded",
             arguments=many,
             expected_seconds=15 + letters / 3000,

@@ -87,7 +87,11 @@ def _ours(url: str, folder: Path) -> tuple[Case, ...]:
             about="pipeline ingress on RabbitMQ; token, parsing, metrics",
             command=command,
             environment=settings
-            | {"PIPELINE_BROKER_URL": url, "PIPELINE_BROKER__PREFIX": PREFIX},
+            | {
+                "PIPELINE_BROKER_URL": url,
+                "PIPELINE_BROKER__PREFIX": PREFIX,
+                "PIPELINE_SPOOL__PATH": f"{folder}/spool.db",
+            },
             port_variable="PIPELINE_INGRESS__PORT",
             path=f"{PATH}/{TOKEN}",
             ready_path="/readyz",
