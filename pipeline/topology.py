@@ -79,7 +79,9 @@ class Exchange:
 
 #: Those that are always there; each delay has one more.
 _EXCHANGES: Final = (
-    Exchange(name=CALLBACKS, kind=ExchangeKind.TOPIC, alternate=UNROUTED, public=True),
+    # Every callback goes to dedupe: nothing to choose, and choosing by topic would
+    # cost the broker a fourth of what a callback costs it (``docs/decisions/0020``).
+    Exchange(name=CALLBACKS, kind=ExchangeKind.FANOUT, alternate=UNROUTED, public=True),
     Exchange(name=EVENTS, kind=ExchangeKind.TOPIC, mandatory=False, public=True),
     Exchange(name=WORK, kind=ExchangeKind.DIRECT),
     Exchange(name=DEAD, kind=ExchangeKind.DIRECT),
@@ -241,7 +243,7 @@ def _work_queues(
 ) -> dict[str, list[Binding]]:
     """List the work queues, each with the bindings of itself and its dead letters."""
     wanted = {
-        DEDUPE: [Binding(exchange=CALLBACKS, queue=DEDUPE, key="callback.#")],
+        DEDUPE: [Binding(exchange=CALLBACKS, queue=DEDUPE, key="")],
         DOWNLOAD: [],
     }
     for name, patterns in subscriptions.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -37,8 +38,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pipeline.broker.port import Broker
+    from pipeline.topology import Topology
 
     OpenAgain = Callable[[], Awaitable[Broker]]
+
+#: Long enough for a busy machine.
+DEADLINE = timedelta(seconds=10)
 
 
 async def test_message_survives_closing_and_reopening(
@@ -138,15 +143,37 @@ async def test_unknown_exchange_is_unroutable(broker: Broker) -> None:
         await broker.publish(make_publication(exchange="elsewhere"))
 
 
-async def test_callback_that_nobody_wants_is_kept(broker: Broker) -> None:
+async def test_callback_that_nobody_wants_is_kept(
+    broker_url: str, other_topology: Topology
+) -> None:
     """Callbacks have an alternate exchange, because they were accepted."""
-    stray = make_publication(make_envelope(routing_key="strange.key"))
-    await broker.publish(stray)
+    bindings = [b for b in other_topology.bindings if b.exchange != CALLBACKS]
+    unbound = replace(other_topology, bindings=tuple(bindings))
+    stray = make_publication(make_envelope())
+    async with open_broker(broker_url, deadline=DEADLINE) as broker:
+        await broker.declare(unbound)
 
-    async with broker.consume(UNROUTED, prefetch=1) as consumer:
-        delivery = await receive_one(consumer)
+        await broker.publish(stray)
+
+        async with broker.consume(UNROUTED, prefetch=1) as consumer:
+            delivery = await receive_one(consumer)
+            await delivery.ack()
 
     assert stray.envelope == delivery.envelope
+
+
+async def test_callback_goes_to_dedupe_whatever_its_routing_key(
+    broker: Broker,
+) -> None:
+    """Somebody else may hand one in, and spell the key as he likes."""
+    odd = make_publication(make_envelope(routing_key="strange.key"))
+
+    await broker.publish(odd)
+
+    async with broker.consume(DEDUPE, prefetch=1) as consumer:
+        delivery = await receive_one(consumer)
+        await delivery.ack()
+    assert odd.envelope == delivery.envelope
 
 
 async def test_event_that_nobody_wants_is_dropped(broker: Broker) -> None:

@@ -541,7 +541,7 @@ async def test_topology_that_cannot_be_declared_again_is_told_once(
 ) -> None:
     """The consumer waits for it to be mended, and does not fill the log meanwhile."""
     first, *_ = topology.exchanges
-    exchanges = (replace(first, kind=ExchangeKind.FANOUT),)
+    exchanges = (replace(first, kind=ExchangeKind.DIRECT),)
     changed = replace(topology, exchanges=exchanges, queues=(), bindings=())
 
     def replaced(connection: apsw.Connection) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -12,6 +13,7 @@ from pipeline.message import Envelope, MessageId, failed
 from pipeline.topology import (
     CALLBACKS,
     DEAD,
+    DEDUPE,
     DEFAULT_DELAYS,
     EVENTS,
     UNROUTED,
@@ -90,8 +92,17 @@ def test_a_callback_goes_to_dedupe() -> None:
     assert list(queues) == ["dedupe"]
 
 
-def test_a_callback_that_nobody_wants_is_kept() -> None:
+def test_a_callback_goes_to_dedupe_whatever_its_routing_key() -> None:
+    """Somebody else may hand one in, and spell the key as he likes."""
     queues = routed(build_topology(), CALLBACKS, "something.else")
+
+    assert list(queues) == [DEDUPE]
+
+
+def test_a_callback_that_nobody_wants_is_kept() -> None:
+    topology = replace(build_topology(), bindings=build_topology().bindings[-1:])
+
+    queues = routed(topology, CALLBACKS, "callback.upload-extend.complete")
 
     assert list(queues) == [UNROUTED]
 
