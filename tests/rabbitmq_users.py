@@ -4,24 +4,31 @@ from __future__ import annotations
 
 import subprocess
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import aio_pika
 from yarl import URL
 
+from pipeline.broker import open_broker
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
     import aiormq
 
+    from pipeline.broker.port import Broker
     from tests.rabbitmq_node import RabbitNode
 
+DEADLINE: Final = timedelta(seconds=10)
 SCRIPT: Final = Path(__file__).parents[1] / "configs" / "rabbitmq" / "definitions.sh"
 
+#: The one who may declare.
+OWNER: Final = "pipeline"
 #: Each with the variable that holds its password.
 USERS: Final = {
-    "pipeline": "RABBITMQ_PASSWORD",
+    OWNER: "RABBITMQ_PASSWORD",
     "ingress": "INGRESS_PASSWORD",
     "dedupe": "DEDUPE_PASSWORD",
     "download": "DOWNLOAD_PASSWORD",
@@ -58,6 +65,11 @@ def make_users(node: RabbitNode, *, prefix: str) -> None:
 def url_of(node: RabbitNode, user: str) -> str:
     """Give the node's address for that user."""
     return str(URL(node.url).with_user(user).with_password(f"of-{user}"))
+
+
+def broker_of(node: RabbitNode, user: str) -> Broker:
+    """Make a handle on the node for that user."""
+    return open_broker(url_of(node, user), deadline=DEADLINE)
 
 
 @asynccontextmanager

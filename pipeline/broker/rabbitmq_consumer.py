@@ -270,7 +270,9 @@ class RabbitConsumer(Consumer):
                 self._is_gone = True
                 raise
             except aiormq.exceptions.ChannelAccessRefused as error:
-                raise BrokerError(f"consuming from {name}: {reason_of(error)}") from error
+                raise BrokerError(
+                    f"consuming from {name}: {reason_of(error)}"
+                ) from error
         self._is_subscribed = True
         await lost.wait()
         self._forget()

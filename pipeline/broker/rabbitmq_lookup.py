@@ -1,8 +1,8 @@
 """Whether exchanges and queues are there: asked passively, so that nothing is made.
 
-RabbitMQ asks for no permission where something is only looked for: what a user
-without the right to declare can know of the topology. Arguments and bindings it
-cannot see (https://www.rabbitmq.com/docs/access-control).
+RabbitMQ asks for no permission where something is only looked for (its page on access
+control): what a user without the right to declare can know of the topology.
+Arguments and bindings cannot be seen so.
 """
 
 from __future__ import annotations

@@ -14,22 +14,20 @@ from typing import TYPE_CHECKING, Final
 import pytest
 from aiormq.exceptions import ChannelAccessRefused
 
-from pipeline.broker import open_broker
 from pipeline.dead_letters import Selection, replay
 from pipeline.topology import DEAD, DEDUPE, DOWNLOAD, EVENTS, WORK, notify_queue
-from tests.factories import SUBSCRIPTION, make_envelope, make_publication, make_topology
-from tests.rabbitmq_node import delete_topology
+from tests.factories import SUBSCRIPTION, make_envelope, make_publication
 from tests.rabbitmq_users import (
+    OWNER,
     USERS,
-    make_users,
+    broker_of,
     raw_channel,
-    url_of,
     write_definitions,
 )
 from tests.waiting import receive_one
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import Awaitable, Callable
 
     from aiormq.abc import AbstractChannel
 
@@ -40,8 +38,6 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.rabbitmq
 
-DEADLINE: Final = timedelta(seconds=10)
-OWNER: Final = "pipeline"
 NOTIFY: Final = notify_queue(SUBSCRIPTION)
 WORKERS: Final = {"dedupe": DEDUPE, "download": DOWNLOAD, "notify": NOTIFY}
 #: Of a queue that a subscriber makes for itself.
@@ -49,14 +45,11 @@ THEIRS: Final = {"durable": True, "arguments": {"x-queue-type": "quorum"}}
 
 
 @pytest.fixture
-async def topology(rabbitmq_node: RabbitNode) -> AsyncIterator[Topology]:
-    """A topology that the user who may has declared, and every user."""
-    made = make_topology()
-    make_users(rabbitmq_node, prefix=made.prefix)
-    async with open_broker(url_of(rabbitmq_node, OWNER), deadline=DEADLINE) as broker:
-        await broker.declare(made)
-    yield made
-    await delete_topology(rabbitmq_node.url, made)
+async def topology(rabbitmq_node: RabbitNode, users_topology: Topology) -> Topology:
+    """A topology that the user who may has declared."""
+    async with broker_of(rabbitmq_node, OWNER) as broker:
+        await broker.declare(users_topology)
+    return users_topology
 
 
 async def _is_refused(node: RabbitNode, user: str, attempt: Attempt) -> bool:
@@ -73,9 +66,7 @@ async def test_ingress_publishes_callbacks(
     rabbitmq_node: RabbitNode, topology: Topology
 ) -> None:
     """It looks for the topology instead of declaring it, and is ready."""
-    async with open_broker(
-        url_of(rabbitmq_node, "ingress"), deadline=DEADLINE
-    ) as broker:
+    async with broker_of(rabbitmq_node, "ingress") as broker:
         found = await broker.declare(topology)
         await broker.publish(make_publication())
         problem = broker.problem
@@ -92,12 +83,10 @@ async def test_worker_reads_its_queue_and_sets_aside_what_fails(
 ) -> None:
     """It is handed a delivery, retries it, and gives it up the second time."""
     queue = WORKERS[user]
-    async with open_broker(url_of(rabbitmq_node, OWNER), deadline=DEADLINE) as owner:
+    async with broker_of(rabbitmq_node, OWNER) as owner:
         await owner.declare(topology)
         await owner.publish(make_publication(exchange=WORK, key=queue))
-        async with open_broker(
-            url_of(rabbitmq_node, user), deadline=DEADLINE
-        ) as broker:
+        async with broker_of(rabbitmq_node, user) as broker:
             await broker.declare(topology)
             async with broker.consume(queue, prefetch=1) as consumer:
                 first = await receive_one(consumer)
@@ -118,15 +107,13 @@ async def test_dedupe_and_download_publish_events(
     """And dedupe asks for files."""
     event = make_envelope(routing_key="task.complete")
     for user in ("dedupe", "download"):
-        async with open_broker(
-            url_of(rabbitmq_node, user), deadline=DEADLINE
-        ) as broker:
+        async with broker_of(rabbitmq_node, user) as broker:
             await broker.declare(topology)
             await broker.publish(make_publication(event, exchange=EVENTS))
             if user == "dedupe":
                 asked = make_publication(exchange=WORK, key=DOWNLOAD)
                 await broker.publish(asked)
-    async with open_broker(url_of(rabbitmq_node, OWNER), deadline=DEADLINE) as owner:
+    async with broker_of(rabbitmq_node, OWNER) as owner:
         await owner.declare(topology)
         heard = await owner.depth(NOTIFY)
         requested = await owner.depth(DOWNLOAD)
@@ -220,9 +207,7 @@ async def test_subscriber_hears_events_in_a_queue_of_its_own(
     async with raw_channel(rabbitmq_node, "subscriber") as channel:
         await channel.queue_declare("subscriber.songs", **THEIRS)
         await channel.queue_bind("subscriber.songs", events, "task.*")
-        async with open_broker(
-            url_of(rabbitmq_node, "dedupe"), deadline=DEADLINE
-        ) as broker:
+        async with broker_of(rabbitmq_node, "dedupe") as broker:
             await broker.declare(topology)
             await broker.publish(make_publication(event, exchange=EVENTS))
         message = await channel.basic_get("subscriber.songs", no_ack=True)
@@ -277,7 +262,7 @@ async def test_owner_does_everything_with_the_topology(
     rabbitmq_node: RabbitNode, topology: Topology
 ) -> None:
     """It compares and deletes; it is no administrator of the server."""
-    async with open_broker(url_of(rabbitmq_node, OWNER), deadline=DEADLINE) as broker:
+    async with broker_of(rabbitmq_node, OWNER) as broker:
         differences = await broker.check(topology)
         await broker.declare(topology)
         await broker.publish(make_publication(exchange=DEAD, key=DEDUPE))
