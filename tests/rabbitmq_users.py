@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from pipeline.broker.port import Broker
     from tests.rabbitmq_node import RabbitNode
 
-DEADLINE: Final = timedelta(seconds=10)
+#: More than on a machine with nothing else to do.
+DEADLINE: Final = timedelta(seconds=30)
 SCRIPT: Final = Path(__file__).parents[1] / "configs" / "rabbitmq" / "definitions.sh"
 
 #: The one who may declare.

@@ -17,7 +17,7 @@ from tests.rabbitmq_users import OWNER, broker_of, url_of
 from tests.waiting import eventually, receive_one
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
     from pathlib import Path
 
     from pipeline.topology import Topology
@@ -36,7 +36,7 @@ async def _remove(node: RabbitNode, topology: Topology) -> None:
         await owner.delete(topology)
 
 
-def _has(logs: Sequence[object], event: str) -> Callable[[], object]:
+def _has(logs: Sequence[object], event: str) -> Callable[[], Awaitable[bool]]:
     async def is_there() -> bool:
         return any(isinstance(one, dict) and one["event"] == event for one in logs)
 

@@ -40,8 +40,8 @@ pytestmark = pytest.mark.rabbitmq
 
 NOTIFY: Final = notify_queue(SUBSCRIPTION)
 WORKERS: Final = {"dedupe": DEDUPE, "download": DOWNLOAD, "notify": NOTIFY}
-#: Of a queue that a subscriber makes for itself.
-THEIRS: Final = {"durable": True, "arguments": {"x-queue-type": "quorum"}}
+#: A queue that a subscriber makes for itself.
+SONGS: Final = "subscriber.songs"
 
 
 @pytest.fixture
@@ -205,13 +205,13 @@ async def test_subscriber_hears_events_in_a_queue_of_its_own(
     events = topology.exchange_name(EVENTS)
     event = make_envelope(routing_key="task.complete", body=b"heard")
     async with raw_channel(rabbitmq_node, "subscriber") as channel:
-        await channel.queue_declare("subscriber.songs", **THEIRS)
-        await channel.queue_bind("subscriber.songs", events, "task.*")
+        await _make_songs(channel)
+        await channel.queue_bind(SONGS, events, "task.*")
         async with broker_of(rabbitmq_node, "dedupe") as broker:
             await broker.declare(topology)
             await broker.publish(make_publication(event, exchange=EVENTS))
-        message = await channel.basic_get("subscriber.songs", no_ack=True)
-        await channel.queue_delete("subscriber.songs")
+        message = await channel.basic_get(SONGS, no_ack=True)
+        await channel.queue_delete(SONGS)
 
     assert b"heard" == message.body
 
@@ -224,8 +224,8 @@ async def test_subscriber_reaches_nothing_of_ours(
     events = topology.exchange_name(EVENTS)
 
     async def bind(channel: AbstractChannel, exchange: str, key: str) -> None:
-        await channel.queue_declare("subscriber.songs", **THEIRS)
-        await channel.queue_bind("subscriber.songs", exchange, key)
+        await _make_songs(channel)
+        await channel.queue_bind(SONGS, exchange, key)
 
     readable = await _readable(rabbitmq_node, "subscriber", topology)
     attempts: dict[str, Attempt] = {
@@ -239,7 +239,7 @@ async def test_subscriber_reaches_nothing_of_ours(
         if not await _is_refused(rabbitmq_node, "subscriber", attempt)
     ]
     async with raw_channel(rabbitmq_node, "subscriber") as channel:
-        await channel.queue_delete("subscriber.songs")
+        await channel.queue_delete(SONGS)
 
     assert set() == readable
     assert [] == allowed
@@ -292,20 +292,28 @@ def test_password_that_would_break_an_address_is_refused() -> None:
     assert "password of ingress: expected letters" in raised.value.stderr
 
 
+async def _make_songs(channel: AbstractChannel) -> None:
+    await channel.queue_declare(
+        SONGS, durable=True, arguments={"x-queue-type": "quorum"}
+    )
+
+
 async def _readable(node: RabbitNode, user: str, topology: Topology) -> set[str]:
     """Give the queues that a user can take from, look into or empty."""
     found: set[str] = set()
     for queue in topology.queues:
-        name = topology.queue_name(queue.name)
-        attempts: tuple[Attempt, ...] = (
-            lambda c, name=name: c.basic_consume(name, _ignore),
-            lambda c, name=name: c.basic_get(name),
-            lambda c, name=name: c.queue_purge(name),
-        )
-        for attempt in attempts:
+        for attempt in _ways_to_read(topology.queue_name(queue.name)):
             if not await _is_refused(node, user, attempt):
                 found.add(queue.name)
     return found
+
+
+def _ways_to_read(name: str) -> tuple[Attempt, ...]:
+    return (
+        lambda c: c.basic_consume(name, _ignore),
+        lambda c: c.basic_get(name),
+        lambda c: c.queue_purge(name),
+    )
 
 
 async def _ignore(_: object) -> None:
