@@ -1,8 +1,10 @@
 #!/bin/sh
 # Prints RabbitMQ's users, and what each of them may do, as definitions:
 #
-#   RABBITMQ_PASSWORD=... INGRESS_PASSWORD=... sh configs/rabbitmq/definitions.sh |
-#       rabbitmqctl import_definitions
+#   RABBITMQ_PASSWORD=... sh configs/rabbitmq/definitions.sh > definitions.json
+#   rabbitmqctl import_definitions definitions.json
+#
+# (Not through a pipe: that of RabbitMQ 4.0 was seen to wait for ever.)
 #
 # compose.yaml has the server do this at every start. A user whose variable is unset
 # or empty is left out; nobody is ever removed. docs/operations.md has the same as a

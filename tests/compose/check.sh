@@ -21,6 +21,7 @@ export IMAGE=callback-pipeline:check
 export INGRESS_PORT=0 MANAGEMENT_PORT=0  # free ones
 export DEMO_TASKS=24
 export BUILDKIT_PROGRESS=plain
+export SUBSCRIBER_PASSWORD=of-the-subscriber
 WAIT_SECONDS=180
 OURS="ingress dedupe download notify"
 ALL="rabbitmq postgres $OURS"
@@ -155,6 +156,10 @@ for command in "topology apply" "topology delete --yes"; do
 done
 [ "$(compose exec -T ingress env | grep -c only-for-local-use)" -eq 1 ] ||
     fail "the ingress is told more passwords than its own"
+compose exec -T rabbitmq rabbitmqctl --quiet authenticate_user subscriber "$SUBSCRIBER_PASSWORD" >/dev/null ||
+    fail "the example of a subscriber is not there"
+[ "$(compose exec -T rabbitmq rabbitmqctl --quiet list_users | grep -c administrator)" -eq 0 ] ||
+    fail "RabbitMQ has an administrator"
 say "no more rights than needed"
 
 play
