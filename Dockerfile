@@ -39,10 +39,12 @@ RUN /opt/build/bin/python -m hatchling build --target wheel --directory dist \
  && /opt/pipeline/bin/pipeline config check
 
 FROM python:3.13-slim
+# Nothing here has to become another user.
 RUN groupadd --gid 10001 pipeline \
  && useradd --uid 10001 --gid pipeline --home-dir /data --no-create-home \
         --shell /usr/sbin/nologin pipeline \
- && install --directory --owner pipeline --group pipeline /data
+ && install --directory --owner pipeline --group pipeline /data \
+ && find / -xdev -type f -perm /6000 -exec chmod a-s {} +
 COPY --from=build /opt/pipeline /opt/pipeline
 # Inside a container "this machine" is the container, so it listens on every
 # address; which of them others can reach is decided where the port is published.

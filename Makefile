@@ -94,7 +94,7 @@ lock: $(CAN_DEVELOP) ## resolve the requirements anew; UPGRADE=--upgrade for new
 image: ## build the container image callback-pipeline:local
 	docker build --tag callback-pipeline:local .
 
-compose-check: ## build, start, play, break and stop the containers; needs docker
+compose-check: ## build, start, play, kill and stop the containers; needs docker
 	tests/compose/check.sh
 
 clean: ## remove the environment and what was made

@@ -4,6 +4,7 @@ PipelineError
 ├── ConfigurationError        a setting or a configuration file is wrong
 ├── BrokerError
 │   ├── BrokerUnavailable     not reachable, or no answer in time: outcome unknown
+│   │   └── TopologyMissing   something is not there yet, and we may not declare it
 │   ├── Unroutable            no queue is bound for the routing key
 │   ├── PublishRefused        the broker refused the message: a queue is full
 │   ├── SpoolRefused          the outage spool is full, or cannot be written
@@ -55,6 +56,13 @@ class BrokerUnavailable(BrokerError):
 
     A publish that ends so may have been stored: publish again with the same
     message id and let the consumer drop the second copy.
+    """
+
+
+class TopologyMissing(BrokerUnavailable):
+    """A part of the topology is missing, and this user may not declare it.
+
+    Somebody else is expected to, so whoever waits for the broker waits for this.
     """
 
 

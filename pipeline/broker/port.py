@@ -43,6 +43,8 @@ class Difference:
     text: str
     #: The pipeline works all the same, so ``Broker.declare`` accepts it.
     is_tolerated: bool = False
+    #: It is not known whether there is one: this user may not compare.
+    is_unseen: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,11 +110,14 @@ class Broker(ABC):
         looked up in the topology. The topology is declared again by itself where
         the broker came back without it, or another process has deleted it.
 
+        Where the user may not declare, it is enough that everything is there.
+
         Returns the differences that are tolerated, which are logged as well.
 
         Raises:
             TopologyMismatch: something exists with other arguments; nothing that
                 existed was changed.
+            TopologyMissing: something is missing that this user may not declare.
             BrokerUnavailable: no answer in time.
         """
 

@@ -8,11 +8,13 @@ argument; ``rabbitmq_publisher.py`` is the hot path.
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Self
 
 from pipeline.broker.port import Broker, Depth, Difference, FoundQueue
 from pipeline.broker.rabbitmq_connection import Link, bounded
 from pipeline.broker.rabbitmq_consumer import RabbitConsumer
+from pipeline.broker.rabbitmq_lookup import find_queues
 from pipeline.broker.rabbitmq_plain import PlainPublisher, Publisher, Route
 from pipeline.broker.rabbitmq_publisher import FastPublisher
 from pipeline.broker.rabbitmq_stream import stream_of
@@ -22,10 +24,14 @@ from pipeline.broker.rabbitmq_topology import (
     delete_if_idle,
     delete_queue,
     differences,
-    find_queues,
     frame_max_of,
 )
-from pipeline.errors import BrokerClosed, TopologyMismatch, Unroutable
+from pipeline.errors import (
+    BrokerClosed,
+    TopologyMismatch,
+    TopologyMissing,
+    Unroutable,
+)
 from pipeline.logs import get_logger
 from pipeline.metrics import BROKER_CONNECTED
 from pipeline.topology import QueueKind
@@ -251,7 +257,10 @@ class RabbitBroker(Broker):
     async def _redeclare(self) -> None:
         """Bring back what was deleted on the broker while we were at work."""
         if self._topology is not None:
-            await self.declare(self._topology)
+            # We may not bring it back, and it may be somebody else's queue: whether
+            # ours is there, the subscription tells.
+            with suppress(TopologyMissing):
+                await self.declare(self._topology)
 
     async def _on_publishing_up(self, connection: AbstractConnection) -> None:
         async with bounded(self._declare_seconds, "declaring the topology"):
@@ -267,6 +276,9 @@ class RabbitBroker(Broker):
                 await declare(connection, self._topology)
             except TopologyMismatch as error:
                 log.error("topology_mismatch", error=str(error))  # noqa: TRY400
+            except TopologyMissing as error:
+                # Whoever may has to bring it back; the rest can be used meanwhile.
+                log.warning("topology_incomplete", error=str(error))
 
     async def _on_publishing_down(self) -> None:
         BROKER_CONNECTED.set(0)

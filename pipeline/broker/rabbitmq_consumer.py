@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, Self, cast
 import aiormq
 
 from pipeline.broker.port import Consumer, Delivery
-from pipeline.broker.rabbitmq_connection import bounded
+from pipeline.broker.rabbitmq_connection import bounded, reason_of
 from pipeline.broker.rabbitmq_delivered import decode, of_message
 from pipeline.broker.rabbitmq_stream import FrameStream, Tap, stream_of
 from pipeline.broker.rabbitmq_unacked import Unacked
@@ -269,6 +269,10 @@ class RabbitConsumer(Consumer):
             except aiormq.exceptions.ChannelNotFoundEntity:
                 self._is_gone = True
                 raise
+            except aiormq.exceptions.ChannelAccessRefused as error:
+                raise BrokerError(
+                    f"consuming from {name}: {reason_of(error)}"
+                ) from error
         self._is_subscribed = True
         await lost.wait()
         self._forget()

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Final, assert_never
 
 import aiormq
 
-from pipeline.broker.port import Difference, FoundQueue
+from pipeline.broker.port import Difference
 from pipeline.broker.rabbitmq_connection import reason_of
+from pipeline.broker.rabbitmq_lookup import find_queues, open_channel, require_all
 from pipeline.errors import BrokerError, TopologyMismatch
 from pipeline.logs import get_logger
 from pipeline.topology import (
@@ -28,8 +29,6 @@ from pipeline.topology import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     import aio_pika
 
 #: The first version whose quorum queues know a limit of -1, which means none.
@@ -110,28 +109,16 @@ async def declare(
 ) -> list[Difference]:
     """Declare everything over channels of its own; give what is tolerated.
 
+    A user without the right to declare only looks whether all of it is there.
+
     Raises:
         TopologyMismatch: something exists with other arguments.
+        TopologyMissing: something is missing, and this user may not declare it.
     """
     try:
-        async with connection.channel(publisher_confirms=False) as channel:
-            raw = await channel.get_underlay_channel()
-            for exchange in topology.exchanges:
-                await raw.exchange_declare(
-                    topology.exchange_name(exchange.name),
-                    **_exchange_options(topology, exchange),
-                )
-        tolerated = await _declare_queues(connection, topology)
-        for difference in tolerated:
-            log.warning("queue_tolerated", difference=difference.text)
-        async with connection.channel(publisher_confirms=False) as channel:
-            raw = await channel.get_underlay_channel()
-            for binding in topology.bindings:
-                await raw.queue_bind(
-                    topology.queue_name(binding.queue),
-                    topology.exchange_name(binding.exchange),
-                    binding.key,
-                )
+        return await _declare(connection, topology)
+    except aiormq.exceptions.ChannelAccessRefused as refusal:
+        reason = reason_of(refusal)
     except aiormq.exceptions.ChannelPreconditionFailed as error:
         message = (
             "the broker has a part of the topology with other arguments:"
@@ -139,6 +126,36 @@ async def declare(
             " Choose another broker.prefix, or delete that part when it is empty"
         )
         raise TopologyMismatch(message) from error
+    return [await require_all(connection, topology, reason)]
+
+
+async def _declare(
+    connection: aio_pika.abc.AbstractConnection, topology: Topology
+) -> list[Difference]:
+    """Declare everything; give what is tolerated.
+
+    Raises:
+        aiormq.exceptions.ChannelPreconditionFailed: something has other arguments.
+        aiormq.exceptions.ChannelAccessRefused: this user may not declare something.
+    """
+    async with connection.channel(publisher_confirms=False) as channel:
+        raw = await channel.get_underlay_channel()
+        for exchange in topology.exchanges:
+            await raw.exchange_declare(
+                topology.exchange_name(exchange.name),
+                **_exchange_options(topology, exchange),
+            )
+    tolerated = await _declare_queues(connection, topology)
+    for difference in tolerated:
+        log.warning("queue_tolerated", difference=difference.text)
+    async with connection.channel(publisher_confirms=False) as channel:
+        raw = await channel.get_underlay_channel()
+        for binding in topology.bindings:
+            await raw.queue_bind(
+                topology.queue_name(binding.queue),
+                topology.exchange_name(binding.exchange),
+                binding.key,
+            )
     return tolerated
 
 
@@ -153,7 +170,7 @@ async def _declare_queues(
     version = server_version(connection)
     tolerated: list[Difference] = []
     async with AsyncExitStack() as stack:
-        raw = await _open_channel(stack, connection)
+        raw = await open_channel(stack, connection)
         for queue in topology.queues:
             name = topology.queue_name(queue.name)
             arguments = queue_arguments(topology, queue, version)
@@ -164,19 +181,10 @@ async def _declare_queues(
                 if older is None:
                     raise
                 # The refusal has closed the channel.
-                raw = await _open_channel(stack, connection)
+                raw = await open_channel(stack, connection)
                 await raw.queue_declare(name, durable=True, arguments=older)
                 tolerated.append(_without_limit(topology, name))
     return tolerated
-
-
-async def _open_channel(
-    stack: AsyncExitStack, connection: aio_pika.abc.AbstractConnection
-) -> aiormq.abc.AbstractChannel:
-    channel = connection.channel(publisher_confirms=False)
-    await channel.initialize()
-    stack.push_async_callback(channel.close)
-    return await channel.get_underlay_channel()
 
 
 def _without_limit(topology: Topology, name: str) -> Difference:
@@ -254,31 +262,6 @@ async def delete_if_idle(
             f"queue {name} was removed when it was empty, but"
             f" {deleted.message_count} messages came in that moment and are lost"
         )
-
-
-async def find_queues(
-    connection: aio_pika.abc.AbstractConnection,
-    topology: Topology,
-    names: Iterable[str],
-) -> list[FoundQueue]:
-    """Give those of the queues that are there."""
-    found: list[FoundQueue] = []
-    async with AsyncExitStack() as stack:
-        raw = await _open_channel(stack, connection)
-        for name in names:
-            try:
-                queue = await raw.queue_declare(topology.queue_name(name), passive=True)
-            except aiormq.exceptions.ChannelNotFoundEntity:
-                raw = await _open_channel(stack, connection)
-                continue
-            found.append(
-                FoundQueue(
-                    name=name,
-                    messages=queue.message_count or 0,
-                    is_used=bool(queue.consumer_count),
-                )
-            )
-    return found
 
 
 async def differences(

@@ -70,7 +70,8 @@ def apply(
 ) -> None:
     """Make what is missing. Nothing that exists is changed.
 
-    Every process does this when it starts, so there is seldom a need to.
+    Every process whose user may does this when it starts. On RabbitMQ the others wait
+    for it to be done.
     """
     from pipeline.bootstrap import open_parts
 
@@ -83,6 +84,8 @@ def apply(
     parts = run_once(main())
     topology = parts.topology
     for difference in parts.tolerated:
+        if difference.is_unseen:
+            raise BrokerError(difference.text)
         render.warn(difference.text)
     if as_json:
         render.print_json(

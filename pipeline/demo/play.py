@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import AsyncExitStack
 from dataclasses import fields
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 from pipeline.bootstrap import Plan, ledger_of, open_parts
 from pipeline.dead_letters import Selection, replay
@@ -18,6 +18,7 @@ from pipeline.demo.options import (
     write_config,
 )
 from pipeline.demo.summary import Accepted, Summary, find_losses
+from pipeline.errors import BrokerUnavailable, LedgerUnavailable
 from pipeline.ledger.port import Totals
 from pipeline.roles import open_roles
 from pipeline.service import HttpRole, run_roles
@@ -33,7 +34,7 @@ from pipeline.simulator import (
 from pipeline.topology import dead_letter_queue
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Awaitable, Callable, Mapping
     from pathlib import Path
     from types import TracebackType
 
@@ -46,6 +47,10 @@ WORKERS: Final = frozenset({"dedupe", "download", "notify"})
 #: Nothing has moved for so long: it is over, or it hangs.
 QUIET_SECONDS: Final = 0.5
 LOOK_EVERY_SECONDS: Final = 0.1
+#: A server that was killed comes back; the demo sees whether anything was lost then.
+AWAY: Final = (BrokerUnavailable, LedgerUnavailable)
+
+T = TypeVar("T")
 
 
 class Demo:
@@ -107,15 +112,17 @@ class Demo:
         """
         accepted = await self.send()
         await self.settle(accepted)
-        dead_lettered = sum((await self.dead_letters()).values())
+        dead_lettered = sum((await self._persist(self.dead_letters)).values())
         replayed = 0
         if dead_lettered:
             self._timeline.note(f"{dead_lettered} dead letters; subscriber healed")
             self.heal()
-            replayed = await self.replay()
+            replayed = await self._persist(self.replay)
             self._timeline.note(f"{replayed} replayed")
             await self.settle(accepted)
-        return await self.summarise(accepted, dead_lettered, replayed)
+        return await self._persist(
+            lambda: self.summarise(accepted, dead_lettered, replayed)
+        )
 
     async def send(self) -> Accepted:
         """Let the provider send its callbacks; return what was accepted of them."""
@@ -156,11 +163,14 @@ class Demo:
         seen: object = None
         since = loop.time()
         while (now := loop.time()) < deadline:
-            present = await self._present()
-            if present != seen:
-                seen, since = present, now
-            elif now - since >= QUIET_SECONDS and await self._is_done(accepted):
-                return
+            try:
+                present = await self._present()
+                if present != seen:
+                    seen, since = present, now
+                elif now - since >= QUIET_SECONDS and await self._is_done(accepted):
+                    return
+            except AWAY as error:
+                self._timeline.note(f"waiting: {error}")
             if self._pipeline is not None and self._pipeline.done():
                 self._pipeline.result()  # it has failed: say why
             await asyncio.sleep(LOOK_EVERY_SECONDS)
@@ -277,6 +287,19 @@ class Demo:
         self._stopping.set()
         if self._pipeline is not None:
             await self._pipeline
+
+    async def _persist(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """Ask again while broker or ledger is away, until patience is at its end."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._options.patience.total_seconds()
+        while True:
+            try:
+                return await ask()
+            except AWAY as error:
+                if loop.time() > deadline:
+                    raise
+                self._timeline.note(f"waiting: {error}")
+            await asyncio.sleep(LOOK_EVERY_SECONDS)
 
     async def _present(self) -> object:
         """What moves while anything is under way."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import subprocess
@@ -10,8 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pipeline.demo import Demo, DemoOptions
+from pipeline.demo.timeline import Timeline
+from tests.factories import unique_prefix
+from tests.tcp_proxy import TcpProxy
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
 #: How many callbacks the load has; `make load` sends 10,000.
 LOAD = int(os.environ.get("PIPELINE_TEST_LOAD", "2000"))
@@ -67,6 +74,41 @@ def test_same_seed_plays_the_same_tasks() -> None:
 
     for name in ("callbacks_accepted", "duplicates_dropped", "assets_stored", "tasks"):
         assert first[name] == second[name]
+
+
+@pytest.mark.rabbitmq
+@pytest.mark.timeout(120)
+async def test_demo_waits_for_a_broker_that_is_away(
+    rabbitmq_url: str, tmp_path: Path
+) -> None:
+    """Its verdict is what shows whether an outage has cost anything."""
+    sent, waiting = asyncio.Event(), asyncio.Event()
+
+    def heard(line: str, _: str) -> None:
+        if "callback" in line:
+            sent.set()
+        if "waiting:" in line:
+            waiting.set()
+
+    async def break_off(proxy: TcpProxy) -> None:
+        await sent.wait()
+        await proxy.refuse()
+        proxy.cut()
+        await waiting.wait()
+        await proxy.accept()
+
+    folder = tmp_path / unique_prefix()
+    folder.mkdir()
+    async with TcpProxy.to(rabbitmq_url) as proxy, asyncio.TaskGroup() as group:
+        address = proxy.url_for(rabbitmq_url)
+        options = DemoOptions(tasks=3)
+        async with Demo(folder, options, Timeline(heard), broker_url=address) as demo:
+            group.create_task(break_off(proxy))
+            summary = await demo.run()
+
+    assert waiting.is_set()
+    assert [] == summary.losses
+    assert 0 == summary.dead_letters_left
 
 
 def play(*options: str) -> dict[str, Any]:
