@@ -11,19 +11,21 @@ from datetime import timedelta
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from pipeline.ledger import leasing, rows
 from pipeline.ledger import postgres_statements as sql
-from pipeline.ledger import rows
 from pipeline.ledger.port import Ledger, Settled
 from pipeline.ledger.postgres_connections import Connections
 from pipeline.ledger.postgres_schema import prepare
 from pipeline.ledger.recording import names_files, ready_stages, record
 from pipeline.message import to_milliseconds
+from pipeline.task import AssetKey
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from datetime import datetime
     from types import TracebackType
 
+    from pipeline.ledger.lease import BegunAsset, BegunNotification, Lease
     from pipeline.ledger.port import (
         Asset,
         Attempt,
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
         Totals,
     )
     from pipeline.ledger.recording import AssetRow, Changes, Known
-    from pipeline.task import AssetKey, EventId, Stage, TaskId
+    from pipeline.task import EventId, Stage, TaskId
 
 #: The longest for one call.
 DEADLINE: Final = timedelta(seconds=10)
@@ -102,8 +104,29 @@ class PostgresLedger(Ledger):
         )
         return rows.asset_row(found[0]).asset() if found else None
 
+    async def begin_asset(
+        self, key: AssetKey, *, owner: str, lasts: timedelta
+    ) -> BegunAsset | None:
+        bindings = leasing.begin_asset_bindings(key, owner, lasts)
+        begun = leasing.begun_asset(await self._select(sql.BEGIN_ASSET, *bindings))
+        if begun is not None:
+            return begun
+        bindings = leasing.key_bindings(key)
+        return leasing.held_asset(await self._select(sql.SELECT_HELD_ASSET, *bindings))
+
+    async def renew(self, lease: Lease, *, lasts: timedelta) -> None:
+        is_asset = isinstance(lease.work, AssetKey)
+        statement = sql.RENEW_ASSET if is_asset else sql.RENEW_NOTIFICATION
+        bindings = leasing.renew_bindings(lease, lasts)
+        leasing.require(await self._select(statement, *bindings), lease)
+
     async def settle_assets(
-        self, keys: Sequence[AssetKey], result: StoredAsset | str, *, at: datetime
+        self,
+        keys: Sequence[AssetKey],
+        result: StoredAsset | str,
+        *,
+        at: datetime,
+        lease: Lease | None = None,
     ) -> Sequence[Settled]:
         if not keys:
             return []
@@ -111,6 +134,11 @@ class PostgresLedger(Ledger):
         async def run(connection: Any) -> Sequence[Settled]:
             task_ids = {key.task_id for key in keys}
             await _lock(connection, task_ids)
+            if lease is not None:
+                # Its row is ours until the end: nobody takes the lease over meanwhile.
+                bindings = leasing.renew_bindings(lease, timedelta(0))
+                taken = await connection.fetch(sql.RENEW_ASSET, *bindings)
+                leasing.require(taken, lease)
             found = await connection.fetch(sql.KNOWN_ASSETS, list(task_ids))
             files = rows.known((), (), found).files
             changed: dict[AssetKey, AssetRow] = {}
@@ -136,15 +164,26 @@ class PostgresLedger(Ledger):
         bindings = rows.attempt_bindings(attempts)
         await self._execute(sql.INSERT_ATTEMPTS, *_columns(bindings))
 
-    async def find_notification(
-        self, subscription: str, event: EventId
-    ) -> Notification | None:
-        found = await self._select(sql.SELECT_NOTIFICATION, subscription, event)
-        return rows.notification(found[0]) if found else None
+    async def begin_notification(
+        self, notification: Notification, *, owner: str, lasts: timedelta
+    ) -> BegunNotification:
+        bindings = leasing.begin_notification_bindings(notification, owner, lasts)
+        taken = await self._select(sql.BEGIN_NOTIFICATION, *bindings)
+        begun = leasing.begun_notification(taken, notification)
+        if begun is not None:
+            return begun
+        found = await self._select(
+            sql.SELECT_HELD_NOTIFICATION,
+            notification.subscription,
+            notification.event_id,
+        )
+        return leasing.held_notification(found, notification)
 
-    async def note_notification(self, notification: Notification) -> None:
-        bindings = rows.notification_bindings(notification)
-        await self._execute(sql.PUT_NOTIFICATION, *bindings)
+    async def note_notification(
+        self, notification: Notification, *, lease: Lease
+    ) -> None:
+        bindings = leasing.note_bindings(notification, lease)
+        leasing.require(await self._select(sql.NOTE_NOTIFICATION, *bindings), lease)
 
     async def find_task(self, task_id: TaskId) -> TaskRecord | None:
         found = await self._task_records(sql.SELECT_TASK, task_id)

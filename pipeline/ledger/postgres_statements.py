@@ -1,7 +1,7 @@
 """The ledger's SQL for PostgreSQL, made of that for SQLite.
 
-Only two things differ: how values are bound, and that many rows are written, and
-rows of many keys are read, by one statement with arrays.
+Only three things differ: how values are bound, how the time is asked for, and that
+many rows are written, and rows of many keys are read, by one statement with arrays.
 """
 # ruff: noqa: S608 - put together of constants; values are always bound
 
@@ -13,11 +13,15 @@ from typing import Final
 
 from pipeline.ledger import statements as sql
 
+#: Not that of the transaction's start: a statement may have waited.
+NOW: Final = "CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)"
+
 
 def _numbered(statement: str) -> str:
     """Write ``$1``, ``$2``… for the question marks."""
     numbers = count(1)
-    return re.sub(r"\?", lambda _: f"${next(numbers)}", statement)
+    own = statement.replace(sql.NOW, NOW)
+    return re.sub(r"\?", lambda _: f"${next(numbers)}", own)
 
 
 def _many(statement: str, types: str) -> str:
@@ -42,7 +46,14 @@ INSERT_DUPLICATES: Final = _many(sql.INSERT_DUPLICATE, "text, text, bigint")
 PUT_TASKS: Final = _many(sql.PUT_TASK, "text, text, text, bigint, text, bigint, bigint")
 PUT_ASSETS: Final = _many(sql.PUT_ASSET, _ASSET_TYPES)
 INSERT_ATTEMPTS: Final = _many(sql.INSERT_ATTEMPT, _ATTEMPT_TYPES)
-PUT_NOTIFICATION: Final = _numbered(sql.PUT_NOTIFICATION)
+
+BEGIN_ASSET: Final = _numbered(sql.BEGIN_ASSET)
+SELECT_HELD_ASSET: Final = _numbered(sql.SELECT_HELD_ASSET)
+RENEW_ASSET: Final = _numbered(sql.RENEW_ASSET)
+BEGIN_NOTIFICATION: Final = _numbered(sql.BEGIN_NOTIFICATION)
+SELECT_HELD_NOTIFICATION: Final = _numbered(sql.SELECT_HELD_NOTIFICATION)
+RENEW_NOTIFICATION: Final = _numbered(sql.RENEW_NOTIFICATION)
+NOTE_NOTIFICATION: Final = _numbered(sql.NOTE_NOTIFICATION)
 
 #: Waits until nobody else has one of these; held until the transaction ends.
 LOCK_TASKS: Final = "SELECT pg_advisory_xact_lock(key) FROM unnest($1::bigint[]) AS key"
@@ -66,7 +77,6 @@ SELECT_ASSET: Final = _numbered(sql.SELECT_ASSET)
 SELECT_ASSETS: Final = _numbered(sql.SELECT_ASSETS)
 SELECT_BODY: Final = _numbered(sql.SELECT_BODY)
 SELECT_ATTEMPTS: Final = _numbered(sql.SELECT_ATTEMPTS)
-SELECT_NOTIFICATION: Final = _numbered(sql.SELECT_NOTIFICATION)
 SELECT_NOTIFICATIONS: Final = _numbered(sql.SELECT_NOTIFICATIONS)
 SELECT_UPDATES: Final = _numbered(sql.SELECT_UPDATES)
 SELECT_TOTALS: Final = sql.SELECT_TOTALS
