@@ -450,22 +450,6 @@ async def test_ledger_that_cannot_be_written_is_no_reason_to_send_again(
         assert (1 if status == 200 else 2) == len(server.requests)
 
 
-async def test_nobody_is_told_while_the_ledger_cannot_be_written(
-    session: aiohttp.ClientSession, event: Envelope, server: FileServer, tmp_path: Path
-) -> None:
-    """Nobody could see that others are told already."""
-    path = tmp_path / "locked.db"
-    server.add("/hook", answer())
-    async with SqliteLedger(path, busy_timeout=timedelta(milliseconds=300)) as ledger:
-        notify = make_notify(ledger, session, server.url("/hook"))
-        with locked(path), pytest.raises(LedgerUnavailable):
-            await notify.handle(event)
-
-        assert server.requests == []
-        await notify.handle(event)
-        assert len(server.requests) == 1
-
-
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Let a database be read, and not be written."""
