@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 from hashlib import blake2b
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from pipeline.ledger import leasing, rows
@@ -91,12 +92,12 @@ class PostgresLedger(Ledger):
             return []
 
         async def run(connection: Any) -> Sequence[Recorded]:
-            await _lock(connection, (claim.update.task_id for claim in claims))
             answers, changes = record(claims, await _read_known(connection, claims))
             await _write_changes(connection, changes)
             return answers
 
-        return await self._connections.transact(run)
+        lock = _lock(claim.update.task_id for claim in claims)
+        return await self._connections.transact(run, first=lock)
 
     async def find_asset(self, key: AssetKey) -> Asset | None:
         found = await self._select(
@@ -131,9 +132,9 @@ class PostgresLedger(Ledger):
         if not keys:
             return []
 
+        task_ids = {key.task_id for key in keys}
+
         async def run(connection: Any) -> Sequence[Settled]:
-            task_ids = {key.task_id for key in keys}
-            await _lock(connection, task_ids)
             if lease is not None:
                 # Its row is ours until the end: nobody takes the lease over meanwhile.
                 bindings = leasing.renew_bindings(lease, timedelta(0))
@@ -153,10 +154,12 @@ class PostgresLedger(Ledger):
                     changed[key] = row
                 ready = tuple(ready_stages(row, of_task.values()))
                 answers.append(Settled(asset=row.asset(), ready=ready))
-            await _put_assets(connection, changed.values())
+            if changed:
+                bindings = [rows.asset_bindings(row) for row in changed.values()]
+                await connection.execute(sql.PUT_ASSETS, *_columns(bindings))
             return answers
 
-        return await self._connections.transact(run)
+        return await self._connections.transact(run, first=_lock(task_ids))
 
     async def add_attempts(self, attempts: Sequence[Attempt]) -> None:
         if not attempts:
@@ -229,7 +232,7 @@ class PostgresLedger(Ledger):
 
         async def run(connection: Any) -> int:
             found = await connection.fetch(sql.SELECT_OLD, at, limit)
-            await _lock(connection, (row[0] for row in found))
+            await connection.execute(_lock(row[0] for row in found))
             left = [row[0] for row in found]
             still = await connection.fetch(sql.STILL_OLD, at, left)
             old = [row[0] for row in still]
@@ -263,12 +266,12 @@ class PostgresLedger(Ledger):
         return await self._connections.call(run)
 
 
-async def _lock(connection: Any, task_ids: Iterable[TaskId]) -> None:
-    """Wait until nobody else changes these tasks, whether they are known or not.
+def _lock(task_ids: Iterable[TaskId]) -> str:
+    """Say how to wait until nobody else changes these tasks, known or not.
 
     In ascending order, so that two who want the same tasks do not wait for each other.
     """
-    await connection.execute(sql.LOCK_TASKS, sorted({_key(one) for one in task_ids}))
+    return sql.lock_tasks(sorted({_key(one) for one in task_ids}))
 
 
 def _key(task_id: TaskId) -> int:
@@ -278,38 +281,28 @@ def _key(task_id: TaskId) -> int:
 
 
 async def _read_known(connection: Any, claims: Sequence[Claim]) -> Known:
-    """Read what there is about the claims, with one SELECT for each table."""
+    """Read all there is about the claims."""
     event_ids = list({claim.event_id for claim in claims})
     task_ids = list({claim.update.task_id for claim in claims})
     with_files = list(
         {claim.update.task_id for claim in claims if names_files(claim.update)}
     )
-    return rows.known(
-        await connection.fetch(sql.KNOWN_EVENTS, event_ids),
-        await connection.fetch(sql.KNOWN_TASKS, task_ids),
-        await connection.fetch(sql.KNOWN_ASSETS, with_files) if with_files else (),
-    )
+    found = await connection.fetchrow(sql.KNOWN, event_ids, task_ids, with_files)
+    return rows.known(*found)
 
 
 async def _write_changes(connection: Any, changes: Changes) -> None:
-    if changes.updates:
-        updates = (rows.update_bindings(*one) for one in changes.updates)
-        await connection.execute(sql.INSERT_UPDATES, *_columns(updates))
-    if changes.duplicates:
-        duplicates = (
-            (claim.event_id, claim.owner, at) for claim, at in changes.duplicates
-        )
-        await connection.execute(sql.INSERT_DUPLICATES, *_columns(duplicates))
-    if changes.tasks:
-        tasks = (rows.task_bindings(task) for task in changes.tasks.values())
-        await connection.execute(sql.PUT_TASKS, *_columns(tasks))
-    await _put_assets(connection, changes.assets.values())
-
-
-async def _put_assets(connection: Any, assets: Iterable[AssetRow]) -> None:
-    bindings = [rows.asset_bindings(row) for row in assets]
-    if bindings:
-        await connection.execute(sql.PUT_ASSETS, *_columns(bindings))
+    """Write everything that is not empty, by one statement."""
+    bindings: dict[str, Iterable[rows.Row]] = {
+        "updates": [rows.update_bindings(*one) for one in changes.updates],
+        "duplicates": [(one.event_id, one.owner, at) for one, at in changes.duplicates],
+        "tasks": [rows.task_bindings(task) for task in changes.tasks.values()],
+        "assets": [rows.asset_bindings(row) for row in changes.assets.values()],
+    }
+    tables = {table: found for table, found in bindings.items() if found}
+    if tables:
+        columns = chain.from_iterable(map(_columns, tables.values()))
+        await connection.execute(sql.write(*tables), *columns)
 
 
 def _columns(bindings: Iterable[rows.Row]) -> list[list[Any]]:
