@@ -155,8 +155,8 @@ class PostgresLedger(Ledger):
                 ready = tuple(ready_stages(row, of_task.values()))
                 answers.append(Settled(asset=row.asset(), ready=ready))
             if changed:
-                bindings = [rows.asset_bindings(row) for row in changed.values()]
-                await connection.execute(sql.PUT_ASSETS, *_columns(bindings))
+                settled = (rows.asset_bindings(row) for row in changed.values())
+                await connection.execute(sql.PUT_ASSETS, *_columns(settled))
             return answers
 
         return await self._connections.transact(run, first=_lock(task_ids))
