@@ -64,12 +64,6 @@ NOTE_NOTIFICATION: Final = _numbered(sql.NOTE_NOTIFICATION)
 
 #: Waits until nobody else has one of these; held until the transaction ends.
 LOCK_TASKS: Final = "SELECT pg_advisory_xact_lock(key) FROM unnest($1::bigint[]) AS key"
-KNOWN_EVENTS: Final = (
-    "SELECT event_id, owner, verdict FROM updates WHERE event_id = ANY($1::text[])"
-)
-KNOWN_TASKS: Final = (
-    f"SELECT {sql.TASK_COLUMNS} FROM tasks WHERE task_id = ANY($1::text[])"
-)
 KNOWN_ASSETS: Final = (
     f"SELECT {sql.ASSET_COLUMNS} FROM assets WHERE task_id = ANY($1::text[])"
 )
