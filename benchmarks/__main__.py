@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Final
 
 from benchmarks.broker import broker_for_benchmarks
 from benchmarks.results import Results, add_json_option
+from tests.postgres_node import find_program
 from tests.rabbitmq_node import ServerMissing
 
 if TYPE_CHECKING:
@@ -136,8 +137,9 @@ def _runs(url: str, rounds: int | None, *, quick: bool) -> Sequence[Run]:
         Run(
             name="workers",
             arguments=(*broker, *again, "--callbacks", str(callbacks)),
-            expected_seconds=10 + repeat * callbacks / 1000,
+            expected_seconds=20 + repeat * callbacks / 750,
         ),
+        *_on_postgres(broker, again, callbacks, repeat, quick=quick),
         Run(
             name="spool",
             arguments=(*again, "--seconds", str(seconds)),
@@ -160,6 +162,29 @@ def _runs(url: str, rounds: int | None, *, quick: bool) -> Sequence[Run]:
             expected_seconds=15 + (repeat + 1) * 12,
         ),
     )
+
+
+def _on_postgres(
+    broker: tuple[str, str],
+    again: tuple[str, str],
+    callbacks: int,
+    repeat: int,
+    *,
+    quick: bool,
+) -> Sequence[Run]:
+    """List what cannot be run without PostgreSQL, if there is one."""
+    rows = 1_000_000 if quick else 10_000_000
+    try:
+        find_program("initdb")
+    except ServerMissing:
+        if "PIPELINE_TEST_POSTGRES_URL" not in os.environ:
+            return ()
+    run = Run(
+        name="ledger",
+        arguments=(*broker, *again, "--callbacks", str(callbacks), "--rows", str(rows)),
+        expected_seconds=20 + rows / 25_000 + repeat * callbacks / 1000,
+    )
+    return (run,)
 
 
 def _found_by(run: Run, output: int) -> Results:

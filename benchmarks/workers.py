@@ -16,7 +16,12 @@ import asyncio
 import os
 import tempfile
 import time
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from contextlib import (
+    AsyncExitStack,
+    ExitStack,
+    asynccontextmanager,
+    contextmanager,
+)
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -27,6 +32,7 @@ import aio_pika
 import uvloop
 
 from benchmarks.broker import broker_for_benchmarks
+from benchmarks.postgres import make_ledger, postgres_for_benchmarks
 from benchmarks.results import (
     Results,
     Target,
@@ -40,6 +46,7 @@ from benchmarks.results import (
 )
 from pipeline.broker import open_broker
 from pipeline.ledger import open_ledger
+from pipeline.ledger.postgres import PostgresLedger
 from pipeline.logs import configure_logs
 from pipeline.message import OPERATION, Envelope, Publication, new_message_id
 from pipeline.metrics import DELIVERIES
@@ -54,10 +61,11 @@ from pipeline.topology import (
 )
 from pipeline.worker import Worker
 from pipeline.workers.dedupe import Dedupe
-from tests.rabbitmq_node import delete_topology
+from tests.postgres_node import drop_schema
+from tests.rabbitmq_node import ServerMissing, delete_topology
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
 
     from pipeline.broker.port import Broker
     from pipeline.ledger.port import Ledger
@@ -73,14 +81,21 @@ WARM_UP_CALLBACKS = 1_000
 ROUND_SECONDS = 120
 OURS: Final = "ours"
 HEARD: Final = "ours-heard"
+POSTGRES: Final = "ours-postgres"
 ABOUT: Final = {
     OURS: "parse, record on disk, publish with confirm, log, acknowledge",
     HEARD: "the same, and the broker stores each event for a subscription",
+    POSTGRES: "as ours, recorded in PostgreSQL",
     "bare": "aio-pika that only acknowledges",
 }
 #: To do all that at the speed at which others do nothing.
 WANTED: Final = (
     ("bare", "rate", "callbacks/s", Target(at_least=1)),
+    ("bare", "cpu_per_1000", "CPU s per 1000", None),
+)
+#: With a server between, which has to share two cores with the broker and with us.
+WANTED_ON_POSTGRES: Final = (
+    ("bare", "rate", "callbacks/s", Target(at_least=0.8)),
     ("bare", "cpu_per_1000", "CPU s per 1000", None),
 )
 
@@ -94,7 +109,7 @@ class Round:
 
 
 def main() -> None:
-    """Measure both and print the tables."""
+    """Measure all of them and print the tables."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -105,35 +120,73 @@ def main() -> None:
     options = parser.parse_args()
     results = Results()
     with ExitStack() as stack:
-        # Log lines are written, since they cost time, but to nowhere.
-        nowhere = stack.enter_context(Path(os.devnull).open("w"))
-        configure_logs(form="json", stream=nowhere)
+        stack.enter_context(logs_to_nowhere())
         url = options.broker_url or stack.enter_context(broker_for_benchmarks())
+        names = list(ABOUT)
+        postgres = ""
+        try:
+            postgres = stack.enter_context(postgres_for_benchmarks())
+        except ServerMissing as missing:
+            names.remove(POSTGRES)
+            results.left_out[POSTGRES] = str(missing)
 
         def measure(name: str, number_of_round: int) -> Round:
             count = options.callbacks if number_of_round else WARM_UP_CALLBACKS
-            if name == "bare":
-                case = bare(url, count)
-            else:
-                case = dedupe(url, count, is_heard=name == HEARD)
+            case = _case(name, url, postgres, count)
             return uvloop.run(asyncio.wait_for(case, ROUND_SECONDS))
 
         rounds = interleave(
-            list(ABOUT),
+            names,
             options.rounds,
             measure,
             failed=results.failed,
             describe=lambda found: f"{found.rate:.0f}/s",
         )
+    _compare(results, rounds)
+    finish(results, [_table(rounds, options)], options.json)
+
+
+@contextmanager
+def logs_to_nowhere() -> Iterator[None]:
+    """Have log lines written, since they cost time, but to nowhere."""
+    with Path(os.devnull).open("w") as nowhere:
+        configure_logs(form="json", stream=nowhere)
+        yield
+
+
+async def _case(name: str, url: str, postgres: str, count: int) -> Round:
+    """Run one case in a ledger of its own."""
+    if name == "bare":
+        return await bare(url, count)
+    if name == POSTGRES:
+        place = await make_ledger(postgres)
+        try:
+            return await dedupe(url, count, ledger_url=place)
+        finally:
+            await drop_schema(place)
+    with tempfile.TemporaryDirectory() as folder:
+        place = f"sqlite:///{folder}/ledger.db"
+        return await dedupe(url, count, ledger_url=place, is_heard=name == HEARD)
+
+
+def _compare(results: Results, rounds: dict[str, list[Round]]) -> None:
     results.cases = {
         name: medians_of(found, ("rate", "cpu_per_1000"))
         for name, found in rounds.items()
     }
-    for case, benchmark in ((OURS, "workers"), (HEARD, "workers, heard")):
+    for case, benchmark, wanted in (
+        (OURS, "workers", WANTED),
+        (HEARD, "workers, heard", WANTED),
+        (POSTGRES, "workers, PostgreSQL", WANTED_ON_POSTGRES),
+    ):
         results.comparisons += compare(
-            benchmark, case, WANTED, results.cases, failed=results.failed
+            benchmark,
+            case,
+            wanted,
+            results.cases,
+            failed=results.failed,
+            left_out=results.left_out,
         )
-    finish(results, [_table(rounds, options)], options.json)
 
 
 def _table(rounds: dict[str, list[Round]], options: argparse.Namespace) -> str:
@@ -158,41 +211,56 @@ def _table(rounds: dict[str, list[Round]], options: argparse.Namespace) -> str:
     return title + table(header, rows)
 
 
-async def dedupe(url: str, count: int, *, is_heard: bool) -> Round:
-    """Our worker, on callbacks of which one in five is a repeat."""
-    with tempfile.TemporaryDirectory() as folder:
-        ledger_url = f"sqlite:///{folder}/ledger.db"
-        async with (
-            _topology(url, is_heard=is_heard) as topology,
-            open_broker(url, deadline=timedelta(seconds=30)) as broker,
-            open_ledger(ledger_url) as ledger,
-        ):
-            await broker.declare(topology)
-            callbacks = plan_load(LoadOptions(callbacks=count))
-            publications = [_publication(c.body, c.stage) for c in callbacks]
-            for start in range(0, count, 1000):
-                await broker.publish(*publications[start : start + 1000])
-            worker = Worker(
-                broker,
-                DEDUPE,
-                Dedupe(ledger, clock=lambda: datetime.now(UTC)).handle,
-                deadline=timedelta(seconds=30),
-                policy=RetryPolicy(),
-                concurrency=CONCURRENCY,
-                batch_size=BATCH,
-            )
-            stopping = asyncio.Event()
-            started, cpu = time.perf_counter(), time.process_time()
-            goal = _settled() + count
-            running = asyncio.create_task(worker.run(stopping))
-            # A look at a counter of this process: nothing that is measured is asked.
-            while _settled() < goal and not running.done():
-                await asyncio.wait({running}, timeout=LOOK_SECONDS)
-            elapsed, spent = time.perf_counter() - started, time.process_time() - cpu
-            stopping.set()
-            await running
-            await _check(broker, ledger, count, is_heard=is_heard)
+async def dedupe(
+    url: str,
+    count: int,
+    *,
+    ledger_url: str,
+    is_heard: bool = False,
+    seed: int = 1,
+) -> Round:
+    """Our worker, on callbacks of which one in five is a repeat.
+
+    Another seed gives other tasks: for a ledger that has seen those of the first.
+    """
+    async with (
+        _topology(url, is_heard=is_heard) as topology,
+        open_broker(url, deadline=timedelta(seconds=30)) as broker,
+        open_ledger(ledger_url) as ledger,
+    ):
+        await broker.declare(topology)
+        callbacks = plan_load(LoadOptions(callbacks=count, seed=seed))
+        publications = [_publication(c.body, c.stage) for c in callbacks]
+        for start in range(0, count, 1000):
+            await broker.publish(*publications[start : start + 1000])
+        worker = _worker(broker, ledger)
+        before = await _recorded(ledger_url)
+        stopping = asyncio.Event()
+        started, cpu = time.perf_counter(), time.process_time()
+        goal = _settled() + count
+        running = asyncio.create_task(worker.run(stopping))
+        # A look at a counter of this process: nothing that is measured is asked.
+        while _settled() < goal and not running.done():
+            await asyncio.wait({running}, timeout=LOOK_SECONDS)
+        elapsed, spent = time.perf_counter() - started, time.process_time() - cpu
+        stopping.set()
+        await running
+        await _check(
+            broker, before, await _recorded(ledger_url), count, is_heard=is_heard
+        )
     return Round(rate=count / elapsed, cpu_per_1000=spent / count * 1000)
+
+
+def _worker(broker: Broker, ledger: Ledger) -> Worker:
+    return Worker(
+        broker,
+        DEDUPE,
+        Dedupe(ledger, clock=lambda: datetime.now(UTC)).handle,
+        deadline=timedelta(seconds=30),
+        policy=RetryPolicy(),
+        concurrency=CONCURRENCY,
+        batch_size=BATCH,
+    )
 
 
 async def bare(url: str, count: int) -> Round:
@@ -245,18 +313,36 @@ def _settled() -> int:
     )
 
 
-async def _check(broker: Broker, ledger: Ledger, count: int, *, is_heard: bool) -> None:
+async def _recorded(ledger_url: str) -> tuple[int, int]:
+    """Count events and repeats, however long that takes where there are millions."""
+    if not ledger_url.startswith("postgresql"):
+        async with open_ledger(ledger_url) as ledger:
+            totals = await ledger.totals()
+    else:
+        async with PostgresLedger(ledger_url, deadline=timedelta(minutes=5)) as ledger:
+            totals = await ledger.totals()
+    return totals.updates, totals.duplicates
+
+
+async def _check(
+    broker: Broker,
+    before: tuple[int, int],
+    after: tuple[int, int],
+    count: int,
+    *,
+    is_heard: bool,
+) -> None:
     """Make sure that what was measured is what should have been done.
 
     Raises:
         RuntimeError: callbacks or events are missing.
     """
-    totals = await ledger.totals()
+    updates, duplicates = after[0] - before[0], after[1] - before[1]
     queue = notify_queue(SUBSCRIPTION)
     stored = (await broker.depth(queue)).ready if is_heard else 0
-    events = totals.updates if is_heard else 0
+    events = updates if is_heard else 0
     left = (await broker.depth(DEDUPE)).ready
-    done = totals.updates + totals.duplicates
+    done = updates + duplicates
     if (done, stored, left) != (count, events, 0):
         message = (
             f"expected {count} callbacks recorded, {events} events stored and"

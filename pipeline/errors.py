@@ -14,7 +14,9 @@ PipelineError
 │   └── BrokerClosed          used before open or after close
 ├── LedgerError
 │   ├── LedgerUnavailable     the database is not reachable, locked or full
-│   └── LedgerMismatch        the schema is newer than this program
+│   ├── LedgerMismatch        the schema is newer than this program
+│   ├── LeaseHeld             another worker is doing this now: wait
+│   └── LeaseLost             another worker has taken this over: leave it alone
 ├── CallbackError
 │   └── Unreadable            the body is no JSON object, or no task id is in it
 ├── AssetError
@@ -108,6 +110,26 @@ class LedgerUnavailable(LedgerError):
 
 class LedgerMismatch(LedgerError):
     """The ledger's schema was written by a newer version of this program."""
+
+
+class LeaseHeld(LedgerError):
+    """Another worker holds the lease on this work, and may be doing it now.
+
+    Args:
+        reason: what is held.
+        left: how long the lease holds if nobody renews it.
+    """
+
+    def __init__(self, reason: str, *, left: timedelta) -> None:
+        super().__init__(reason)
+        self.left = left
+
+
+class LeaseLost(LedgerError):
+    """Another worker has taken the work over; what we wanted to note is refused.
+
+    Harmless: whoever took over has the message too, and sees to everything.
+    """
 
 
 class CallbackError(PipelineError):

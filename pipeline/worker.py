@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 from pipeline.errors import (
     BrokerUnavailable,
     DeliveryLost,
+    LeaseHeld,
     LedgerUnavailable,
     PipelineError,
     PublishRefused,
@@ -47,8 +48,8 @@ Handler: TypeAlias = Callable[[Envelope], Awaitable[Sequence[Publication]]]
 #: what to publish for it, or the error that a ``Handler`` would have raised.
 BatchHandler: TypeAlias = Callable[[Sequence[Envelope]], Awaitable[Sequence[Result]]]
 
-#: Something that every delivery needs is away: wait for it, count no attempt.
-UNAVAILABLE: Final = (LedgerUnavailable, BrokerUnavailable)
+#: What a delivery needs is away, or another worker's: wait for it, count no attempt.
+UNAVAILABLE: Final = (LedgerUnavailable, BrokerUnavailable, LeaseHeld)
 #: The broker took none of what was published, so nothing was settled.
 NOT_TAKEN: Final = (PublishRefused, Unroutable)
 PAUSE: Final = timedelta(seconds=0.5)
@@ -60,7 +61,6 @@ _NAMES: Final[dict[type, str]] = {
     RetryLater: "retry",
     DeadLetter: "dead_letter",
 }
-
 
 #: What the handler said of each delivery, by the delivery's identity.
 Results: TypeAlias = dict[int, Result]
@@ -190,14 +190,17 @@ class Worker:
     async def _pause(
         self, error: PipelineError, pause: timedelta, stop: asyncio.Task[None]
     ) -> None:
-        WORKER_PAUSED.labels(self.queue).inc()
-        self._log.warning(
-            "worker_paused",
-            error_type=type(error).__name__,
-            error=str(error),
-            pause_seconds=pause.total_seconds(),
-        )
-        await asyncio.wait({stop}, timeout=pause.total_seconds())
+        seconds, text = pause.total_seconds(), str(error)
+        if isinstance(error, LeaseHeld):
+            seconds = min(seconds, error.left.total_seconds())
+            self._log.info("lease_held", error=text, pause_seconds=seconds)
+        else:
+            WORKER_PAUSED.labels(self.queue).inc()
+            kind = type(error).__name__
+            self._log.warning(
+                "worker_paused", error_type=kind, error=text, pause_seconds=seconds
+            )
+        await asyncio.wait({stop}, timeout=seconds)
 
     async def _handle(self, envelopes: Sequence[Envelope]) -> Sequence[Result]:
         """Call the handler; a batch that fails as a whole is handled one by one.

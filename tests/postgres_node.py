@@ -85,7 +85,7 @@ def install_server() -> None:
 class PostgresNode:
     """A server that can be stopped, killed and started again; its data stays."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, configuration: str = CONFIGURATION) -> None:
         self.folder = folder
         self.port = _free_port()
         self.url = f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
@@ -114,7 +114,7 @@ class PostgresNode:
             **self._identity,
         )
         with (folder / "data" / "postgresql.conf").open("a") as settings:
-            settings.write(f"{CONFIGURATION}port = {self.port}\n")
+            settings.write(f"{configuration}port = {self.port}\n")
 
     def start(self) -> None:
         """Start the server and wait until it takes connections.
@@ -171,13 +171,13 @@ class PostgresNode:
 
 
 @contextmanager
-def started_server() -> Iterator[PostgresNode]:
+def started_server(configuration: str = CONFIGURATION) -> Iterator[PostgresNode]:
     """Start a server in a folder of its own and end it, whatever happens."""
     with ExitStack() as stack:
         # Not among pytest's folders, which nobody but their owner may enter.
         folder = Path(tempfile.mkdtemp(prefix="pipeline-postgres-"))
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        node = PostgresNode(folder)
+        node = PostgresNode(folder, configuration)
         stack.callback(node.stop)
         node.start()
         yield node

@@ -9,6 +9,7 @@ the same answer, because a worker may crash between the write and the settlement
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from datetime import timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Self
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from types import TracebackType
 
+    from pipeline.ledger.lease import BegunAsset, BegunNotification, Lease
     from pipeline.message import MessageId
     from pipeline.task import AssetKey, EventId, Stage, TaskId, TaskUpdate, Track
 
@@ -210,12 +212,42 @@ class Ledger(ABC):
         """Give the file as it stands, with its newest link."""
 
     @abstractmethod
+    async def begin_asset(
+        self, key: AssetKey, *, owner: str, lasts: timedelta
+    ) -> BegunAsset | None:
+        """Take the lease on a file that is pending; ``None``: it is not known.
+
+        The same owner gets it at any time, others once it has run out; whoever gets
+        it gets a higher token than all before. Time is measured by the database.
+
+        Raises:
+            LeaseHeld: it is another's.
+        """
+
+    @abstractmethod
+    async def renew(self, lease: Lease, *, lasts: timedelta) -> None:
+        """Let a lease hold for ``lasts`` from now, also if it had run out.
+
+        Raises:
+            LeaseLost: another has taken it.
+        """
+
+    async def release(self, lease: Lease) -> None:
+        """Let others take the lease at once; its token stays good until they do.
+
+        Raises:
+            LeaseLost: another has taken it.
+        """
+        await self.renew(lease, lasts=timedelta(0))
+
+    @abstractmethod
     async def settle_assets(
         self,
         keys: Sequence[AssetKey],
         result: StoredAsset | str,
         *,
         at: datetime,
+        lease: Lease | None = None,
     ) -> Sequence[Settled]:
         """Note that files are stored, or expired with a reason (``str``).
 
@@ -224,6 +256,12 @@ class Ledger(ABC):
         returns them again. A stored file stays stored: an expiry noted later changes
         nothing. When the last files of a stage are settled concurrently, at least
         one of the calls returns the stage. A file that is not known changes nothing.
+
+        ``lease`` is the one under which a single file was fetched, and ends with
+        this. Without one nothing is fenced off: to give files up by hand.
+
+        Raises:
+            LeaseLost: another has taken the lease; nothing has changed.
         """
 
     async def settle_asset(
@@ -238,14 +276,26 @@ class Ledger(ABC):
         """Remember tries; the same queue, message, replay and number is kept once."""
 
     @abstractmethod
-    async def find_notification(
-        self, subscription: str, event: EventId
-    ) -> Notification | None:
-        """Give what became of an event for a subscription."""
+    async def begin_notification(
+        self, notification: Notification, *, owner: str, lasts: timedelta
+    ) -> BegunNotification:
+        """Take the lease on telling a subscription of an event, as ``begin_asset``.
+
+        ``notification`` is one before its first try; what is known of it stays.
+
+        Raises:
+            LeaseHeld: it is another's.
+        """
 
     @abstractmethod
-    async def note_notification(self, notification: Notification) -> None:
-        """Remember a try. What was delivered stays delivered."""
+    async def note_notification(
+        self, notification: Notification, *, lease: Lease
+    ) -> None:
+        """Remember a try, and end its lease. What was delivered stays delivered.
+
+        Raises:
+            LeaseLost: another has taken the lease; nothing has changed.
+        """
 
     @abstractmethod
     async def find_task(self, task_id: TaskId) -> TaskRecord | None:
@@ -275,7 +325,10 @@ class Ledger(ABC):
 
     @abstractmethod
     async def list_notifications(self, task_id: TaskId) -> Sequence[Notification]:
-        """List what became of a task's events for each subscription."""
+        """List what became of a task's events for each subscription.
+
+        One of which no try has ended yet is not among them.
+        """
 
     @abstractmethod
     async def totals(self) -> Totals:

@@ -9,21 +9,24 @@ from __future__ import annotations
 
 from datetime import timedelta
 from hashlib import blake2b
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from pipeline.ledger import leasing, rows
 from pipeline.ledger import postgres_statements as sql
-from pipeline.ledger import rows
 from pipeline.ledger.port import Ledger, Settled
 from pipeline.ledger.postgres_connections import Connections
 from pipeline.ledger.postgres_schema import prepare
 from pipeline.ledger.recording import names_files, ready_stages, record
 from pipeline.message import to_milliseconds
+from pipeline.task import AssetKey
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from datetime import datetime
     from types import TracebackType
 
+    from pipeline.ledger.lease import BegunAsset, BegunNotification, Lease
     from pipeline.ledger.port import (
         Asset,
         Attempt,
@@ -36,7 +39,7 @@ if TYPE_CHECKING:
         Totals,
     )
     from pipeline.ledger.recording import AssetRow, Changes, Known
-    from pipeline.task import AssetKey, EventId, Stage, TaskId
+    from pipeline.task import EventId, Stage, TaskId
 
 #: The longest for one call.
 DEADLINE: Final = timedelta(seconds=10)
@@ -89,12 +92,12 @@ class PostgresLedger(Ledger):
             return []
 
         async def run(connection: Any) -> Sequence[Recorded]:
-            await _lock(connection, (claim.update.task_id for claim in claims))
             answers, changes = record(claims, await _read_known(connection, claims))
             await _write_changes(connection, changes)
             return answers
 
-        return await self._connections.transact(run)
+        lock = _lock(claim.update.task_id for claim in claims)
+        return await self._connections.transact(run, first=lock)
 
     async def find_asset(self, key: AssetKey) -> Asset | None:
         found = await self._select(
@@ -102,15 +105,41 @@ class PostgresLedger(Ledger):
         )
         return rows.asset_row(found[0]).asset() if found else None
 
+    async def begin_asset(
+        self, key: AssetKey, *, owner: str, lasts: timedelta
+    ) -> BegunAsset | None:
+        bindings = leasing.begin_asset_bindings(key, owner, lasts)
+        begun = leasing.begun_asset(await self._select(sql.BEGIN_ASSET, *bindings))
+        if begun is not None:
+            return begun
+        bindings = leasing.key_bindings(key)
+        return leasing.held_asset(await self._select(sql.SELECT_HELD_ASSET, *bindings))
+
+    async def renew(self, lease: Lease, *, lasts: timedelta) -> None:
+        is_asset = isinstance(lease.work, AssetKey)
+        statement = sql.RENEW_ASSET if is_asset else sql.RENEW_NOTIFICATION
+        bindings = leasing.renew_bindings(lease, lasts)
+        leasing.require(await self._select(statement, *bindings), lease)
+
     async def settle_assets(
-        self, keys: Sequence[AssetKey], result: StoredAsset | str, *, at: datetime
+        self,
+        keys: Sequence[AssetKey],
+        result: StoredAsset | str,
+        *,
+        at: datetime,
+        lease: Lease | None = None,
     ) -> Sequence[Settled]:
         if not keys:
             return []
 
+        task_ids = {key.task_id for key in keys}
+
         async def run(connection: Any) -> Sequence[Settled]:
-            task_ids = {key.task_id for key in keys}
-            await _lock(connection, task_ids)
+            if lease is not None:
+                # Its row is ours until the end: nobody takes the lease over meanwhile.
+                bindings = leasing.renew_bindings(lease, timedelta(0))
+                taken = await connection.fetch(sql.RENEW_ASSET, *bindings)
+                leasing.require(taken, lease)
             found = await connection.fetch(sql.KNOWN_ASSETS, list(task_ids))
             files = rows.known((), (), found).files
             changed: dict[AssetKey, AssetRow] = {}
@@ -125,10 +154,12 @@ class PostgresLedger(Ledger):
                     changed[key] = row
                 ready = tuple(ready_stages(row, of_task.values()))
                 answers.append(Settled(asset=row.asset(), ready=ready))
-            await _put_assets(connection, changed.values())
+            if changed:
+                settled = (rows.asset_bindings(row) for row in changed.values())
+                await connection.execute(sql.PUT_ASSETS, *_columns(settled))
             return answers
 
-        return await self._connections.transact(run)
+        return await self._connections.transact(run, first=_lock(task_ids))
 
     async def add_attempts(self, attempts: Sequence[Attempt]) -> None:
         if not attempts:
@@ -136,15 +167,26 @@ class PostgresLedger(Ledger):
         bindings = rows.attempt_bindings(attempts)
         await self._execute(sql.INSERT_ATTEMPTS, *_columns(bindings))
 
-    async def find_notification(
-        self, subscription: str, event: EventId
-    ) -> Notification | None:
-        found = await self._select(sql.SELECT_NOTIFICATION, subscription, event)
-        return rows.notification(found[0]) if found else None
+    async def begin_notification(
+        self, notification: Notification, *, owner: str, lasts: timedelta
+    ) -> BegunNotification:
+        bindings = leasing.begin_notification_bindings(notification, owner, lasts)
+        taken = await self._select(sql.BEGIN_NOTIFICATION, *bindings)
+        begun = leasing.begun_notification(taken, notification)
+        if begun is not None:
+            return begun
+        found = await self._select(
+            sql.SELECT_HELD_NOTIFICATION,
+            notification.subscription,
+            notification.event_id,
+        )
+        return leasing.held_notification(found, notification)
 
-    async def note_notification(self, notification: Notification) -> None:
-        bindings = rows.notification_bindings(notification)
-        await self._execute(sql.PUT_NOTIFICATION, *bindings)
+    async def note_notification(
+        self, notification: Notification, *, lease: Lease
+    ) -> None:
+        bindings = leasing.note_bindings(notification, lease)
+        leasing.require(await self._select(sql.NOTE_NOTIFICATION, *bindings), lease)
 
     async def find_task(self, task_id: TaskId) -> TaskRecord | None:
         found = await self._task_records(sql.SELECT_TASK, task_id)
@@ -190,7 +232,7 @@ class PostgresLedger(Ledger):
 
         async def run(connection: Any) -> int:
             found = await connection.fetch(sql.SELECT_OLD, at, limit)
-            await _lock(connection, (row[0] for row in found))
+            await connection.execute(_lock(row[0] for row in found))
             left = [row[0] for row in found]
             still = await connection.fetch(sql.STILL_OLD, at, left)
             old = [row[0] for row in still]
@@ -224,12 +266,12 @@ class PostgresLedger(Ledger):
         return await self._connections.call(run)
 
 
-async def _lock(connection: Any, task_ids: Iterable[TaskId]) -> None:
-    """Wait until nobody else changes these tasks, whether they are known or not.
+def _lock(task_ids: Iterable[TaskId]) -> str:
+    """Say how to wait until nobody else changes these tasks, known or not.
 
     In ascending order, so that two who want the same tasks do not wait for each other.
     """
-    await connection.execute(sql.LOCK_TASKS, sorted({_key(one) for one in task_ids}))
+    return sql.lock_tasks(sorted({_key(one) for one in task_ids}))
 
 
 def _key(task_id: TaskId) -> int:
@@ -239,38 +281,28 @@ def _key(task_id: TaskId) -> int:
 
 
 async def _read_known(connection: Any, claims: Sequence[Claim]) -> Known:
-    """Read what there is about the claims, with one SELECT for each table."""
+    """Read all there is about the claims."""
     event_ids = list({claim.event_id for claim in claims})
     task_ids = list({claim.update.task_id for claim in claims})
     with_files = list(
         {claim.update.task_id for claim in claims if names_files(claim.update)}
     )
-    return rows.known(
-        await connection.fetch(sql.KNOWN_EVENTS, event_ids),
-        await connection.fetch(sql.KNOWN_TASKS, task_ids),
-        await connection.fetch(sql.KNOWN_ASSETS, with_files) if with_files else (),
-    )
+    found = await connection.fetchrow(sql.KNOWN, event_ids, task_ids, with_files)
+    return rows.known(*found)
 
 
 async def _write_changes(connection: Any, changes: Changes) -> None:
-    if changes.updates:
-        updates = (rows.update_bindings(*one) for one in changes.updates)
-        await connection.execute(sql.INSERT_UPDATES, *_columns(updates))
-    if changes.duplicates:
-        duplicates = (
-            (claim.event_id, claim.owner, at) for claim, at in changes.duplicates
-        )
-        await connection.execute(sql.INSERT_DUPLICATES, *_columns(duplicates))
-    if changes.tasks:
-        tasks = (rows.task_bindings(task) for task in changes.tasks.values())
-        await connection.execute(sql.PUT_TASKS, *_columns(tasks))
-    await _put_assets(connection, changes.assets.values())
-
-
-async def _put_assets(connection: Any, assets: Iterable[AssetRow]) -> None:
-    bindings = [rows.asset_bindings(row) for row in assets]
-    if bindings:
-        await connection.execute(sql.PUT_ASSETS, *_columns(bindings))
+    """Write everything that is not empty, by one statement."""
+    bindings: dict[str, Iterable[rows.Row]] = {
+        "updates": [rows.update_bindings(*one) for one in changes.updates],
+        "duplicates": [(one.event_id, one.owner, at) for one, at in changes.duplicates],
+        "tasks": [rows.task_bindings(task) for task in changes.tasks.values()],
+        "assets": [rows.asset_bindings(row) for row in changes.assets.values()],
+    }
+    tables = {table: found for table, found in bindings.items() if found}
+    if tables:
+        columns = chain.from_iterable(map(_columns, tables.values()))
+        await connection.execute(sql.write(*tables), *columns)
 
 
 def _columns(bindings: Iterable[rows.Row]) -> list[list[Any]]:

@@ -22,6 +22,8 @@ T = TypeVar("T")
 #: How often a transaction is begun that others got in the way of.
 TRIES: Final = 3
 
+_BEGIN: Final = "BEGIN ISOLATION LEVEL READ COMMITTED"
+
 #: How long ``close`` waits for calls and goodbyes.
 CLOSE_SECONDS: Final = 5.0
 
@@ -151,12 +153,18 @@ class Connections:
                     await pool.release(connection)
 
     async def transact(
-        self, run: Callable[[Any], Awaitable[T]], *, seconds: float | None = None
+        self,
+        run: Callable[[Any], Awaitable[T]],
+        *,
+        first: str = "",
+        seconds: float | None = None,
     ) -> T:
         """Call ``run`` in a transaction, anew if others got in the way.
 
         Each statement sees what was committed before it, so one that waited for a
         lock is followed by statements that see what its last holder has written.
+        ``first`` is one without values that is sent together with the beginning,
+        such as one that locks: each question to the server costs batches time.
 
         Raises:
             LedgerUnavailable: the outcome is unknown.
@@ -165,8 +173,8 @@ class Connections:
 
         async def transaction(connection: Any) -> T:
             for tries_left in reversed(range(TRIES)):
-                await connection.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
                 try:
+                    await connection.execute(f"{_BEGIN};{first}")
                     answer = await run(connection)
                     await connection.execute("COMMIT")
                 except _AGAIN:

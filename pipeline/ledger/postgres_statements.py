@@ -1,28 +1,36 @@
 """The ledger's SQL for PostgreSQL, made of that for SQLite.
 
-Only two things differ: how values are bound, and that many rows are written, and
-rows of many keys are read, by one statement with arrays.
+Only three things differ: how values are bound, how the time is asked for, and that
+many rows are written, and rows of many keys are read, by one statement with arrays.
 """
 # ruff: noqa: S608 - put together of constants; values are always bound
 
 from __future__ import annotations
 
 import re
+from functools import cache
 from itertools import count
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from pipeline.ledger import statements as sql
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+#: Not that of the transaction's start: a statement may have waited.
+NOW: Final = "CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)"
 
 
 def _numbered(statement: str) -> str:
     """Write ``$1``, ``$2``… for the question marks."""
     numbers = count(1)
-    return re.sub(r"\?", lambda _: f"${next(numbers)}", statement)
+    own = statement.replace(sql.NOW, NOW)
+    return re.sub(r"\?", lambda _: f"${next(numbers)}", own)
 
 
 def _many(statement: str, types: str) -> str:
     """Let an INSERT of one row take an array of each column's values."""
-    arrays = (f"${n}::{kind}[]" for n, kind in enumerate(types.split(", "), 1))
+    arrays = (f"?::{kind}[]" for kind in types.split(", "))
     rows = f"SELECT * FROM unnest({', '.join(arrays)})"
     return re.sub(r"VALUES \([?, ]+\)", rows, statement)
 
@@ -35,26 +43,68 @@ _ATTEMPT_TYPES: Final = (
     "text, text, text, text, integer, text, text, double precision, bigint, integer"
 )
 
-INSERT_UPDATES: Final = _many(
+_INSERT_UPDATES: Final = _many(
     sql.INSERT_UPDATE, "text, text, text, text, text, text, bigint, text, bytea"
 )
-INSERT_DUPLICATES: Final = _many(sql.INSERT_DUPLICATE, "text, text, bigint")
-PUT_TASKS: Final = _many(sql.PUT_TASK, "text, text, text, bigint, text, bigint, bigint")
-PUT_ASSETS: Final = _many(sql.PUT_ASSET, _ASSET_TYPES)
-INSERT_ATTEMPTS: Final = _many(sql.INSERT_ATTEMPT, _ATTEMPT_TYPES)
-PUT_NOTIFICATION: Final = _numbered(sql.PUT_NOTIFICATION)
+_INSERT_DUPLICATES: Final = _many(sql.INSERT_DUPLICATE, "text, text, bigint")
+_PUT_TASKS: Final = _many(
+    sql.PUT_TASK, "text, text, text, bigint, text, bigint, bigint"
+)
+_PUT_ASSETS: Final = _many(sql.PUT_ASSET, _ASSET_TYPES)
+PUT_ASSETS: Final = _numbered(_PUT_ASSETS)
+INSERT_ATTEMPTS: Final = _numbered(_many(sql.INSERT_ATTEMPT, _ATTEMPT_TYPES))
+
+BEGIN_ASSET: Final = _numbered(sql.BEGIN_ASSET)
+SELECT_HELD_ASSET: Final = _numbered(sql.SELECT_HELD_ASSET)
+RENEW_ASSET: Final = _numbered(sql.RENEW_ASSET)
+BEGIN_NOTIFICATION: Final = _numbered(sql.BEGIN_NOTIFICATION)
+SELECT_HELD_NOTIFICATION: Final = _numbered(sql.SELECT_HELD_NOTIFICATION)
+RENEW_NOTIFICATION: Final = _numbered(sql.RENEW_NOTIFICATION)
+NOTE_NOTIFICATION: Final = _numbered(sql.NOTE_NOTIFICATION)
 
 #: Waits until nobody else has one of these; held until the transaction ends.
 LOCK_TASKS: Final = "SELECT pg_advisory_xact_lock(key) FROM unnest($1::bigint[]) AS key"
-KNOWN_EVENTS: Final = (
-    "SELECT event_id, owner, verdict FROM updates WHERE event_id = ANY($1::text[])"
-)
-KNOWN_TASKS: Final = (
-    f"SELECT {sql.TASK_COLUMNS} FROM tasks WHERE task_id = ANY($1::text[])"
-)
 KNOWN_ASSETS: Final = (
     f"SELECT {sql.ASSET_COLUMNS} FROM assets WHERE task_id = ANY($1::text[])"
 )
+
+
+def lock_tasks(keys: Iterable[int]) -> str:
+    """Write ``LOCK_TASKS`` with its values: numbers, so that nothing can be hidden."""
+    return LOCK_TASKS.replace("$1", f"'{{{','.join(map(str, keys))}}}'")
+
+
+def _rows_of(columns: str, table: str, key: str, number: int) -> str:
+    """Give all rows with the keys of an array as one array of rows."""
+    where = f"{key} = ANY(${number}::text[])"
+    return f"ARRAY(SELECT ROW({columns}) FROM {table} WHERE {where})"
+
+
+#: One row of three arrays: events, tasks and files, each by the keys of an array.
+KNOWN: Final = "SELECT " + ", ".join(
+    (
+        _rows_of("event_id, owner, verdict", "updates", "event_id", 1),
+        _rows_of(sql.TASK_COLUMNS, "tasks", "task_id", 2),
+        _rows_of(sql.ASSET_COLUMNS, "assets", "task_id", 3),
+    )
+)
+
+#: What a batch can change, in the order in which it is written.
+_CHANGES: Final = {
+    "updates": _INSERT_UPDATES,
+    "duplicates": _INSERT_DUPLICATES,
+    "tasks": _PUT_TASKS,
+    "assets": _PUT_ASSETS,
+}
+
+
+@cache
+def write(*tables: str) -> str:
+    """Write into several tables with one statement; arrays follow in their order."""
+    parts = ", ".join(f"{table}_ AS ({_CHANGES[table]})" for table in tables)
+    return _numbered(f"WITH {parts} SELECT")
+
+
 TOLD: Final = (
     "SELECT task_id, stage, tracks FROM updates WHERE task_id = ANY($1::text[])"
 )
@@ -66,7 +116,6 @@ SELECT_ASSET: Final = _numbered(sql.SELECT_ASSET)
 SELECT_ASSETS: Final = _numbered(sql.SELECT_ASSETS)
 SELECT_BODY: Final = _numbered(sql.SELECT_BODY)
 SELECT_ATTEMPTS: Final = _numbered(sql.SELECT_ATTEMPTS)
-SELECT_NOTIFICATION: Final = _numbered(sql.SELECT_NOTIFICATION)
 SELECT_NOTIFICATIONS: Final = _numbered(sql.SELECT_NOTIFICATIONS)
 SELECT_UPDATES: Final = _numbered(sql.SELECT_UPDATES)
 SELECT_TOTALS: Final = sql.SELECT_TOTALS

@@ -192,19 +192,6 @@ def attempt(row: Row) -> Attempt:
     )
 
 
-def notification_bindings(one: Notification) -> Row:
-    """Write ``NOTIFICATION_COLUMNS``."""
-    return (
-        one.subscription,
-        one.event_id,
-        one.event_type,
-        one.task_id,
-        one.attempts,
-        None if one.delivered_at is None else to_milliseconds(one.delivered_at),
-        one.status,
-    )
-
-
 def notification(row: Row) -> Notification:
     """Read a row of ``NOTIFICATION_COLUMNS``."""
     return Notification(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 import apsw
@@ -25,15 +26,22 @@ from pipeline.ledger.files import files_of, find_file, settle_file
 from pipeline.ledger.migrations import migrations
 from pipeline.ledger.port import Ledger
 from pipeline.ledger.recording import names_files, record
+from pipeline.ledger.sqlite_leases import (
+    begin_file,
+    begin_telling,
+    note_telling,
+    renew_lease,
+)
 from pipeline.message import to_milliseconds
 from pipeline.sqlite import Database, DatabaseUnavailable, SchemaMismatch, migrate
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterable, Iterator, Sequence
-    from datetime import datetime, timedelta
+    from datetime import datetime
     from types import TracebackType
 
+    from pipeline.ledger.lease import BegunAsset, BegunNotification, Lease
     from pipeline.ledger.port import (
         Asset,
         Attempt,
@@ -119,16 +127,33 @@ class SqliteLedger(Ledger):
         row = await self._read(lambda connection: find_file(connection, key))
         return None if row is None else row.asset()
 
+    async def begin_asset(
+        self, key: AssetKey, *, owner: str, lasts: timedelta
+    ) -> BegunAsset | None:
+        return await self._write(
+            lambda connection: begin_file(connection, key, owner, lasts)
+        )
+
+    async def renew(self, lease: Lease, *, lasts: timedelta) -> None:
+        await self._write(lambda connection: renew_lease(connection, lease, lasts))
+
     async def settle_assets(
-        self, keys: Sequence[AssetKey], result: StoredAsset | str, *, at: datetime
+        self,
+        keys: Sequence[AssetKey],
+        result: StoredAsset | str,
+        *,
+        at: datetime,
+        lease: Lease | None = None,
     ) -> Sequence[Settled]:
         if not keys:
             return []
-        return await self._write(
-            lambda connection: [
-                settle_file(connection, key, result, at=at) for key in keys
-            ]
-        )
+
+        def run(connection: apsw.Connection) -> Sequence[Settled]:
+            if lease is not None:
+                renew_lease(connection, lease, timedelta(0))
+            return [settle_file(connection, key, result, at=at) for key in keys]
+
+        return await self._write(run)
 
     async def add_attempts(self, attempts: Sequence[Attempt]) -> None:
         bindings = list(rows.attempt_bindings(attempts))
@@ -138,16 +163,18 @@ class SqliteLedger(Ledger):
             )
         )
 
-    async def find_notification(
-        self, subscription: str, event: EventId
-    ) -> Notification | None:
-        found = await self._select(sql.SELECT_NOTIFICATION, subscription, event)
-        return rows.notification(found[0]) if found else None
+    async def begin_notification(
+        self, notification: Notification, *, owner: str, lasts: timedelta
+    ) -> BegunNotification:
+        return await self._write(
+            lambda connection: begin_telling(connection, notification, owner, lasts)
+        )
 
-    async def note_notification(self, notification: Notification) -> None:
-        bindings = rows.notification_bindings(notification)
+    async def note_notification(
+        self, notification: Notification, *, lease: Lease
+    ) -> None:
         await self._write(
-            lambda connection: _all(connection.execute(sql.PUT_NOTIFICATION, bindings))
+            lambda connection: note_telling(connection, notification, lease)
         )
 
     async def find_task(self, task_id: TaskId) -> TaskRecord | None:

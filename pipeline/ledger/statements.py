@@ -55,11 +55,52 @@ INSERT_ATTEMPT: Final = (
     f"INSERT INTO attempts ({ATTEMPT_COLUMNS})"
     " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
 )
-PUT_NOTIFICATION: Final = (
-    f"INSERT INTO notifications ({NOTIFICATION_COLUMNS})"
-    " VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (subscription, event_id) DO UPDATE"
-    " SET attempts = excluded.attempts, delivered_at = excluded.delivered_at,"
-    " status = excluded.status WHERE notifications.delivered_at IS NULL"
+#: The database's clock, in milliseconds since 1970.
+NOW: Final = "CAST(unixepoch('subsec') * 1000 AS INTEGER)"
+_ASSET_KEY: Final = "task_id = ? AND track_id = ? AND kind = ?"
+_NOTIFICATION_KEY: Final = "subscription = ? AND event_id = ?"
+#: Gives no row if the file is settled, or the lease another's.
+BEGIN_ASSET: Final = (
+    "UPDATE assets SET lease_token = lease_token + 1, lease_owner = ?,"
+    f" lease_until = {NOW} + ? WHERE {_ASSET_KEY} AND state = 'pending'"
+    f" AND (lease_owner = ? OR lease_until <= {NOW})"
+    f" RETURNING {ASSET_COLUMNS}, lease_token"
+)
+#: After no row: the file, and for how many milliseconds the lease is another's.
+SELECT_HELD_ASSET: Final = (
+    f"SELECT {ASSET_COLUMNS}, lease_until - {NOW} FROM assets WHERE {_ASSET_KEY}"
+)
+RENEW_ASSET: Final = (
+    f"UPDATE assets SET lease_until = {NOW} + ? WHERE {_ASSET_KEY}"
+    " AND lease_token = ? RETURNING 1"
+)
+#: Gives no row if it is delivered, or the lease another's.
+BEGIN_NOTIFICATION: Final = (
+    "INSERT INTO notifications (subscription, event_id, event_type, task_id,"
+    " attempts, lease_token, lease_owner, lease_until)"
+    f" VALUES (?, ?, ?, ?, 0, 1, ?, {NOW} + ?)"
+    " ON CONFLICT (subscription, event_id) DO UPDATE SET"
+    " lease_token = notifications.lease_token + 1,"
+    " lease_owner = excluded.lease_owner, lease_until = excluded.lease_until"
+    " WHERE notifications.delivered_at IS NULL"
+    " AND (notifications.lease_owner = excluded.lease_owner"
+    f" OR notifications.lease_until <= {NOW})"
+    " RETURNING attempts, lease_token"
+)
+#: After no row, as for files.
+SELECT_HELD_NOTIFICATION: Final = (
+    f"SELECT attempts, delivered_at, lease_until - {NOW} FROM notifications"
+    f" WHERE {_NOTIFICATION_KEY}"
+)
+RENEW_NOTIFICATION: Final = (
+    f"UPDATE notifications SET lease_until = {NOW} + ? WHERE {_NOTIFICATION_KEY}"
+    " AND lease_token = ? RETURNING 1"
+)
+#: The same note once more is no other one.
+NOTE_NOTIFICATION: Final = (
+    "UPDATE notifications SET attempts = ?, delivered_at = ?, status = ?,"
+    f" lease_until = 0 WHERE {_NOTIFICATION_KEY} AND lease_token = ?"
+    " AND (delivered_at IS NULL OR delivered_at = ?) RETURNING 1"
 )
 SELECT_TASK: Final = f"SELECT {TASK_COLUMNS} FROM tasks WHERE task_id = ?"
 SELECT_TASKS: Final = (
@@ -69,10 +110,7 @@ SELECT_TASKS_OF_STAGE: Final = (
     f"SELECT {TASK_COLUMNS} FROM tasks WHERE stage = ?"
     " ORDER BY last_seen_at DESC, task_id LIMIT ?"
 )
-SELECT_ASSET: Final = (
-    f"SELECT {ASSET_COLUMNS} FROM assets"
-    " WHERE task_id = ? AND track_id = ? AND kind = ?"
-)
+SELECT_ASSET: Final = f"SELECT {ASSET_COLUMNS} FROM assets WHERE {_ASSET_KEY}"
 SELECT_ASSETS: Final = (
     f"SELECT {ASSET_COLUMNS} FROM assets WHERE task_id = ? ORDER BY track_id, kind"
 )
@@ -81,12 +119,9 @@ SELECT_ATTEMPTS: Final = (
     f"SELECT {ATTEMPT_COLUMNS} FROM attempts WHERE task_id = ?"
     " ORDER BY finished_at, replays, number, queue, message_id"
 )
-SELECT_NOTIFICATION: Final = (
-    f"SELECT {NOTIFICATION_COLUMNS} FROM notifications"
-    " WHERE subscription = ? AND event_id = ?"
-)
 SELECT_NOTIFICATIONS: Final = (
     f"SELECT {NOTIFICATION_COLUMNS} FROM notifications WHERE task_id = ?"
+    " AND attempts > 0"
     " ORDER BY subscription, event_type, event_id"
 )
 SELECT_UPDATES: Final = (

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 from pipeline.errors import (
     AssetRefused,
     FetchFailed,
+    LeaseLost,
     LinkExpired,
     PipelineError,
     Reject,
@@ -21,18 +22,22 @@ from pipeline.errors import (
 )
 from pipeline.events.catalogue import DEFAULT_SOURCE, AssetRequested, parse_event
 from pipeline.events.publications import asset_settled, assets_ready
+from pipeline.ledger.lease import LEASE
 from pipeline.ledger.port import Attempt
 from pipeline.logs import get_logger
 from pipeline.metrics import ASSET_BYTES, ASSETS
 from pipeline.task import Asset, AssetState, StoredAsset
 from pipeline.topology import DOWNLOAD
+from pipeline.workers.leases import Leases
 from pipeline.workers.unrecorded import Unrecorded
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import timedelta
 
     from pipeline.assets.fetch import Fetcher
     from pipeline.assets.store import AssetStore
+    from pipeline.ledger.lease import Lease
     from pipeline.ledger.port import Ledger
     from pipeline.message import Envelope, Publication
     from pipeline.task import AssetKey
@@ -56,6 +61,8 @@ _COUNTED_KINDS: Final = frozenset({"audio", "image", "video"})
 class _Tried:
     """A try to fetch a file, and what came of it."""
 
+    #: The right under which it was fetched.
+    lease: Lease
     result: StoredAsset | AssetRefused | FetchFailed | LinkExpired
     started_at: datetime
     ended_at: datetime
@@ -67,7 +74,8 @@ class Download:
     """The handler of the queue ``download``, for envelopes of ``asset.requested``.
 
     Idempotent: a file that is settled already is not fetched again; what follows
-    from it is published again, with the same ids.
+    from it is published again, with the same ids. A file that another worker holds
+    the lease on is not fetched at the same time.
 
     Args:
         fetcher: an open fetcher.
@@ -76,6 +84,7 @@ class Download:
         clock: gives the present time, aware.
         refresh: asked once, when every link that is known is dead.
         source: the CloudEvents source of what is published.
+        lease: how long others wait for this process if it dies.
     """
 
     def __init__(
@@ -87,6 +96,7 @@ class Download:
         clock: Clock,
         refresh: Refresh | None = None,
         source: str = DEFAULT_SOURCE,
+        lease: timedelta = LEASE,
     ) -> None:
         self._fetcher = fetcher
         self._store = store
@@ -94,6 +104,7 @@ class Download:
         self._clock = clock
         self._refresh = refresh
         self._source = source
+        self._leases = Leases(ledger, lasts=lease)
         self._unrecorded: Unrecorded[_Tried] = Unrecorded()
 
     async def handle(self, envelope: Envelope) -> Sequence[Publication]:
@@ -105,38 +116,56 @@ class Download:
             Retry: it did not work this time.
             LedgerUnavailable: as the ledger; a file that was fetched is not fetched
                 again by this handler when it is handled again.
+            LeaseHeld: another worker is fetching it.
         """
         event = parse_event(envelope.body)
         if not isinstance(event, AssetRequested):
             message = f"expected asset.requested, got {event.type}"
             raise Reject(message)
         key = event.data.key
-        asset = await self._ledger.find_asset(key)
-        if asset is None:
-            message = f"expected a file that the ledger knows, got {_name(key)}"
-            raise Reject(message)
-        result = _settled(asset)
-        if result is None:
-            result = await self._try(envelope, asset)
-        publications = await self._publish(key, result)
+        async with self._leases.turn(envelope):
+            try:
+                return await self._handle(envelope, key)
+            except LeaseLost as error:
+                # Whoever took over has a delivery of its own, and tells everything.
+                log.warning("lease_lost", asset=_name(key), error=str(error))
+                self._unrecorded.drop(envelope)
+                return ()
+
+    async def _handle(self, envelope: Envelope, key: AssetKey) -> Sequence[Publication]:
+        tried = self._unrecorded.find(envelope)
+        if tried is None:
+            begun = await self._ledger.begin_asset(
+                key, owner=self._leases.owner(envelope), lasts=self._leases.lasts
+            )
+            if begun is None:
+                message = f"expected a file that the ledger knows, got {_name(key)}"
+                raise Reject(message)
+            if begun.lease is None:
+                return await self._publish(key, _settled(begun.asset), None)
+            async with self._leases.kept(begun.lease):
+                tried = await self._fetch_once(begun.asset, begun.lease)
+            self._keep(envelope, tried)
+        result = await self._judge(envelope, key, tried)
+        publications = await self._publish(key, result, tried.lease)
         self._unrecorded.drop(envelope)
         return publications
 
-    async def _try(self, envelope: Envelope, asset: Asset) -> StoredAsset | str:
-        """Fetch, and remember the try whatever comes of it."""
-        tried = self._unrecorded.find(envelope)
-        if tried is None:
-            tried = await self._fetch_once(asset)
-            self._keep(envelope, tried)
+    async def _judge(
+        self, envelope: Envelope, key: AssetKey, tried: _Tried
+    ) -> StoredAsset | str:
+        """Remember the try whatever came of it; give what the file is settled as."""
         if not tried.is_noted:
-            await self._note(envelope, asset, tried)
+            await self._note(envelope, key, tried)
             self._keep(envelope, replace(tried, is_noted=True))
-            _count(asset, tried.result)
+            _count(key, tried.result)
         match tried.result:
             case AssetRefused() as error:
+                await self._ledger.release(tried.lease)
                 self._unrecorded.drop(envelope)
                 raise Reject(_text(error)) from error
             case FetchFailed() as error:
+                await self._ledger.release(tried.lease)
                 self._unrecorded.drop(envelope)
                 raise Retry(_text(error), after=error.after) from error
             case LinkExpired() as error:
@@ -148,14 +177,16 @@ class Download:
         is_final = isinstance(tried.result, StoredAsset)
         self._unrecorded.keep(envelope, tried, is_final=is_final)
 
-    async def _fetch_once(self, asset: Asset) -> _Tried:
+    async def _fetch_once(self, asset: Asset, lease: Lease) -> _Tried:
         started_at = self._clock()
         result: StoredAsset | AssetRefused | FetchFailed | LinkExpired
         try:
             result = await self._fetch(asset)
         except (AssetRefused, FetchFailed, LinkExpired) as error:
             result = error
-        return _Tried(result=result, started_at=started_at, ended_at=self._clock())
+        return _Tried(
+            lease=lease, result=result, started_at=started_at, ended_at=self._clock()
+        )
 
     async def _fetch(self, asset: Asset) -> StoredAsset:
         """Try the link, then a link the ledger has heard of since, then a fresh one.
@@ -188,20 +219,20 @@ class Download:
         return None if self._refresh is None else await self._refresh(asset)
 
     async def _publish(
-        self, key: AssetKey, result: StoredAsset | str
+        self, key: AssetKey, result: StoredAsset | str, lease: Lease | None
     ) -> Sequence[Publication]:
         now = self._clock()
-        ready = await self._ledger.settle_asset(key, result, at=now)
-        asset = await self._ledger.find_asset(key)
-        if asset is None or asset.state is AssetState.PENDING:
-            # A new link came between the two, and with it a new request.
-            return ()
+        (settled,) = await self._ledger.settle_assets(
+            [key], result, at=now, lease=lease
+        )
+        if settled.asset is None:
+            return ()  # forgotten meanwhile
         return [
-            asset_settled(asset, source=self._source, at=now),
-            *(assets_ready(one, source=self._source, at=now) for one in ready),
+            asset_settled(settled.asset, source=self._source, at=now),
+            *(assets_ready(r, source=self._source, at=now) for r in settled.ready),
         ]
 
-    async def _note(self, envelope: Envelope, asset: Asset, tried: _Tried) -> None:
+    async def _note(self, envelope: Envelope, key: AssetKey, tried: _Tried) -> None:
         result = tried.result
         if isinstance(result, PipelineError):
             outcome, detail = type(result).__name__, str(result)
@@ -210,8 +241,8 @@ class Download:
         attempt = Attempt(
             queue=DOWNLOAD,
             message_id=envelope.message_id,
-            task_id=asset.key.task_id,
-            subject=f"{asset.key.track_id}/{asset.key.kind}",
+            task_id=key.task_id,
+            subject=f"{key.track_id}/{key.kind}",
             number=envelope.attempt,
             outcome=outcome,
             detail=detail,
@@ -222,17 +253,15 @@ class Download:
         await self._ledger.add_attempts([attempt])
 
 
-def _settled(asset: Asset) -> StoredAsset | str | None:
-    """Give what became of a file, if that is settled."""
-    if asset.state is AssetState.EXPIRED:
-        return asset.reason or ""
+def _settled(asset: Asset) -> StoredAsset | str:
+    """Give what became of a file that is settled."""
     if (
         asset.sha256 is None
         or asset.size_bytes is None
         or asset.content_type is None
         or asset.location is None
     ):
-        return None
+        return asset.reason or ""
     return StoredAsset(
         sha256=asset.sha256,
         size_bytes=asset.size_bytes,
@@ -241,9 +270,9 @@ def _settled(asset: Asset) -> StoredAsset | str | None:
     )
 
 
-def _count(asset: Asset, result: StoredAsset | PipelineError) -> None:
+def _count(key: AssetKey, result: StoredAsset | PipelineError) -> None:
     """Count a file that is settled now."""
-    kind = asset.key.kind if asset.key.kind in _COUNTED_KINDS else "other"
+    kind = key.kind if key.kind in _COUNTED_KINDS else "other"
     if isinstance(result, StoredAsset):
         ASSETS.labels(kind, AssetState.STORED.value).inc()
         ASSET_BYTES.inc(result.size_bytes)

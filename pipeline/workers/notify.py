@@ -8,31 +8,36 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final, TypeAlias
-from weakref import WeakValueDictionary
 
 import aiohttp
 
-from pipeline.errors import NotificationFailed, Retry
+from pipeline.errors import LeaseLost, NotificationFailed, Retry
 from pipeline.events.catalogue import CONTENT_TYPE, parse_event
 from pipeline.events.webhook import unsigned, webhook_headers
+from pipeline.ledger.lease import LEASE
 from pipeline.ledger.port import Attempt, Notification
+from pipeline.logs import get_logger
 from pipeline.message import EVENT_TYPE, TASK_ID
 from pipeline.metrics import NOTIFICATIONS
 from pipeline.retry import read_retry_after
 from pipeline.task import EventId, TaskId
 from pipeline.topology import notify_queue
+from pipeline.workers.leases import Leases
 from pipeline.workers.unrecorded import Unrecorded
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pipeline.events.webhook import Signer
+    from pipeline.ledger.lease import Lease
     from pipeline.ledger.port import Ledger
     from pipeline.message import Envelope, Publication
     from pipeline.subscriptions import Subscription
+
+log = get_logger("notify")
 
 #: Gives the present time, aware.
 Clock: TypeAlias = Callable[[], datetime]
@@ -63,6 +68,8 @@ class _Answer:
 class _Sent:
     """A request that was sent, and what came of it."""
 
+    #: The right under which it was sent.
+    lease: Lease
     #: 1 for the first one to this subscription with this event.
     number: int
     answer: _Answer
@@ -91,7 +98,8 @@ class Notify:
     """The handler of the queue of one subscription.
 
     Idempotent as far as can be: what the ledger knows as delivered is not sent
-    again. After a crash between the answer and the record it is, with the same
+    again, and what another worker holds the lease on is not sent at the same time.
+    After a crash between the answer and the record it is sent again, with the same
     ``webhook-id``.
 
     Args:
@@ -101,6 +109,7 @@ class Notify:
         clock: gives the present time, aware.
         timeout: the longest for one request, unless the subscription says other.
         sign: gives the headers that prove the request to be ours.
+        lease: how long others wait for this process if it dies.
     """
 
     def __init__(
@@ -112,6 +121,7 @@ class Notify:
         clock: Clock,
         timeout: timedelta = DEFAULT_TIMEOUT,
         sign: Signer = unsigned,
+        lease: timedelta = LEASE,
     ) -> None:
         self._subscription = subscription
         self._ledger = ledger
@@ -121,7 +131,7 @@ class Notify:
         self._seconds = timeout.total_seconds() if own is None else own
         self._sign = sign
         self._unrecorded: Unrecorded[_Sent] = Unrecorded()
-        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._leases = Leases(ledger, lasts=lease)
         self._headers = {
             **{k: v.get_secret_value() for k, v in subscription.headers.items()},
             "Content-Type": CONTENT_TYPE,
@@ -135,69 +145,89 @@ class Notify:
             Retry: the subscriber did not answer 2xx in time.
             LedgerUnavailable: as the ledger; the event may have been sent, and is not
                 sent again by this handler when it is handled again.
+            LeaseHeld: another worker is sending it.
         """
         # Two copies of one event at the same time: the second waits and sees that
         # the first was delivered.
-        turn = self._turns.setdefault(envelope.message_id, asyncio.Lock())
-        async with turn:
-            return await self._tell(envelope)
+        async with self._leases.turn(envelope):
+            try:
+                return await self._tell(envelope)
+            except LeaseLost as error:
+                # Whoever took over has a delivery of its own, and tells everything.
+                log.warning(
+                    "lease_lost", message_id=envelope.message_id, error=str(error)
+                )
+                self._unrecorded.drop(envelope)
+                return ()
 
     async def _tell(self, envelope: Envelope) -> Sequence[Publication]:
-        what = _what(envelope)
-        name = self._subscription.name
+        fresh = self._notification(envelope)
         sent = self._unrecorded.find(envelope)
         if sent is None:
-            event_id = EventId(envelope.message_id)
-            known = await self._ledger.find_notification(name, event_id)
-            if known is not None and known.delivered_at is not None:
-                return ()
-            sent = await self._send(
-                envelope, 1 if known is None else known.attempts + 1
+            begun = await self._ledger.begin_notification(
+                fresh, owner=self._leases.owner(envelope), lasts=self._leases.lasts
             )
-        await self._note(envelope, what, sent)
+            if begun.lease is None:
+                return ()
+            async with self._leases.kept(begun.lease):
+                sent = await self._send(envelope, begun.lease, begun.attempts + 1)
+        await self._note(envelope, fresh, sent)
         self._unrecorded.drop(envelope)
         answer = sent.answer
         outcome = "delivered" if answer.is_success else "failed"
-        NOTIFICATIONS.labels(name, outcome).inc()
+        NOTIFICATIONS.labels(fresh.subscription, outcome).inc()
         if not answer.is_success:
-            error = NotificationFailed(f"{name}: expected 2xx, got {answer.got}")
+            error = NotificationFailed(
+                f"{fresh.subscription}: expected 2xx, got {answer.got}"
+            )
             message = f"{type(error).__name__}: {error}"
             raise Retry(message, after=answer.after) from error
         return ()
 
-    async def _send(self, envelope: Envelope, number: int) -> _Sent:
+    def _notification(self, envelope: Envelope) -> Notification:
+        """Say whom to tell of what, before the first try."""
+        event_type, task_id = _what(envelope)
+        return Notification(
+            subscription=self._subscription.name,
+            event_id=EventId(envelope.message_id),
+            event_type=event_type,
+            task_id=task_id,
+            attempts=0,
+            delivered_at=None,
+            status=None,
+        )
+
+    async def _send(self, envelope: Envelope, lease: Lease, number: int) -> _Sent:
         """Post the event, and keep what came of it until the ledger has it."""
         started_at = self._clock()
         answer = await self._post(envelope, started_at)
         sent = _Sent(
-            number=number, answer=answer, started_at=started_at, ended_at=self._clock()
+            lease=lease,
+            number=number,
+            answer=answer,
+            started_at=started_at,
+            ended_at=self._clock(),
         )
         self._unrecorded.keep(envelope, sent, is_final=answer.is_success)
         return sent
 
-    async def _note(
-        self, envelope: Envelope, what: tuple[str, TaskId], sent: _Sent
-    ) -> None:
+    async def _note(self, envelope: Envelope, fresh: Notification, sent: _Sent) -> None:
         """Record what came of a request: for the next attempt, and for people."""
-        event_type, task_id = what
-        name = self._subscription.name
         is_success = sent.answer.is_success
         await self._ledger.note_notification(
-            Notification(
-                subscription=name,
-                event_id=EventId(envelope.message_id),
-                event_type=event_type,
-                task_id=task_id,
+            replace(
+                fresh,
                 attempts=sent.number,
                 delivered_at=sent.ended_at if is_success else None,
                 status=sent.answer.status,
-            )
+            ),
+            lease=sent.lease,
         )
         attempt = Attempt(
-            queue=notify_queue(name),
+            queue=notify_queue(fresh.subscription),
             message_id=envelope.message_id,
-            task_id=task_id,
-            subject=event_type,
+            task_id=fresh.task_id,
+            subject=fresh.event_type,
             number=envelope.attempt,
             outcome="ok" if is_success else NotificationFailed.__name__,
             detail=sent.answer.got,

@@ -409,12 +409,17 @@ async def test_ledger_that_cannot_be_written_is_no_reason_to_fetch_again(
 ) -> None:
     """Only the record waits, whatever came of the try."""
     path = tmp_path / "locked.db"
-    url = server.add("/1.mp3", answer(BODY, status=status))
-    async with SqliteLedger(path, busy_timeout=timedelta(milliseconds=50)) as ledger:
+
+    async def lock_first(writer: asyncio.StreamWriter) -> None:
+        if len(server.requests) == 1:
+            other.execute("BEGIN IMMEDIATE")
+        await answer(BODY, status=status)(writer)
+
+    url = server.add("/1.mp3", lock_first)
+    async with SqliteLedger(path, busy_timeout=timedelta(milliseconds=300)) as ledger:
         (envelope,) = await request(ledger, audio=url)
         download = Download(fetcher, store, ledger, clock=lambda: after(60))
         other = apsw.Connection(str(path))
-        other.execute("BEGIN IMMEDIATE")
         for _ in range(3):
             with pytest.raises(LedgerUnavailable):
                 await download.handle(envelope)

@@ -419,14 +419,21 @@ async def test_ledger_that_cannot_be_written_is_no_reason_to_send_again(
 ) -> None:
     """Only the record waits; a later attempt to tell a failing subscriber is real."""
     path = tmp_path / "locked.db"
-    server.add("/hook", answer(status=status))
+    lock = contextlib.ExitStack()
+
+    async def lock_first(writer: asyncio.StreamWriter) -> None:
+        if len(server.requests) == 1:
+            lock.enter_context(locked(path))
+        await answer(status=status)(writer)
+
+    server.add("/hook", lock_first)
 
     def fails() -> contextlib.AbstractContextManager[object]:
         return contextlib.nullcontext() if status == 200 else pytest.raises(Retry)
 
-    async with SqliteLedger(path, busy_timeout=timedelta(milliseconds=50)) as ledger:
+    async with SqliteLedger(path, busy_timeout=timedelta(milliseconds=300)) as ledger:
         notify = make_notify(ledger, session, server.url("/hook"))
-        with locked(path):
+        with lock:
             for _ in range(3):
                 with pytest.raises(LedgerUnavailable):
                     await notify.handle(event)

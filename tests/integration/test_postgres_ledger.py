@@ -290,11 +290,39 @@ async def test_everything_known_is_read_by_its_key(
     postgres_ledger_url: str, connection: asyncpg.Connection
 ) -> None:
     """Also in a ledger so small, or so new, that the server would rather scan it."""
+    keys = ["a", "b"]
+    asked: tuple[tuple[str, tuple[object, ...]], ...] = (
+        (sql.KNOWN, (keys, keys, keys)),
+        (sql.KNOWN_ASSETS, (keys,)),
+        (sql.BEGIN_ASSET, ("owner", 5000, "a", "b", "audio", "owner")),
+        (sql.RENEW_ASSET, (5000, "a", "b", "audio", 1)),
+        (sql.NOTE_NOTIFICATION, (1, None, 200, "shop", "e1", 1, None)),
+    )
     async with PostgresLedger(postgres_ledger_url) as ledger:
-        for statement in (sql.KNOWN_EVENTS, sql.KNOWN_TASKS, sql.KNOWN_ASSETS):
-            plan = await ledger._select(f"EXPLAIN {statement}", ["a", "b"])
+        for statement, bindings in asked:
+            plan = await ledger._select(f"EXPLAIN {statement}", *bindings)
 
+            assert any("Index" in row[0] for row in plan)
             assert not any("Seq Scan" in row[0] for row in plan)
+
+
+async def test_a_batch_is_four_questions_to_the_server(
+    postgres_ledger_url: str,
+) -> None:
+    """Begin and lock, read, write, commit: each one more slows every batch."""
+    async with PostgresLedger(postgres_ledger_url, connections=1) as ledger:
+        asked: list[str] = []
+
+        async def listen(opened: asyncpg.Connection) -> None:
+            opened.add_query_logger(lambda record: asked.append(record.query))
+
+        await ledger.record([make_claim()])  # prepares the statements
+        await ledger._connections.call(listen)
+        await ledger.record(
+            [make_claim(make_update(task_id="other")), make_claim(), make_claim()]
+        )
+
+    assert 4 == len(asked)
 
 
 async def test_texts_are_ordered_by_their_bytes(

@@ -15,6 +15,7 @@ import pytest
 from pipeline.broker import open_broker
 from pipeline.errors import (
     BrokerUnavailable,
+    LeaseHeld,
     LedgerUnavailable,
     LinkExpired,
     Reject,
@@ -433,6 +434,25 @@ async def test_what_is_away_is_waited_for_without_counting_an_attempt(
 
     assert recorder.attempts == [1, 1, 1, 1]
     assert await ready(broker, dead_letter_queue(DEDUPE)) == 0
+
+
+async def test_what_another_worker_does_is_waited_for_and_is_no_pause(
+    broker: Broker,
+) -> None:
+    """Nothing is away: no attempt is counted, and no alarm is raised."""
+    pauses = WORKER_PAUSED.labels(DEDUPE)._value
+    before = pauses.get()
+    held = LeaseHeld("held", left=timedelta(milliseconds=10))
+    recorder = Recorder(*[raising(held)] * 3)
+    await publish(broker, make_envelope())
+
+    worker = make_worker(broker, one_by_one(recorder), policy=NO_RETRY)
+    async with running(worker):
+        await until_empty(broker)
+
+    assert [1, 1, 1, 1] == [envelope.attempt for envelope in recorder.seen]
+    assert await ready(broker, dead_letter_queue(DEDUPE)) == 0
+    assert before == pauses.get()
 
 
 async def test_a_batch_that_waits_is_settled_only_once(broker: Broker) -> None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
+from pipeline.errors import LeaseLost
 from pipeline.ledger.port import Attempt, Notification
 from pipeline.message import MessageId
-from pipeline.task import EventId
+from pipeline.task import EventId, TaskId
 from tests.callbacks import TASK, after, make_claim
 
 if TYPE_CHECKING:
@@ -78,37 +82,50 @@ async def test_no_tries_are_no_tries(ledger: Ledger) -> None:
     assert await ledger.list_attempts(TASK) == []
 
 
-async def test_a_notification_is_found_by_subscription_and_event(
-    ledger: Ledger,
-) -> None:
-    notification = make_notification(after(1))
-    await ledger.note_notification(notification)
+async def note(ledger: Ledger, notification: Notification) -> None:
+    begun = await ledger.begin_notification(
+        notification, owner="a", lasts=timedelta(seconds=60)
+    )
+    assert begun.lease is not None
+    await ledger.note_notification(notification, lease=begun.lease)
 
-    assert await ledger.find_notification("orders", EventId("e1")) == notification
-    assert await ledger.find_notification("other", EventId("e1")) is None
-    assert await ledger.find_notification("orders", EventId("e2")) is None
-    assert [notification] == list(await ledger.list_notifications(TASK))
+
+async def test_notifications_of_a_task_are_listed(ledger: Ledger) -> None:
+    notification = make_notification(after(1))
+    other = make_notification(after(1), subscription="prints")
+    await note(ledger, other)
+    await note(ledger, notification)
+
+    assert [notification, other] == list(await ledger.list_notifications(TASK))
+    assert [] == list(await ledger.list_notifications(TaskId("other")))
 
 
 async def test_what_was_delivered_stays_delivered(ledger: Ledger) -> None:
-    failed = make_notification(status=None)
+    await note(ledger, make_notification(status=None))
     delivered = make_notification(after(2), attempts=2)
-    await ledger.note_notification(failed)
-    await ledger.note_notification(delivered)
+    begun = await ledger.begin_notification(
+        delivered, owner="a", lasts=timedelta(seconds=60)
+    )
+    assert begun.lease is not None
+    for _ in range(2):
+        await ledger.note_notification(delivered, lease=begun.lease)
 
-    await ledger.note_notification(replace(failed, attempts=3, status=500))
+    with pytest.raises(LeaseLost):
+        await ledger.note_notification(
+            replace(delivered, attempts=3, delivered_at=None, status=500),
+            lease=begun.lease,
+        )
 
-    assert await ledger.find_notification("orders", EventId("e1")) == delivered
+    assert [delivered] == list(await ledger.list_notifications(TASK))
     assert (await ledger.totals()).notifications_delivered == 1
 
 
 async def test_an_undelivered_notification_shows_its_last_try(ledger: Ledger) -> None:
-    await ledger.note_notification(make_notification(status=500))
-    await ledger.note_notification(make_notification(status=None, attempts=2))
+    await note(ledger, make_notification(status=500))
+    await note(ledger, make_notification(status=None, attempts=2))
 
-    found = await ledger.find_notification("orders", EventId("e1"))
+    (found,) = await ledger.list_notifications(TASK)
 
-    assert found is not None
     assert (found.attempts, found.status) == (2, None)
     assert (await ledger.totals()).notifications_delivered == 0
 

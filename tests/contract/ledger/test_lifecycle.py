@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
 
 from pipeline.errors import ConfigurationError, LedgerUnavailable
 from pipeline.ledger import open_ledger
+from pipeline.ledger.migrations import migrations
 from tests.callbacks import TASK, make_claim
 
 if TYPE_CHECKING:
@@ -33,6 +35,28 @@ async def test_migrations_applied_twice_change_nothing(
 
     for handle in handles:
         assert (await handle.totals()).tasks == 1
+
+
+async def test_a_ledger_of_the_first_version_is_brought_up_to_date(
+    ledger_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With what is in it; so far nobody has had a lease."""
+    first = migrations()[:1]
+    with monkeypatch.context() as earlier:
+        for adapter in ("sqlite", "postgres_schema"):
+            earlier.setattr(f"pipeline.ledger.{adapter}.migrations", lambda: first)
+        async with open_ledger(ledger_url) as ledger:
+            (recorded,) = await ledger.record([make_claim()])
+
+    async with open_ledger(ledger_url) as ledger:
+        begun = await ledger.begin_asset(
+            recorded.requested[0].key, owner="a", lasts=timedelta(seconds=60)
+        )
+
+    assert begun is not None
+    assert begun.asset == recorded.requested[0]
+    assert begun.lease is not None
+    assert begun.lease.token == 1
 
 
 async def test_an_empty_ledger_can_be_opened_by_many_at_once(
