@@ -24,12 +24,14 @@ from pipeline.ingress.app import Routes, make_ingress
 from pipeline.ingress.health import health_routes
 from pipeline.ingress.tls import certificate_of
 from pipeline.logs import get_logger
+from pipeline.provider.client import ProviderClient
 from pipeline.service import HttpRole, IdleRole, WorkerRole, declare_when_up
 from pipeline.settings import DedupeSettings
 from pipeline.spool.forwarder import Forwarder
 from pipeline.spool.outlet import Outlet
 from pipeline.topology import DEDUPE, DOWNLOAD, notify_queue
 from pipeline.worker import Worker, one_by_one
+from pipeline.workers.confirm import Confirmation, turns_within
 from pipeline.workers.dedupe import Dedupe
 from pipeline.workers.download import Download
 from pipeline.workers.notify import Notify, make_session
@@ -87,8 +89,7 @@ async def _open_workers(
     ledger = await stack.enter_async_context(ledger_of(settings))
     roles: list[Role] = []
     if DEDUPE in plan.workers:
-        handle = Dedupe(ledger, clock=now).handle
-        roles.append(_role(settings, parts, DEDUPE, handle, settings.dedupe))
+        roles.append(await _open_dedupe(stack, settings, parts, ledger))
     if DOWNLOAD in plan.workers:
         download = await _open_download(stack, settings, ledger)
         handler = one_by_one(download.handle)
@@ -109,6 +110,31 @@ async def _open_workers(
             queue = notify_queue(one.name)
             roles.append(_role(settings, parts, queue, handler, fitting))
     return roles
+
+
+async def _open_dedupe(
+    stack: AsyncExitStack, settings: Settings, parts: Parts, ledger: Ledger
+) -> Role:
+    provider, limits = settings.provider, settings.dedupe
+    confirmation = None
+    if provider.trust == "verify" and provider.base_url and provider.api_key:
+        client = ProviderClient(
+            provider.base_url,
+            provider.api_key,
+            timeout=provider.timeout,
+            concurrency=provider.concurrency,
+            rate_per_second=provider.rate_per_second,
+        )
+        # The other half is for the ledger.
+        within = limits.deadline / 2
+        confirmation = Confirmation(
+            await stack.enter_async_context(client), within=within
+        )
+        turns = turns_within(within, provider.rate_per_second, limits.concurrency)
+        fitting = min(limits.batch_size, turns)
+        limits = limits.model_copy(update={"batch_size": fitting})
+    handle = Dedupe(ledger, clock=now, confirmation=confirmation).handle
+    return _role(settings, parts, DEDUPE, handle, limits)
 
 
 async def _open_download(
