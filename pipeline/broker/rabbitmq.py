@@ -24,6 +24,7 @@ from pipeline.broker.rabbitmq_topology import (
     differences,
     find_queues,
     frame_max_of,
+    server_version,
 )
 from pipeline.errors import BrokerClosed, TopologyMismatch, Unroutable
 from pipeline.logs import get_logger
@@ -127,6 +128,11 @@ class RabbitBroker(Broker):
         if (alarm := self._publishing.blocked) is not None:
             return f"the broker takes no messages: alarm on {alarm}"
         return None
+
+    async def version(self) -> str:
+        self._require_open()
+        connection = await self._publishing.connection(self._deadline_seconds)
+        return f"RabbitMQ {'.'.join(map(str, server_version(connection)))}"
 
     async def declare(self, topology: Topology) -> Sequence[Difference]:
         self._require_open()
