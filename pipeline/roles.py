@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from pipeline.assets.fetch import Fetcher, FetchRules
 from pipeline.assets.store import open_store
+from pipeline.audio.check import AudioCheck
+from pipeline.audio.probe import require_decoder
 from pipeline.bootstrap import (
     NOTIFY,
     Parts,
@@ -160,7 +162,11 @@ async def _open_download(
         ports=frozenset(limits.ports),
     )
     fetcher = await stack.enter_async_context(Fetcher(rules))
-    return Download(fetcher, store, ledger, clock=now)
+    check = None
+    if limits.check_audio:
+        require_decoder()
+        check = AudioCheck().check
+    return Download(fetcher, store, ledger, clock=now, check=check)
 
 
 def _role(

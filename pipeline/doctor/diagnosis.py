@@ -48,8 +48,8 @@ _UNREACHABLE: Final = {
     places.LEDGER: (
         "workers keep their deliveries and wait for it",
         (
-            "start the database, or correct ledger_url; where nothing has run yet, start"
-            " `pipeline run`"
+            "start the database, or correct ledger_url; where nothing has run yet,"
+            " start `pipeline run`"
         ),
     ),
     places.ASSETS: (

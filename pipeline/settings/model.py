@@ -228,6 +228,8 @@ class DownloadSettings(WorkerSettings):
     #: Ports that files are fetched from, where private addresses are not allowed;
     #: empty: all.
     ports: Annotated[tuple[Port, ...], BeforeValidator(parse_list)] = (443,)
+    #: Decode each audio file, in a process of its own, before it is told of.
+    check_audio: bool = False
     #: Fetch from loopback and private addresses too; only for a provider simulated
     #: on this machine.
     allow_private_addresses: bool = False
