@@ -17,6 +17,7 @@ from pipeline.bootstrap import (
     Plan,
     broker_of,
     ledger_of,
+    provider_of,
     spool_of,
     subscriptions_of,
     topology_of,
@@ -26,7 +27,6 @@ from pipeline.ingress.app import Routes, make_ingress
 from pipeline.ingress.health import health_routes
 from pipeline.ingress.tls import certificate_of
 from pipeline.logs import get_logger
-from pipeline.provider.client import ProviderClient
 from pipeline.service import HttpRole, IdleRole, WorkerRole, declare_when_up
 from pipeline.settings import DedupeSettings
 from pipeline.spool.forwarder import Forwarder
@@ -117,22 +117,15 @@ async def _open_workers(
 async def _open_dedupe(
     stack: AsyncExitStack, settings: Settings, parts: Parts, ledger: Ledger
 ) -> Role:
-    provider, limits = settings.provider, settings.dedupe
+    limits = settings.dedupe
     confirmation = None
-    if provider.trust == "verify" and provider.base_url and provider.api_key:
-        client = ProviderClient(
-            provider.base_url,
-            provider.api_key,
-            timeout=provider.timeout,
-            concurrency=provider.concurrency,
-            rate_per_second=provider.rate_per_second,
-        )
+    if settings.provider.trust == "verify":
         # The other half is for the ledger.
         within = limits.deadline / 2
-        confirmation = Confirmation(
-            await stack.enter_async_context(client), within=within
-        )
-        turns = turns_within(within, provider.rate_per_second, limits.concurrency)
+        client = await stack.enter_async_context(provider_of(settings))
+        confirmation = Confirmation(client, within=within)
+        rate = settings.provider.rate_per_second
+        turns = turns_within(within, rate, limits.concurrency)
         fitting = min(limits.batch_size, turns)
         limits = limits.model_copy(update={"batch_size": fitting})
     handle = Dedupe(ledger, clock=now, confirmation=confirmation).handle

@@ -6,10 +6,10 @@ import asyncio
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from pipeline.bootstrap import provider_of
 from pipeline.doctor import places, queues
 from pipeline.doctor.finding import Finding, ok, problem, warning
 from pipeline.errors import PipelineError, ProviderRefused, TaskNotFound
-from pipeline.provider.client import ProviderClient
 from pipeline.task import TaskId
 
 if TYPE_CHECKING:
@@ -123,12 +123,18 @@ async def _look_at_settings(settings: Settings) -> Sequence[Finding]:
 async def _look_at_provider(settings: Settings) -> Sequence[Finding]:
     """Ask for a task that nobody has: the answer shows whether the key is taken."""
     provider = settings.provider
+    if provider.trust == "verify" and provider.api_key is None:
+        return [
+            warning(
+                PROVIDER,
+                "provider.api_key is not set",
+                why="the dedupe worker does not start without it",
+                todo="set it for the dedupe worker; no other process needs it",
+            )
+        ]
     if provider.base_url is None or provider.api_key is None:
         return [ok(PROVIDER, "not asked, as the settings have it")]
-    client = ProviderClient(
-        provider.base_url, provider.api_key, timeout=provider.timeout
-    )
-    async with client:
+    async with provider_of(settings) as client:
         try:
             await client.details(_NO_TASK, "generate")
         except TaskNotFound:

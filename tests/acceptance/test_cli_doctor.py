@@ -243,3 +243,21 @@ async def test_provider_is_asked_whether_it_takes_the_key(
     (finding,) = json.loads(done.stdout)["findings"]
     assert (level, what) == (finding["level"], finding["what"])
     assert "the-key" not in done.stdout
+
+
+def test_worker_that_is_to_verify_without_a_key_does_not_start(
+    cli: CommandLine,
+) -> None:
+    """It must not believe bodies instead."""
+    cli.environ |= {
+        "PIPELINE_PROVIDER__BASE_URL": "https://api.example.com",
+        "PIPELINE_PROVIDER__TRUST": "verify",
+    }
+
+    worker = cli("worker", "dedupe")
+    looked = cli("doctor", "--only", "provider")
+
+    assert 1 == worker.returncode
+    assert "provider.api_key: expected a value" in worker.stderr
+    assert 0 == looked.returncode
+    assert "warning  provider  provider.api_key is not set" in looked.stdout

@@ -16,6 +16,7 @@ import pytest
 
 from pipeline.assets.local import LocalAssetStore
 from pipeline.assets.sniff import M4A, MIDI, MP3, WAV
+from pipeline.audio import child
 from pipeline.audio.check import AudioCheck
 from pipeline.audio.probe import DEFAULT_LIMITS, probe
 from pipeline.errors import AssetMissing, AssetRefused, FetchFailed
@@ -173,6 +174,21 @@ async def test_file_that_takes_long_to_decode_hits_the_limit(tmp_path: Path) -> 
     reason = await refusal(path, cpu=timedelta(seconds=1))
 
     assert "decoding it takes more than 1 s of computing" == reason
+
+
+@pytest.mark.parametrize("audio_format", ["mp3", "m4a", "wav"])
+def test_decoding_says_the_same_outside_of_a_child(
+    audio_format: AudioFormat, tmp_path: Path
+) -> None:
+    body = encode(compose(SEED), audio_format)
+
+    found = child.decode(str(make_file(tmp_path, "a", body)), 10)
+    silent = child.decode(str(make_file(tmp_path, "b", make_wav(8000))), 10)
+    long = child.decode(str(make_file(tmp_path, "c", make_wav(8000))), 0.5)
+
+    assert abs(found["duration_seconds"] - piece_seconds(SEED)) < 0.06
+    assert (False, True) == (found["is_silent"], silent["is_silent"])
+    assert {"error": "it plays for longer than 0.5 s"} == long
 
 
 async def test_crash_of_the_child_is_a_refusal(tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pipeline.bootstrap import provider_of
+from pipeline.errors import ConfigurationError
 from pipeline.settings import load_settings, show_settings, try_settings
 
 if TYPE_CHECKING:
@@ -52,13 +54,24 @@ def test_key_is_read_from_a_file_and_never_shown(tmp_path: Path) -> None:
     assert KEY not in repr(loaded)
 
 
-def test_who_wants_to_ask_needs_an_address_and_a_key() -> None:
-    (without_address,) = mistakes(provider__trust="verify", provider__api_key=KEY)
-    (without_key,) = mistakes(provider__trust="verify", provider__base_url=BASE)
+def test_who_wants_to_verify_needs_an_address() -> None:
+    (mistake,) = mistakes(provider__trust="verify", provider__api_key=KEY)
 
-    assert "provider.trust" in without_address
-    assert "expected provider.base_url beside it" in without_address
-    assert "expected provider.api_key beside it" in without_key
+    assert "provider.trust" in mistake
+    assert "expected provider.base_url beside it" in mistake
+
+
+def test_key_is_wanted_only_where_the_provider_is_asked() -> None:
+    """The ingress reads the same file, and should not hold the key."""
+    flags = {"provider.trust": "verify", "provider.base_url": BASE}
+
+    settings = load_settings(environ={}, flags=flags).settings
+
+    assert "verify" == settings.provider.trust
+    with pytest.raises(ConfigurationError, match="api_key: expected a value"):
+        provider_of(settings)
+    with pytest.raises(ConfigurationError, match="base_url: expected a value"):
+        provider_of(load_settings(environ={}, flags={"provider.api_key": KEY}).settings)
 
 
 def test_wrong_address_is_one_mistake_and_not_two() -> None:
