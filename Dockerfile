@@ -5,8 +5,9 @@
 #   docker run --init --publish 127.0.0.1:8080:8080 --volume pipeline:/data \
 #       callback-pipeline:local run
 #
-# FFmpeg (the extra "media", 140 MB) is left out: nothing but the simulated provider
-# uses it, which sends WAV instead of mp3 without it. To have it:
+# FFmpeg (the extra "media", 140 MB) is left out: nothing needs it but the setting
+# download.check_audio and the simulated provider, which sends WAV instead of mp3
+# without it. It contains libraries under GPL, see docs/licences.md. To have it:
 #
 #   docker build --build-arg REQUIREMENTS=runtime-media .
 

@@ -14,7 +14,7 @@ CAN_RUN := .venv/.can-run
 CAN_DEVELOP := .venv/.can-develop
 CAN_BENCH := .venv/.can-bench
 
-.PHONY: help run test coverage load check lint types imports code docs format bench lock image compose-check clean
+.PHONY: help run test coverage load check lint types imports code licences docs format bench lock image compose-check clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -51,7 +51,7 @@ coverage: $(CAN_DEVELOP) ## all tests, and how much they run; at least COVERED %
 load: $(CAN_DEVELOP) ## 10,000 callbacks through the whole pipeline, on both brokers
 	PIPELINE_TEST_LOAD=10000 $(RUN) pytest tests/acceptance/test_demo.py -k load $(ARGS)
 
-check: lint types imports code docs ## everything that needs no test run
+check: lint types imports code licences docs ## everything that needs no test run
 
 lint: $(CAN_DEVELOP)
 	$(BIN)/ruff format --check .
@@ -65,6 +65,9 @@ imports: $(CAN_DEVELOP)
 
 code: $(CAN_DEVELOP)
 	$(RUN) tests.check_code
+
+licences: $(CAN_DEVELOP)
+	$(RUN) tests.check_licences
 
 docs: $(CAN_DEVELOP)
 	$(RUN) tests.check_docs

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from pipeline.broker.port import Broker, Difference
     from pipeline.ledger.port import Ledger
+    from pipeline.provider.client import ProviderClient
     from pipeline.settings import Settings
     from pipeline.spool.spool import Spool
     from pipeline.subscriptions import Subscription
@@ -89,6 +90,32 @@ def ledger_of(settings: Settings, *, must_exist: bool = False) -> Ledger:
     With ``must_exist`` none is made: for those who only look.
     """
     return open_ledger(settings.ledger_url, must_exist=must_exist)
+
+
+def provider_of(settings: Settings) -> ProviderClient:
+    """Make a client of the provider's API; it opens when its context is entered.
+
+    Raises:
+        ConfigurationError: its address or the key is not set.
+    """
+    from pipeline.provider.client import ProviderClient  # noqa: PLC0415  few ask
+
+    provider = settings.provider
+    base_url, api_key = provider.base_url, provider.api_key
+    if base_url is None or api_key is None:
+        name = "api_key" if api_key is None else "base_url"
+        message = (
+            f"provider.{name}: expected a value where the provider is asked, as the"
+            ' dedupe worker does with provider.trust = "verify", got none'
+        )
+        raise ConfigurationError(message)
+    return ProviderClient(
+        base_url,
+        api_key,
+        timeout=provider.timeout,
+        concurrency=provider.concurrency,
+        rate_per_second=provider.rate_per_second,
+    )
 
 
 def spool_of(settings: Settings) -> Spool | None:

@@ -24,6 +24,11 @@ PipelineError
 │   ├── AssetRefused          too large, wrong type, forbidden address
 │   ├── AssetMissing          the store has no such file
 │   └── FetchFailed           anything that may work next time
+├── ProviderError
+│   ├── ProviderUnavailable   the provider gave no answer that can be used, this time
+│   ├── ProviderRefused       it does not take our key, or the account is at an end
+│   ├── TaskNotFound          it knows no such task
+│   └── NotConfirmed          it does not say of a task what a callback says
 ├── NotificationFailed        a subscriber did not answer 2xx in time
 └── Settlement                raised by handlers to say how to settle
     ├── Retry                 again later
@@ -167,6 +172,38 @@ class FetchFailed(AssetError):
     def __init__(self, reason: str, *, after: timedelta | None = None) -> None:
         super().__init__(reason)
         self.after = after
+
+
+class ProviderError(PipelineError):
+    """Base of what can go wrong when the provider is asked something."""
+
+    #: How long the provider asked to be left alone, if it did.
+    after: timedelta | None = None
+
+
+class ProviderUnavailable(ProviderError):
+    """The provider gave no answer that can be used; it may the next time.
+
+    Args:
+        reason: what was expected and what came.
+        after: how long the provider asked to be left alone, if it did.
+    """
+
+    def __init__(self, reason: str, *, after: timedelta | None = None) -> None:
+        super().__init__(reason)
+        self.after = after
+
+
+class ProviderRefused(ProviderError):
+    """The provider does not take our key, or the account is at its end."""
+
+
+class TaskNotFound(ProviderError):
+    """The provider knows no such task."""
+
+
+class NotConfirmed(ProviderError):
+    """The provider does not say of a task what a callback says of it."""
 
 
 class NotificationFailed(PipelineError):

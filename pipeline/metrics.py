@@ -43,6 +43,11 @@ UPDATES = Counter(
     "Callbacks read by dedupe, by stage and verdict (new, late, duplicate).",
     ("stage", "verdict"),
 )
+CONFIRMATIONS = Counter(
+    "pipeline_confirmations_total",
+    "Callbacks about which the provider was asked, by what it said.",
+    ("outcome",),
+)
 ASSETS = Counter(
     "pipeline_assets_total",
     "Files settled by download, by kind and outcome (stored, expired).",

@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING
 
 from pipeline.assets.fetch import Fetcher, FetchRules
 from pipeline.assets.store import open_store
+from pipeline.audio.check import AudioCheck
+from pipeline.audio.probe import require_decoder
 from pipeline.bootstrap import (
     NOTIFY,
     Parts,
     Plan,
     broker_of,
     ledger_of,
+    provider_of,
     spool_of,
     subscriptions_of,
     topology_of,
@@ -30,6 +33,7 @@ from pipeline.spool.forwarder import Forwarder
 from pipeline.spool.outlet import Outlet
 from pipeline.topology import DEDUPE, DOWNLOAD, notify_queue
 from pipeline.worker import Worker, one_by_one
+from pipeline.workers.confirm import Confirmation, turns_within
 from pipeline.workers.dedupe import Dedupe
 from pipeline.workers.download import Download
 from pipeline.workers.notify import Notify, make_session
@@ -87,8 +91,7 @@ async def _open_workers(
     ledger = await stack.enter_async_context(ledger_of(settings))
     roles: list[Role] = []
     if DEDUPE in plan.workers:
-        handle = Dedupe(ledger, clock=now).handle
-        roles.append(_role(settings, parts, DEDUPE, handle, settings.dedupe))
+        roles.append(await _open_dedupe(stack, settings, parts, ledger))
     if DOWNLOAD in plan.workers:
         download = await _open_download(stack, settings, ledger)
         handler = one_by_one(download.handle)
@@ -109,6 +112,24 @@ async def _open_workers(
             queue = notify_queue(one.name)
             roles.append(_role(settings, parts, queue, handler, fitting))
     return roles
+
+
+async def _open_dedupe(
+    stack: AsyncExitStack, settings: Settings, parts: Parts, ledger: Ledger
+) -> Role:
+    limits = settings.dedupe
+    confirmation = None
+    if settings.provider.trust == "verify":
+        # The other half is for the ledger.
+        within = limits.deadline / 2
+        client = await stack.enter_async_context(provider_of(settings))
+        confirmation = Confirmation(client, within=within)
+        rate = settings.provider.rate_per_second
+        turns = turns_within(within, rate, limits.concurrency)
+        fitting = min(limits.batch_size, turns)
+        limits = limits.model_copy(update={"batch_size": fitting})
+    handle = Dedupe(ledger, clock=now, confirmation=confirmation).handle
+    return _role(settings, parts, DEDUPE, handle, limits)
 
 
 async def _open_download(
@@ -134,7 +155,11 @@ async def _open_download(
         ports=frozenset(limits.ports),
     )
     fetcher = await stack.enter_async_context(Fetcher(rules))
-    return Download(fetcher, store, ledger, clock=now)
+    check = None
+    if limits.check_audio:
+        require_decoder()
+        check = AudioCheck().check
+    return Download(fetcher, store, ledger, clock=now, check=check)
 
 
 def _role(

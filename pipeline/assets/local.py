@@ -94,6 +94,14 @@ class LocalAssetStore(AssetStore):
         finally:
             await file.close()
 
+    @asynccontextmanager
+    async def on_disk(self, location: str) -> AsyncIterator[Path]:
+        """Give the file where it is."""
+        if not await self.exists(location):
+            message = f"expected a file at {location}, the store has none"
+            raise AssetMissing(message)
+        yield self._root / location
+
     async def exists(self, location: str) -> bool:
         """Tell whether there is such a file."""
         return await self._call((self._root / check_location(location)).is_file)

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
 import obstore
+from aiofiles.tempfile import NamedTemporaryFile
 
 from pipeline.assets.object_address import connect
 from pipeline.assets.object_errors import FOREIGN, diagnose, translated
@@ -25,7 +27,7 @@ from pipeline.errors import AssetMissing, ConfigurationError, FetchFailed
 from pipeline.logs import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
     from datetime import timedelta
     from types import TracebackType
 
@@ -114,6 +116,21 @@ class ObjectAssetStore(AssetStore):
         stream = result.stream(CHUNK_BYTES)
         yield self._chunks(stream, result.meta["size"], location)
 
+    @asynccontextmanager
+    async def on_disk(self, location: str) -> AsyncIterator[Path]:
+        """Copy the file to a temporary one, with the suffix it has."""
+        temporary = NamedTemporaryFile(
+            prefix="pipeline-", suffix=Path(check_location(location)).suffix
+        )
+        async with AsyncExitStack() as stack:
+            with _on_this_disk(location):
+                copy = await stack.enter_async_context(temporary)
+                async with self.open(location) as chunks:
+                    async for chunk in chunks:
+                        await copy.write(chunk)
+                await copy.flush()
+            yield Path(str(copy.name))
+
     async def exists(self, location: str) -> bool:
         """Tell whether there is such a file."""
         check_location(location)
@@ -161,3 +178,13 @@ class ObjectAssetStore(AssetStore):
         if received != size_bytes:
             message = f"{location}: expected {size_bytes} bytes, got {received}"
             raise FetchFailed(message)
+
+
+@contextmanager
+def _on_this_disk(location: str) -> Iterator[None]:
+    """Turn errors of writing a copy into ours."""
+    try:
+        yield
+    except OSError as error:
+        message = f"copying {location} failed: {error.strerror or error}"
+        raise FetchFailed(message) from error

@@ -74,6 +74,14 @@ class AssetStore(ABC):
         """
 
     @abstractmethod
+    def on_disk(self, location: str) -> AbstractAsyncContextManager[Path]:
+        """Give a file as one on this machine, to be read while the context is open.
+
+        Raises:
+            AssetRefused, AssetMissing, FetchFailed: as ``open``.
+        """
+
+    @abstractmethod
     async def exists(self, location: str) -> bool:
         """Tell whether there is such a file.
 

@@ -103,6 +103,14 @@ class Broker(ABC):
         """Say in a sentence why publishing cannot work now; ``None``: it can."""
 
     @abstractmethod
+    async def version(self) -> str:
+        """Name what holds the messages and its version, such as ``RabbitMQ 3.10.8``.
+
+        Raises:
+            BrokerUnavailable: no answer in time.
+        """
+
+    @abstractmethod
     async def declare(self, topology: Topology) -> Sequence[Difference]:
         """Make sure that everything in ``topology`` exists. Idempotent.
 

@@ -25,6 +25,7 @@ from pipeline.broker.rabbitmq_topology import (
     delete_queue,
     differences,
     frame_max_of,
+    server_version,
 )
 from pipeline.errors import (
     BrokerClosed,
@@ -133,6 +134,11 @@ class RabbitBroker(Broker):
         if (alarm := self._publishing.blocked) is not None:
             return f"the broker takes no messages: alarm on {alarm}"
         return None
+
+    async def version(self) -> str:
+        self._require_open()
+        connection = await self._publishing.connection(self._deadline_seconds)
+        return f"RabbitMQ {'.'.join(map(str, server_version(connection)))}"
 
     async def declare(self, topology: Topology) -> Sequence[Difference]:
         self._require_open()

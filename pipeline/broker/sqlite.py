@@ -21,6 +21,7 @@ from pipeline.broker.sqlite_routing import (
     delete_queue,
     differences,
     queues_under,
+    sqlite_version,
 )
 from pipeline.broker.sqlite_session import Session
 from pipeline.metrics import BROKER_CONNECTED
@@ -80,6 +81,9 @@ class SqliteBroker(Broker):
     @property
     def problem(self) -> str | None:
         return self._session.problem
+
+    async def version(self) -> str:
+        return f"SQLite {await self._session.read(sqlite_version)}"
 
     async def declare(self, topology: Topology) -> Sequence[Difference]:
         await self._session.write(partial(declare, topology=topology))

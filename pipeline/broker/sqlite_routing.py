@@ -106,6 +106,11 @@ def delete_if_idle(connection: apsw.Connection, name: str) -> None:
     delete_queues(connection, [name])
 
 
+def sqlite_version(connection: apsw.Connection) -> str:
+    """Give the version of SQLite, as the file's own connection has it."""
+    return str(connection.execute("SELECT sqlite_version()").get)
+
+
 def queues_under(connection: apsw.Connection, start: str) -> list[FoundQueue]:
     """Give the queues whose full names begin with ``start``."""
     return [

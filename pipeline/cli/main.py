@@ -12,6 +12,7 @@ from pipeline.cli import (
     config,
     dead_letters,
     demo,
+    doctor,
     ledger,
     render,
     run,
@@ -36,6 +37,7 @@ app = typer.Typer(
         "  pipeline demo               see it work, with a simulated provider\n"
         "  pipeline run                everything in one process, without any server\n"
         "  pipeline config show        what is set, and where each value comes from\n"
+        "  pipeline doctor             what is wrong, and what to do about it\n"
         "  pipeline dead-letters list  what could not be processed, and why\n\n"
         "Every command has --help. Settings: defaults < TOML file < PIPELINE_…"
         " variables < options. Exit codes: 0 done, 1 failed, 2 wrong usage."
@@ -44,6 +46,7 @@ app = typer.Typer(
 run.add_to(app)
 demo.add_to(app)
 simulate.add_to(app)
+doctor.add_to(app)
 app.add_typer(tasks.app)
 app.add_typer(ledger.app)
 app.add_typer(

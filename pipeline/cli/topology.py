@@ -120,6 +120,7 @@ def check(
     the same is a warning and no difference.
     """
     from pipeline.bootstrap import open_parts
+    from pipeline.doctor import left_over
 
     loaded = read_settings(config, assignments, broker_url=broker_url)
 
@@ -129,7 +130,7 @@ def check(
         ) as parts:
             return [
                 *await parts.broker.check(parts.topology),
-                *await _left_over(parts, subscription or ()),
+                *await left_over(parts, subscription or ()),
             ]
 
     found = run_once(main())
@@ -183,28 +184,6 @@ def delete(
         render.fail(f"this would delete {what}; add --yes to do it")
         raise typer.Exit(2)
     typer.echo(f"{what} deleted")
-
-
-async def _left_over(
-    parts: Parts, subscriptions: Sequence[str]
-) -> Sequence[Difference]:
-    """Find queues that no setting names."""
-    from pipeline.broker.port import Difference
-    from pipeline.topology import dead_letter_queue, notify_queue
-
-    topology = parts.topology
-    known = {queue.name for queue in topology.queues}
-    names = [notify_queue(name) for name in subscriptions]
-    names += [dead_letter_queue(name) for name in names]
-    return [
-        Difference(
-            text=f"queue {topology.queue_name(one.name)}: expected none, found one with"
-            f" {render.count_of(one.messages, 'message')}: no setting names it. Remove"
-            f" it with `pipeline topology delete --queue {one.name}`"
-        )
-        for one in await parts.broker.find_queues(topology, names)
-        if one.name not in known
-    ]
 
 
 async def _delete_everything(settings: Settings, *, yes: bool) -> str:

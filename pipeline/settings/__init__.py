@@ -27,6 +27,7 @@ from pipeline.settings.model import (
     TlsSettings,
     WorkerSettings,
 )
+from pipeline.settings.provider import ProviderSettings
 from pipeline.settings.show import Shown, show_settings
 from pipeline.settings.values import format_duration, mask_password, parse_duration
 
@@ -41,6 +42,7 @@ __all__ = [
     "MetricsSettings",
     "Mistake",
     "NotifySettings",
+    "ProviderSettings",
     "Settings",
     "Shown",
     "SignatureSettings",

@@ -14,10 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
     ByteSize,
-    ConfigDict,
     Field,
     SecretStr,
     ValidationInfo,
@@ -28,6 +26,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from pipeline.logs import LogFormat  # noqa: TC001
 from pipeline.retry import DEFAULT_WAITS, RetryPolicy
+from pipeline.settings.provider import ProviderSettings
+from pipeline.settings.section import Section
 from pipeline.settings.values import (
     AssetsUrl,
     BrokerUrl,
@@ -70,12 +70,6 @@ Key = Annotated[SecretStr, Field(min_length=1)]
 Size = Annotated[ByteSize, Field(ge=1)]
 Tokens = Annotated[tuple[Token, ...], BeforeValidator(parse_list)]
 Networks = Annotated[tuple[Network, ...], BeforeValidator(parse_list)]
-
-
-class Section(BaseModel):
-    """One table of the configuration file; unknown keys are refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
 class BrokerSettings(Section):
@@ -234,6 +228,8 @@ class DownloadSettings(WorkerSettings):
     #: Ports that files are fetched from, where private addresses are not allowed;
     #: empty: all.
     ports: Annotated[tuple[Port, ...], BeforeValidator(parse_list)] = (443,)
+    #: Decode each audio file, in a process of its own, before it is told of.
+    check_audio: bool = False
     #: Fetch from loopback and private addresses too; only for a provider simulated
     #: on this machine.
     allow_private_addresses: bool = False
@@ -310,6 +306,7 @@ class Settings(BaseSettings):
     )
 
     broker: BrokerSettings = BrokerSettings()
+    provider: ProviderSettings = ProviderSettings()
     ingress: IngressSettings = IngressSettings()
     spool: SpoolSettings = SpoolSettings()
     dedupe: DedupeSettings = DedupeSettings()

@@ -28,6 +28,8 @@ _PASSWORD: Final = re.compile(r"(?<=://)([^:/?#@]*):.*@", re.DOTALL)
 
 BROKER_SCHEMES: Final = ("sqlite", "amqp", "amqps")
 LEDGER_SCHEMES: Final = ("sqlite", "postgresql")
+#: Hosts that are this machine, whatever a name service says.
+_LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
 ASSETS_SCHEMES: Final = ("file", "s3", "gs", "az")
 
 
@@ -184,6 +186,20 @@ def _check_assets_url(url: str) -> str:
     return url
 
 
+def _check_provider_url(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host, port = None, 0
+    is_bare = bool(host) and port != 0 and not (parts.query or parts.fragment)
+    if not is_bare or "@" in parts.netloc or parts.scheme not in ("https", "http"):
+        _refuse("an address without user and query, as in https://api.example.com")
+    if parts.scheme == "http" and host not in _LOOPBACK:
+        _refuse("https, or http to this machine, because the key goes with it")
+    return url.rstrip("/")
+
+
 def _scheme(url: str, known: tuple[str, ...]) -> str:
     scheme, separator, _ = url.partition("://")
     if not separator or scheme not in known:
@@ -266,6 +282,8 @@ BrokerUrl: TypeAlias = Annotated[
 LedgerUrl: TypeAlias = Annotated[
     str, AfterValidator(_check_ledger_url), Masked(), Field(repr=False)
 ]
+#: The base of the provider's API.
+ProviderUrl: TypeAlias = Annotated[str, AfterValidator(_check_provider_url)]
 AssetsUrl: TypeAlias = Annotated[
     str, AfterValidator(_check_assets_url), Masked(), Field(repr=False)
 ]

@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from datetime import datetime
 
+    from pipeline.errors import Settlement
     from pipeline.ledger.port import Ledger, Recorded
     from pipeline.message import Envelope, Publication
+    from pipeline.workers.confirm import Confirmation
 
 #: How a callback came if its envelope does not say.
 CALLBACK: Final = "callback"
@@ -41,6 +43,8 @@ class Dedupe:
     Args:
         ledger: an open handle.
         clock: gives the present time, aware.
+        confirmation: asks the provider about each callback before anything comes of
+            it; ``None``: what the bodies say is taken as it is.
         source: the CloudEvents source of what is published.
     """
 
@@ -49,10 +53,12 @@ class Dedupe:
         ledger: Ledger,
         *,
         clock: Callable[[], datetime],
+        confirmation: Confirmation | None = None,
         source: str = DEFAULT_SOURCE,
     ) -> None:
         self._ledger = ledger
         self._clock = clock
+        self._confirmation = confirmation
         self._source = source
 
     async def handle(
@@ -60,13 +66,17 @@ class Dedupe:
     ) -> Sequence[Sequence[Publication] | Exception]:
         """Handle a batch; one result for each envelope, in order.
 
-        A body that cannot be read gives ``Reject``, for its envelope alone.
+        A body that cannot be read gives ``Reject``, for its envelope alone; one that
+        the provider does not confirm gives ``Retry`` or ``Reject``.
 
         Raises:
             LedgerUnavailable: nothing was recorded, as far as we know.
         """
         now = self._clock()
+        read: Sequence[Claim | Settlement]
         read = [_claim(envelope, now) for envelope in envelopes]
+        if self._confirmation is not None:
+            read = await self._confirmation.confirm(read)
         claims = [claim for claim in read if isinstance(claim, Claim)]
         recorded = await self._ledger.record(claims)
         _count(claims, recorded)

@@ -49,6 +49,10 @@ Clock: TypeAlias = Callable[[], datetime]
 #: Asks the provider for a fresh link; ``None``: there is none.
 Refresh: TypeAlias = Callable[[Asset], Awaitable[str | None]]
 
+#: Looks closer at a file that was stored, by its kind; raises ``AssetRefused`` or
+#: ``FetchFailed`` where it is not what it should be.
+Check: TypeAlias = Callable[["AssetStore", StoredAsset, str], Awaitable[None]]
+
 #: What a file may be, by its kind; every other kind is a stem, so it is audio.
 #: Audio in MP4 cannot be told from video without decoding it.
 _FAMILIES: Final = {"image": ("image",), "video": ("video",)}
@@ -82,6 +86,7 @@ class Download:
         store: an open store.
         ledger: an open handle.
         clock: gives the present time, aware.
+        check: looks closer at each file that was stored, before that is told.
         refresh: asked once, when every link that is known is dead.
         source: the CloudEvents source of what is published.
         lease: how long others wait for this process if it dies.
@@ -94,6 +99,7 @@ class Download:
         ledger: Ledger,
         *,
         clock: Clock,
+        check: Check | None = None,
         refresh: Refresh | None = None,
         source: str = DEFAULT_SOURCE,
         lease: timedelta = LEASE,
@@ -102,6 +108,7 @@ class Download:
         self._store = store
         self._ledger = ledger
         self._clock = clock
+        self._check = check
         self._refresh = refresh
         self._source = source
         self._leases = Leases(ledger, lasts=lease)
@@ -209,7 +216,10 @@ class Download:
 
     async def _fetch_link(self, asset: Asset, url: str) -> StoredAsset:
         families = _FAMILIES.get(asset.key.kind, _AUDIO_FAMILIES)
-        return await self._fetcher.fetch(url, self._store, families=families)
+        stored = await self._fetcher.fetch(url, self._store, families=families)
+        if self._check is not None:
+            await self._check(self._store, stored, asset.key.kind)
+        return stored
 
     async def _newest_link(self, asset: Asset) -> str | None:
         newest = await self._ledger.find_asset(asset.key)

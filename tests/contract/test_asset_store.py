@@ -99,6 +99,17 @@ async def test_commit_says_what_was_stored(store: AssetStore, body: bytes) -> No
     assert place(body) == stored.location
 
 
+async def test_file_can_be_had_on_this_machine(store: AssetStore, body: bytes) -> None:
+    stored = await put(store, body)
+
+    async with store.on_disk(stored.location) as path:
+        found = await asyncio.to_thread(path.read_bytes)
+        suffix = path.suffix
+
+    assert (body, ".mp3") == (found, suffix)
+    assert await store.exists(stored.location)
+
+
 async def test_suffix_is_that_of_the_type(store: AssetStore) -> None:
     """Nothing from outside becomes part of a location."""
     async with store.create(PNG) as upload:
@@ -242,6 +253,17 @@ async def test_what_is_no_location_is_refused(store: AssetStore, location: str) 
         await store.exists(location)
     with pytest.raises(AssetRefused):
         await read(store, location)
+
+
+async def test_only_what_is_there_can_be_had_on_this_machine(
+    store: AssetStore,
+) -> None:
+    with pytest.raises(AssetMissing):
+        async with store.on_disk(NEVER_STORED):
+            pass
+    with pytest.raises(AssetRefused):
+        async with store.on_disk("/etc/passwd"):
+            pass
 
 
 async def test_chunks_that_are_read_are_bounded(store: AssetStore, body: bytes) -> None:

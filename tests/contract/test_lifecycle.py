@@ -50,6 +50,13 @@ if TYPE_CHECKING:
 DEADLINE = timedelta(seconds=10)
 
 
+async def test_version_names_what_holds_the_messages(broker: Broker) -> None:
+    name, _, numbers = (await broker.version()).partition(" ")
+
+    assert name in ("SQLite", "RabbitMQ")
+    assert tuple(map(int, numbers.split("."))) >= (3, 10)
+
+
 async def test_declaring_twice_is_harmless(broker: Broker, topology: Topology) -> None:
     """What is there stays, with everything in it."""
     await broker.publish(make_publication())

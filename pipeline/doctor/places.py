@@ -1,0 +1,167 @@
+"""Where things are kept, on this machine and elsewhere, and how much room there is."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+from urllib.parse import unquote, urlsplit
+
+from pipeline.assets.store import OBJECT_SCHEMES, open_store
+from pipeline.bootstrap import ledger_of, spool_of
+from pipeline.doctor.finding import Finding, ok, problem, warning
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from pipeline.settings import Settings
+    from pipeline.spool.spool import Spool
+
+LEDGER: Final = "ledger"
+ASSETS: Final = "assets"
+SPOOL: Final = "spool"
+DISK: Final = "disk"
+
+#: A file that no store has: to ask for it is to try whether the store answers.
+_NO_FILE: Final = f"sha256/00/{'0' * 64}.none"
+
+
+async def look_at_ledger(settings: Settings) -> Sequence[Finding]:
+    """Open the ledger and sum it up.
+
+    Raises:
+        LedgerUnavailable, LedgerMismatch: it cannot be used.
+        ConfigurationError: there is none.
+    """
+    async with ledger_of(settings, must_exist=True) as ledger:
+        totals = await ledger.totals()
+    return [
+        ok(
+            LEDGER,
+            f"{totals.tasks:,} tasks, {totals.assets_stored:,} files stored,"
+            f" {totals.assets_pending:,} still to come, {totals.assets_expired:,} gone",
+        )
+    ]
+
+
+async def look_at_assets(settings: Settings) -> Sequence[Finding]:
+    """Ask the store for a file, or look whether its folder can be written.
+
+    Raises:
+        FetchFailed: it does not answer.
+        ConfigurationError: it cannot be used.
+    """
+    folder = assets_folder(settings)
+    if folder is None:
+        async with open_store(
+            settings.assets_url, deadline=settings.assets_deadline
+        ) as store:
+            await store.exists(_NO_FILE)
+        return [ok(ASSETS, "the object store answers")]
+    there = await asyncio.to_thread(_nearest, folder)
+    if not os.access(there, os.W_OK | os.X_OK):
+        return [
+            problem(
+                ASSETS,
+                f"expected a folder that can be written, got {there}",
+                why="no file can be stored; downloads are retried, then given up",
+                todo="give it to the user of the download worker",
+            )
+        ]
+    state = "can be written" if there == folder else "is made by the first download"
+    return [ok(ASSETS, f"{folder} {state}")]
+
+
+async def look_at_spool(settings: Settings) -> Sequence[Finding]:
+    """Look into the outage spool, if there is one on this machine.
+
+    Raises:
+        BrokerError: its file cannot be used.
+    """
+    spool = spool_of(settings)
+    if spool is None:
+        return [ok(SPOOL, "none, as the settings have it")]
+    path = settings.spool.path.absolute()
+    # To open one would make it.
+    if not await asyncio.to_thread(path.is_file):
+        return [ok(SPOOL, f"no callback waits here: there is no file {path}")]
+    async with spool:
+        await spool.measure()
+        return [*_judge_spool(spool)]
+
+
+async def look_at_disks(settings: Settings) -> Sequence[Finding]:
+    """Compare the free room under every local path with the floor."""
+    return await asyncio.to_thread(lambda: [*_judge_disks(settings)])
+
+
+def assets_folder(settings: Settings) -> Path | None:
+    """Give the folder of the asset store; ``None``: it is none on this machine."""
+    parts = urlsplit(settings.assets_url)
+    if parts.scheme in OBJECT_SCHEMES:
+        return None
+    path = unquote(parts.path) if parts.scheme else settings.assets_url
+    return Path(path).absolute()
+
+
+def _judge_spool(spool: Spool) -> Iterator[Finding]:
+    if (text := spool.problem) is not None:
+        yield problem(
+            SPOOL,
+            text,
+            why="while the broker is away, callbacks are answered 503 and lost after"
+            " the provider's last try",
+            todo="make room, or bring the broker back so that the spool drains",
+        )
+    if spool.messages:
+        yield problem(
+            SPOOL,
+            f"{spool.messages:,} callbacks wait, the oldest for"
+            f" {spool.oldest_seconds:.0f} s, in {spool.used_bytes:,} bytes",
+            why="they are on this disk alone, and nobody has been told of them",
+            todo="bring the broker back and keep an ingress running on this machine;"
+            " if both are there, look for forwarding_failed in its log",
+        )
+    elif text is None:
+        yield ok(SPOOL, "empty, and takes callbacks")
+
+
+def _judge_disks(settings: Settings) -> Iterator[Finding]:
+    floor = int(settings.spool.min_free_bytes)
+    seen: set[int] = set()
+    for folder in _local_folders(settings):
+        device = folder.stat().st_dev
+        if device in seen:
+            continue
+        seen.add(device)
+        found = os.statvfs(folder)
+        free = found.f_bavail * found.f_frsize
+        shown = f"{free // 2**20:,} MiB free on the disk of {folder}"
+        if free >= 2 * floor:
+            yield ok(DISK, shown)
+            continue
+        judge = warning if free >= floor else problem
+        yield judge(
+            DISK,
+            f"{shown}; the floor is {floor // 2**20:,} MiB (spool.min_free_bytes)",
+            why="below it the spool takes nothing; a full disk stops broker and ledger",
+            todo="make room, or forget old tasks with `pipeline ledger prune`",
+        )
+
+
+def _local_folders(settings: Settings) -> Iterator[Path]:
+    """Give what exists of each path that the settings name on this machine."""
+    for url in (settings.broker_url, settings.ledger_url):
+        parts = urlsplit(url)
+        if parts.scheme == "sqlite":
+            yield _nearest(Path(unquote(parts.path.removeprefix("/"))).absolute())
+    if spool_of(settings) is not None:
+        yield _nearest(settings.spool.path.absolute())
+    if (folder := assets_folder(settings)) is not None:
+        yield _nearest(folder)
+
+
+def _nearest(path: Path) -> Path:
+    """Give the path, or the first folder above it that is there."""
+    return next(one for one in (path, *path.parents) if one.exists())

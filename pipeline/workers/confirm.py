@@ -1,0 +1,161 @@
+"""Believe the provider, not the body: ask before anything comes of a callback.
+
+A token or a signature proves that a callback was sent by somebody who knows a
+secret, not that what it says is true. So the provider is asked for the task, and
+what it answers takes the place of the body: stage, tracks, links, failure. A callback
+is then no more than a hint that it is time to ask.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+from pipeline.errors import (
+    NotConfirmed,
+    ProviderError,
+    ProviderUnavailable,
+    Reject,
+    Retry,
+    Settlement,
+    TaskNotFound,
+    Unreadable,
+)
+from pipeline.ledger.port import Claim
+from pipeline.metrics import CONFIRMATIONS
+from pipeline.provider.callback import OPERATIONS, normalise
+from pipeline.task import event_id
+from pipeline.values import value
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import timedelta
+
+    from pipeline.provider.client import ProviderClient
+    from pipeline.task import Stage, TaskId, TaskUpdate
+
+#: The origin of what somebody has asked the provider for.
+POLL: Final = "poll"
+
+
+@value
+class _Told:
+    """What the provider says of a task."""
+
+    update: TaskUpdate
+    body: bytes
+
+
+class Confirmation:
+    """Asks the provider about every callback of a batch.
+
+    Nothing is kept from one batch to the next: what a task looks like changes. In
+    one batch each task is asked for once, after all its callbacks have come.
+
+    Args:
+        client: an open client.
+        within: the longest for all questions of a batch, waiting included.
+    """
+
+    def __init__(self, client: ProviderClient, *, within: timedelta) -> None:
+        self._client = client
+        self._seconds = within.total_seconds()
+
+    async def confirm(
+        self, read: Sequence[Claim | Settlement]
+    ) -> Sequence[Claim | Settlement]:
+        """Put the provider's word in the place of each claim's; in the same order.
+
+        What was asked for by somebody else (``poll``) is the provider's word already.
+        A callback that is not confirmed becomes ``Retry``: the provider may be behind.
+        One of a task that it does not know becomes ``Reject``. Raises nothing.
+        """
+        questions = dict.fromkeys(
+            (one.update.task_id, one.update.operation)
+            for one in read
+            if isinstance(one, Claim) and one.origin != POLL
+        )
+        async with asyncio.TaskGroup() as group:
+            asked = {
+                question: group.create_task(self._ask(*question))
+                for question in questions
+            }
+        answers = {question: task.result() for question, task in asked.items()}
+        return [
+            one
+            if isinstance(one, Settlement) or one.origin == POLL
+            else _judged(one, answers[one.update.task_id, one.update.operation])
+            for one in read
+        ]
+
+    async def _ask(self, task_id: TaskId, operation: str) -> _Told | ProviderError:
+        try:
+            async with asyncio.timeout(self._seconds):
+                details = await self._client.details(task_id, operation)
+            # Callbacks of operations that share an endpoint could name another one.
+            known = details.operation if details.operation in OPERATIONS else operation
+            update = normalise(details.body, known)
+        except ProviderError as error:
+            return error
+        except Unreadable as error:
+            return ProviderUnavailable(f"expected the details of a task: {error}")
+        except TimeoutError:
+            message = f"expected a turn and an answer within {self._seconds:g} s"
+            return ProviderUnavailable(message)
+        if update.task_id != task_id:
+            message = f"expected the task {task_id}, got {update.task_id}"
+            return ProviderUnavailable(message)
+        return _Told(update=update, body=details.body)
+
+
+def turns_within(within: timedelta, rate_per_second: float, batches: int) -> int:
+    """Say for how many tasks each of some batches at the same time can ask.
+
+    In half the time there is: the other half is for the answers. A larger batch
+    would cost those at its end an attempt, whatever the provider says.
+    """
+    turns = within.total_seconds() / 2 * rate_per_second / batches
+    return max(1, int(turns))
+
+
+def is_confirmed(claimed: Stage, told: Stage) -> bool:
+    """Tell whether what the provider says of a task bears a callback out.
+
+    A task that is past the stage by now was there. But one that has ended otherwise
+    than the callback says was never where it says.
+    """
+    if claimed.is_final and told.is_final:
+        return claimed is told
+    return told.rank >= claimed.rank
+
+
+def _judged(claim: Claim, answer: _Told | ProviderError) -> Claim | Settlement:
+    if isinstance(answer, TaskNotFound):
+        CONFIRMATIONS.labels("not_found").inc()
+        return _because(Reject(f"TaskNotFound: {answer}"), answer)
+    if isinstance(answer, ProviderError):
+        CONFIRMATIONS.labels("no_answer").inc()
+        text = f"{type(answer).__name__}: {answer}"
+        return _because(Retry(text, after=answer.after), answer)
+    claimed, told = claim.update.stage, answer.update.stage
+    if not is_confirmed(claimed, told):
+        CONFIRMATIONS.labels("not_confirmed").inc()
+        reason = f" ({answer.update.unknown_reason})" if not told.rank else ""
+        error = NotConfirmed(
+            f"the callback says {claimed}, the provider says {told}{reason}"
+        )
+        return _because(Retry(f"NotConfirmed: {error}"), error)
+    CONFIRMATIONS.labels("confirmed").inc()
+    return replace(
+        claim,
+        update=answer.update,
+        event_id=event_id(answer.update),
+        body=answer.body,
+    )
+
+
+def _because(settlement: Settlement, cause: ProviderError) -> Settlement:
+    """Name the cause, as ``raise … from …`` does: dead letters are found by it."""
+    settlement.__cause__ = cause
+    return settlement
