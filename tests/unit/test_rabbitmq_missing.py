@@ -14,8 +14,8 @@ ROOT = Path(__file__).parents[2]
 PROGRAM = """
 import sys
 import pytest
-from tests import rabbitmq_node
-rabbitmq_node.SCRIPT_FOLDERS = ()
+from tests import rabbitmq_install
+rabbitmq_install.SCRIPT_FOLDERS = ()
 sys.exit(pytest.main(sys.argv[1:]))
 """
 NEEDS_RABBITMQ = (
