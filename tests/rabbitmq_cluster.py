@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import json
+import re
 import secrets
 import socket
 import struct
@@ -91,20 +91,28 @@ class RabbitCluster:
 
     def leader_of(self, queue: str) -> RabbitNode:
         """Give the node that decides on a quorum queue."""
-        name = self._told_of(queue, "leader")
+        (name,) = self._told_of(queue, "leader")
         return next(node for node in self.nodes if node.name == name)
 
     def online_copies(self, queue: str) -> list[str]:
         """Name the nodes whose copy of a quorum queue takes part."""
-        return list(self._told_of(queue, "online"))
+        return self._told_of(queue, "online")
 
-    def _told_of(self, queue: str, column: str) -> Any:
-        """Ask the first node that answers."""
-        asked = ("list_queues", "--formatter", "json", "name", column)
+    def _told_of(self, queue: str, item: str) -> list[str]:
+        """Ask the first node that answers; gives the names of nodes.
+
+        Not `list_queues`, for which the other nodes would have to find the program
+        that asks.
+        """
         for node in self.nodes:
             if node.takes_connections():
-                rows = json.loads(node.control(*asked))
-                return next(row[column] for row in rows if row["name"] == queue)
+                told = node.control(
+                    "eval",
+                    f'Name = rabbit_misc:r(<<"/">>, queue, <<"{queue}">>),'
+                    " {ok, Queue} = rabbit_amqqueue:lookup(Name),"
+                    f" rabbit_quorum_queue:info(Queue, [{item}]).",
+                )
+                return re.findall("'([^']+)'", told)
         message = "expected a node that runs, found none"
         raise RuntimeError(message)
 

@@ -214,7 +214,8 @@ class Link:
     async def _run(self) -> None:
         count = len(self._nodes)
         pause = FIRST_PAUSE_SECONDS
-        for self._url in itertools.cycle(self._nodes):
+        for node in itertools.cycle(self._nodes):
+            self._url = node
             if await self._stay_connected():
                 pause = FIRST_PAUSE_SECONDS
             log.warning("broker_connection_lost", problem=self._problem)
