@@ -94,7 +94,7 @@ class Called:
         """Wait until it says of itself that it is ready, or degraded."""
 
         async def is_so() -> bool:
-            return (await self.ready())["status"] == status
+            return bool((await self.ready())["status"] == status)
 
         await eventually(is_so, within=within)
 

@@ -251,6 +251,14 @@ def test_secrets_do_not_show_in_the_settings_either() -> None:
     assert TOKEN not in repr(loaded)
 
 
+def test_the_password_of_a_cluster_does_not_show() -> None:
+    url = "amqp://user:hu,sh@one:5672,two:5672/host"
+
+    values = shown(load(environ={"PIPELINE_BROKER_URL": url}))
+
+    assert values["broker_url"] == "amqp://user:***@one:5672,two:5672/host"
+
+
 def test_what_is_shown_can_be_written_as_json() -> None:
     values = shown(load(flags={"metrics.port": 9000, "subscriptions_file": "s.toml"}))
 
