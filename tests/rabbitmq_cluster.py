@@ -80,6 +80,12 @@ class RabbitCluster:
         """Start some of the nodes at the same time."""
         _at_once(RabbitNode.start, nodes)
 
+    def mend(self) -> None:
+        """Start what is dead and let all nodes talk, as after a test that failed."""
+        for node in self.nodes:
+            self.heal(node)
+        self.start_nodes([node for node in self.nodes if not node.is_running])
+
     def close(self) -> None:
         """End everything."""
         # Killed, because a node that is stopped in order waits for the others.

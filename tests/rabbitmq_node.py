@@ -113,6 +113,11 @@ class RabbitNode:
         self._server = self._spawn(str(find_server("rabbitmq-server")))
         _wait_until(self._is_ready, f"the node in {self.folder}")
 
+    @property
+    def is_running(self) -> bool:
+        """Whether its process is there."""
+        return self._server is not None and self._server.poll() is None
+
     def takes_connections(self) -> bool:
         """Tell whether the broker answers; it listens a little before it does."""
         with suppress(OSError), _connect(self.port) as connection:

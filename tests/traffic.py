@@ -16,7 +16,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 from pipeline.broker import open_broker
-from pipeline.errors import BrokerUnavailable, DeliveryLost
+from pipeline.errors import BrokerError, BrokerUnavailable, DeliveryLost
 from pipeline.message import TASK_ID
 from pipeline.topology import DEDUPE
 from tests.factories import make_publication
@@ -89,8 +89,8 @@ class Traffic:
             try:
                 await broker.publish(publication)
                 self.confirmed.add(message_id)
-            except BrokerUnavailable:
-                pass  # unknown: it may have been stored
+            except BrokerError:
+                pass  # unknown, or refused for want of a leader
             await asyncio.sleep(PAUSE_SECONDS)
 
     async def consume(self, consumer: Consumer) -> None:

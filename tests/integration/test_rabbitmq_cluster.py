@@ -10,6 +10,7 @@ import pytest
 
 from pipeline.topology import DEDUPE, build_topology
 from tests.factories import SHORT_DELAY, unique_prefix
+from tests.load import called_ingress
 from tests.rabbitmq_node import delete_topology
 from tests.traffic import running_traffic
 from tests.waiting import eventually
@@ -28,6 +29,8 @@ pytestmark = [pytest.mark.rabbitmq, pytest.mark.timeout(240, func_only=True)]
 
 #: The most that one answer of the ingress may take.
 ANSWER_SECONDS = 5.0
+#: How long an ingress is called at a time.
+CALLING_SECONDS = 8.0
 
 
 @pytest.fixture
@@ -35,6 +38,7 @@ async def topology(rabbitmq_cluster: RabbitCluster) -> AsyncIterator[Topology]:
     """Names of this test's own; removed afterwards."""
     made = build_topology(prefix=unique_prefix(), delays=(SHORT_DELAY,))
     yield made
+    await asyncio.to_thread(rabbitmq_cluster.mend)
     await delete_topology(rabbitmq_cluster.nodes[0].url, made)
 
 
@@ -97,6 +101,28 @@ async def test_two_of_three_nodes_are_dead_and_come_back(
         await traffic.until_flowing(time.monotonic())
         await traffic.until_confirmed(100)
     _check(traffic)
+
+
+@pytest.mark.slow
+async def test_nobody_waits_long_while_two_of_three_nodes_are_dead(
+    rabbitmq_cluster: RabbitCluster, topology: Topology, tmp_path: Path
+) -> None:
+    """At an ingress in its own process, called at a steady rate all the time."""
+    cluster = rabbitmq_cluster
+    async with called_ingress(cluster.url, topology, tmp_path) as caller:
+        calling = asyncio.create_task(caller.call(CALLING_SECONDS))
+        for node in cluster.nodes[:2]:
+            await asyncio.to_thread(node.kill)
+        answers = [await calling, await caller.call(CALLING_SECONDS)]
+        calling = asyncio.create_task(caller.call(CALLING_SECONDS))
+
+        await asyncio.to_thread(cluster.start_nodes, cluster.nodes[:2])
+
+        answers.append(await calling)
+        await caller.check_that_nothing_is_lost(cluster.url, topology)
+    for one in answers:
+        assert {200} == {*one.statuses}
+        assert one.slowest_seconds < ANSWER_SECONDS
 
 
 @pytest.mark.slow
