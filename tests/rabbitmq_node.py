@@ -161,7 +161,7 @@ class RabbitNode:
 
     def raise_disk_alarm(self) -> None:
         """Let the broker find that its disk is nearly full: it stops reading."""
-        self.control("set_disk_free_limit", "1000TB")
+        self.control("set_disk_free_limit", str(10**15))
 
     def clear_disk_alarm(self) -> None:
         """Let the broker take messages again."""
