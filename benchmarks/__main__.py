@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Final
 
 from benchmarks.broker import broker_for_benchmarks
 from benchmarks.results import Results, add_json_option
-from tests.rabbitmq_node import ServerMissing
+from tests.server_package import ServerMissing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
