@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.rabbitmq_node import find_server, started_node
+from tests.rabbitmq_install import find_server
+from tests.rabbitmq_node import started_node
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -6,7 +6,8 @@ PipelineError
 │   ├── BrokerUnavailable     not reachable, or no answer in time: outcome unknown
 │   │   └── TopologyMissing   something is not there yet, and we may not declare it
 │   ├── Unroutable            no queue is bound for the routing key
-│   ├── PublishRefused        the broker refused the message: a queue is full
+│   ├── PublishRefused        the broker refused the message: a queue is full,
+│   │                         or the leader of its copies is lost
 │   ├── SpoolRefused          the outage spool is full, or cannot be written
 │   ├── TopologyMismatch      a queue or exchange exists with other arguments
 │   ├── AlreadySettled        a delivery was settled a second time
@@ -78,7 +79,11 @@ class Unroutable(BrokerError):
 
 
 class PublishRefused(BrokerError):
-    """The broker answered no: a queue has reached its length limit."""
+    """The broker answered no: a queue has reached its length limit.
+
+    In a cluster also while a queue is without a leader, for the seconds after the
+    loss of a node in which another one is chosen.
+    """
 
 
 class SpoolRefused(BrokerError):

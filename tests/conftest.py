@@ -9,13 +9,10 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from tests import postgres_node as postgres
-from tests.rabbitmq_node import (
-    RabbitNode,
-    ServerMissing,
-    find_server,
-    install_server,
-    started_node,
-)
+from tests.rabbitmq_cluster import RabbitCluster, started_cluster
+from tests.rabbitmq_install import find_server, install_server
+from tests.rabbitmq_node import RabbitNode, started_node
+from tests.server_package import ServerMissing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,7 +44,7 @@ def _wanted(items: list[pytest.Item], mark: str, address: str) -> bool:
     given = os.environ.get(address)
     return any(
         # Some tests take a server down: they need one of their own in any case.
-        f"{mark}_node" in getattr(item, "fixturenames", ())
+        {f"{mark}_node", f"{mark}_cluster"} & {*getattr(item, "fixturenames", ())}
         or (not given and item.get_closest_marker(mark))
         for item in items
     )
@@ -79,6 +76,22 @@ def bucket(object_server: ObjectServer, monkeypatch: pytest.MonkeyPatch) -> str:
 @pytest.fixture(scope="session")
 def rabbitmq_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitNode]:
     """A private RabbitMQ for this session; with xdist, one for each worker."""
+    _require_rabbitmq()
+    with started_node(tmp_path_factory.mktemp("rabbitmq")) as node:
+        yield node
+
+
+@pytest.fixture(scope="module")
+def rabbitmq_cluster(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[RabbitCluster]:
+    """Three nodes for the tests of a module; they take a while to start."""
+    _require_rabbitmq()
+    with started_cluster(tmp_path_factory.mktemp("cluster")) as cluster:
+        yield cluster
+
+
+def _require_rabbitmq() -> None:
     try:
         find_server("rabbitmq-server")
     except ServerMissing as missing:
@@ -90,8 +103,6 @@ def rabbitmq_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitNo
             f" {WITHOUT_RABBITMQ}=1 skips what needs RabbitMQ",
             pytrace=False,
         )
-    with started_node(tmp_path_factory.mktemp("rabbitmq")) as node:
-        yield node
 
 
 @pytest.fixture(scope="session")

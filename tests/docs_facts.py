@@ -47,6 +47,7 @@ def variables() -> frozenset[str]:
     tests = {
         "PIPELINE_TEST_AMQP_URL",
         "PIPELINE_TEST_POSTGRES_URL",
+        "PIPELINE_TEST_RABBITMQ_ROOT",
         "PIPELINE_TEST_WITHOUT_POSTGRES",
         "PIPELINE_TEST_WITHOUT_RABBITMQ",
     }

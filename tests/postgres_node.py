@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 
 import asyncpg
 
-from tests.rabbitmq_node import ServerMissing, install_package
+from tests.server_package import ServerMissing, install_package
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

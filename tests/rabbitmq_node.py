@@ -6,32 +6,27 @@ brokers on the machine neither notice it nor are touched.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import secrets
-import shutil
 import signal
 import socket
 import subprocess
-import tempfile
 import time
 from contextlib import ExitStack, contextmanager, suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import aio_pika
 
+from tests.rabbitmq_install import command, find_server
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from pipeline.topology import Topology
 
-#: Debian's scripts for everybody; those in ``/usr/sbin`` change the user first.
-SCRIPT_FOLDERS: Final = ("/usr/lib/rabbitmq/bin", "/usr/local/sbin", "/usr/local/bin")
-
-START_SECONDS: Final = 60.0
+START_SECONDS: Final = 180.0
 STOP_SECONDS: Final = 30.0
-INSTALL_SECONDS: Final = 600.0
 
 CONFIGURATION: Final = """\
 log.console = false
@@ -41,107 +36,32 @@ raft.wal_max_size_bytes = 33554432
 """
 
 
-class ServerMissing(Exception):
-    """There is no RabbitMQ server on this machine."""
-
-
-def find_server(script: str) -> Path:
-    """Give the path of one of RabbitMQ's scripts.
-
-    Raises:
-        ServerMissing: RabbitMQ is not installed.
-    """
-    for folder in SCRIPT_FOLDERS:
-        path = Path(folder, script)
-        if path.exists():
-            return path
-    if found := shutil.which(script):
-        return Path(found)
-    message = (
-        f"{script} was not found: install the package rabbitmq-server, or set"
-        " PIPELINE_TEST_AMQP_URL=amqp://user:password@host:port/ to use another one"
-    )
-    raise ServerMissing(message)
-
-
-def install_server() -> None:
-    """Install RabbitMQ from Debian's packages if it is absent and we may."""
-
-    def is_there() -> bool:
-        with suppress(ServerMissing):
-            find_server("rabbitmq-server")
-            return True
-        return False
-
-    install_package("rabbitmq-server", is_there)
-
-
-def install_package(name: str, is_there: Callable[[], bool]) -> None:
-    """Install one of Debian's packages if it is absent and we may.
-
-    The service of the package is not started. Where this cannot be done nothing
-    happens: the tests say then what is missing.
-    """
-    apt = shutil.which("apt-get")
-    if is_there() or apt is None or os.geteuid() != 0:
-        return
-    lock = Path(tempfile.gettempdir(), "pipeline-tests-install.lock")
-    with lock.open("w") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        if not is_there():
-            with _no_service_starts():
-                _install(apt, name)
-
-
-def _install(apt: str, name: str) -> None:
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    install = ["install", "-y", "-q", "--no-install-recommends", name]
-    for arguments in (["update", "-q"], install):
-        done = subprocess.run(
-            [apt, *arguments],
-            env=environment,
-            timeout=INSTALL_SECONDS,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    if done.returncode:
-        print(f"{name} could not be installed: {done.stderr[-2000:]}")  # noqa: T201
-
-
-@contextmanager
-def _no_service_starts() -> Iterator[None]:
-    """Keep Debian's package scripts from starting services."""
-    policy = Path("/usr/sbin/policy-rc.d")
-    if policy.exists():
-        yield
-        return
-    policy.write_text("#!/bin/sh\nexit 101\n")
-    policy.chmod(0o755)
-    try:
-        yield
-    finally:
-        policy.unlink()
-
-
 class RabbitNode:
-    """A node that can be stopped, killed and started again; its data stays."""
+    """A node that can be stopped, killed and started again; its data stays.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: everything it has; must exist.
+        cookie: what nodes know each other by that shall form a cluster.
+    """
+
+    def __init__(self, folder: Path, *, cookie: str | None = None) -> None:
         self.folder = folder
-        self.port, self._link_port, self._epmd_port, tool_port = _free_ports(4)
+        self.port, self.link_port, self.epmd_port, tool_port = _free_ports(4)
+        #: How other nodes call it.
+        self.name = f"pipeline-test-{self.port}@localhost"
         self.url = f"amqp://guest:guest@127.0.0.1:{self.port}/"
         self._server: subprocess.Popen[bytes] | None = None
         self._epmd: subprocess.Popen[bytes] | None = None
         for name in ("data", "log"):
             (folder / name).mkdir()
-        cookie = folder / ".erlang.cookie"
-        cookie.write_text(secrets.token_hex(16))
-        cookie.chmod(0o400)
+        cookie_file = folder / ".erlang.cookie"
+        cookie_file.write_text(cookie or secrets.token_hex(16))
+        cookie_file.chmod(0o400)
         (folder / "rabbitmq.conf").write_text(CONFIGURATION)
         (folder / "enabled_plugins").write_text("[].\n")
         (folder / "advanced.config").write_text(
-            "[{kernel, [{inet_dist_use_interface, {127,0,0,1}}]},"
+            # A node of which nothing is heard is given up after about this.
+            "[{kernel, [{inet_dist_use_interface, {127,0,0,1}}, {net_ticktime, 10}]},"
             # What a delay queue could not hand on is tried again after this.
             " {rabbit, [{dead_letter_worker_publisher_confirm_timeout, 1000}]}].\n"
         )
@@ -151,12 +71,12 @@ class RabbitNode:
             "LANG": "C.UTF-8",
             "HOME": str(folder),
             "ERL_EPMD_ADDRESS": "127.0.0.1",
-            "ERL_EPMD_PORT": str(self._epmd_port),
+            "ERL_EPMD_PORT": str(self.epmd_port),
             "RABBITMQ_CONF_ENV_FILE": "/dev/null",
-            "RABBITMQ_NODENAME": f"pipeline-test-{self.port}@localhost",
+            "RABBITMQ_NODENAME": self.name,
             "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
             "RABBITMQ_NODE_PORT": str(self.port),
-            "RABBITMQ_DIST_PORT": str(self._link_port),
+            "RABBITMQ_DIST_PORT": str(self.link_port),
             "RABBITMQ_CTL_DIST_PORT_MIN": str(tool_port),
             "RABBITMQ_CTL_DIST_PORT_MAX": str(tool_port),
             "RABBITMQ_MNESIA_BASE": str(folder / "data"),
@@ -165,9 +85,23 @@ class RabbitNode:
             "RABBITMQ_CONFIG_FILE": str(folder / "rabbitmq.conf"),
             "RABBITMQ_ADVANCED_CONFIG_FILE": str(folder / "advanced.config"),
             "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "enabled_plugins"),
+            # Several nodes share few processors: none may spin while it waits.
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+sbwt none +sbwtdio none",
             # The script becomes the server then, so its process id is ours.
             "RUNNING_UNDER_SYSTEMD": "true",
         }
+
+    def configure(self, *lines: str) -> None:
+        """Add lines to the configuration of the next start."""
+        with (self.folder / "rabbitmq.conf").open("a") as file:
+            file.writelines(f"{line}\n" for line in lines)
+
+    def start_epmd(self) -> None:
+        """Start what tells nodes each other's ports. Idempotent."""
+        if self._epmd is None:
+            # Started by us and not by the node, so that we can end it by its id.
+            self._epmd = self._spawn("epmd")
+            _wait_until(lambda: _listens(self.epmd_port), "epmd")
 
     def start(self) -> None:
         """Start the node and wait until it takes connections.
@@ -175,12 +109,21 @@ class RabbitNode:
         Raises:
             RuntimeError: it ended, or was not ready in time.
         """
-        if self._epmd is None:
-            # Started by us and not by the node, so that we can end it by its id.
-            self._epmd = self._spawn(shutil.which("epmd") or "epmd")
-            _wait_until(lambda: _listens(self._epmd_port), "epmd")
+        self.start_epmd()
         self._server = self._spawn(str(find_server("rabbitmq-server")))
         _wait_until(self._is_ready, f"the node in {self.folder}")
+
+    @property
+    def is_running(self) -> bool:
+        """Whether its process is there."""
+        return self._server is not None and self._server.poll() is None
+
+    def takes_connections(self) -> bool:
+        """Tell whether the broker answers; it listens a little before it does."""
+        with suppress(OSError), _connect(self.port) as connection:
+            connection.sendall(b"AMQP\x00\x00\x09\x01")
+            return connection.recv(1) == b"\x01"
+        return False
 
     def stop(self) -> None:
         """Shut the node down in order. Idempotent."""
@@ -216,6 +159,14 @@ class RabbitNode:
         """Let the broker take messages again."""
         self.control("set_vm_memory_high_watermark", "0.4")
 
+    def raise_disk_alarm(self) -> None:
+        """Let the broker find that its disk is nearly full: it stops reading."""
+        self.control("set_disk_free_limit", str(10**15))
+
+    def clear_disk_alarm(self) -> None:
+        """Let the broker take messages again."""
+        self.control("set_disk_free_limit", "50MB")
+
     def tell_queue(self, name: str, word: str) -> None:
         """``suspend`` or ``resume`` the process of a classic queue."""
         self.control(
@@ -232,7 +183,7 @@ class RabbitNode:
             subprocess.CalledProcessError: it failed.
         """
         done = subprocess.run(
-            [find_server("rabbitmqctl"), "--quiet", *arguments],
+            command(find_server("rabbitmqctl"), self.folder, "--quiet", *arguments),
             env=self._environment,
             timeout=START_SECONDS,
             check=True,
@@ -251,7 +202,7 @@ class RabbitNode:
     def _spawn(self, program: str) -> subprocess.Popen[bytes]:
         with (self.folder / "output").open("ab") as output:
             return subprocess.Popen(
-                [program],
+                command(program, self.folder),
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -266,11 +217,7 @@ class RabbitNode:
                 f"the node in {self.folder} ended while starting: {output[-2000:]}"
             )
             raise RuntimeError(message)
-        with suppress(OSError), _connect(self.port) as connection:
-            # It listens a little before it answers.
-            connection.sendall(b"AMQP\x00\x00\x09\x01")
-            return connection.recv(1) == b"\x01"
-        return False
+        return self.takes_connections()
 
 
 @contextmanager

@@ -84,6 +84,11 @@ class TcpProxy:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     @property
+    def port(self) -> int:
+        """Where it listens."""
+        return self._port
+
+    @property
     def open_connections(self) -> int:
         """How many clients are connected now."""
         return len(self._pairs)

@@ -187,7 +187,8 @@ class Broker(ABC):
 
         Raises:
             Unroutable: no queue is bound for one of them; that one is not stored.
-            PublishRefused: a queue is full; that message is not stored.
+            PublishRefused: a queue is full, or has no leader just now; that message
+                is not stored.
             BrokerUnavailable: no answer in time; the outcome is unknown.
         """
 

@@ -57,7 +57,8 @@ class RabbitBroker(Broker):
     """A handle on a RabbitMQ server or cluster (3.10 to 4.x).
 
     Args:
-        url: ``amqp://user:password@host:port/vhost`` or ``amqps://…``.
+        url: ``amqp://user:password@host:port/vhost`` or ``amqps://…``; for a cluster
+            ``amqp://user:password@one:port,two:port/vhost``.
         deadline: the longest that any call waits for the broker.
         name: shown in the management console.
         fast: use the short cut for frames where aiormq lets us.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import itertools
 import random
 import socket
 import struct
@@ -19,6 +20,7 @@ import aio_pika
 import aiormq
 from yarl import URL
 
+from pipeline.addresses import split_hosts
 from pipeline.broker.rabbitmq_stream import TappedConnection, stream_of
 from pipeline.errors import BrokerUnavailable
 from pipeline.logs import get_logger, report_death
@@ -118,8 +120,12 @@ async def bounded(seconds: float, what: str) -> AsyncIterator[None]:
 class Link:
     """Keeps one connection open until it is closed.
 
+    With several hosts, any of which will do, it begins at one by chance, so that
+    many processes spread, and turns to the next whenever one is lost or not there.
+
     Args:
-        url: ``amqp://`` or ``amqps://``; a heartbeat in its query wins.
+        url: ``amqp://`` or ``amqps://``, with one host or several separated by
+            commas; a heartbeat in its query wins.
         name: shown in the management console of the broker.
         fast: put a ``FrameStream`` under the connection.
         on_up: awaited with each fresh connection before anybody gets it. If it
@@ -137,10 +143,12 @@ class Link:
         on_up: Callable[[AbstractConnection], Awaitable[None]],
         on_down: Callable[[], Awaitable[None]],
     ) -> None:
-        parsed = URL(url)
-        if "heartbeat" not in parsed.query:
-            parsed = parsed.update_query(heartbeat=heartbeat_seconds)
-        self._url = parsed.update_query(name=name)
+        nodes = [
+            _with_options(node, name, heartbeat_seconds) for node in split_hosts(url)
+        ]
+        self._nodes = random.sample(nodes, len(nodes))
+        #: The one that is connected or tried now.
+        self._url = self._nodes[0]
         self._make = TappedConnection if fast else aio_pika.Connection
         self._on_up = on_up
         self._on_down = on_down
@@ -151,7 +159,7 @@ class Link:
 
     @property
     def address(self) -> str:
-        """Host and port, without the password."""
+        """Host and port that are connected or tried now, without the password."""
         port = self._url.port or (5671 if self._url.scheme == "amqps" else 5672)
         return f"{self._url.host}:{port}"
 
@@ -204,27 +212,40 @@ class Link:
         return self._connection
 
     async def _run(self) -> None:
+        count = len(self._nodes)
         pause = FIRST_PAUSE_SECONDS
-        while True:
-            try:
-                connection = await self._connect()
+        for node in itertools.cycle(self._nodes):
+            self._url = node
+            if await self._stay_connected():
                 pause = FIRST_PAUSE_SECONDS
-                try:
-                    reason = await self._until_closed(connection)
-                    self._problem = f"connection to {self.address} lost: {_why(reason)}"
-                finally:
-                    await self._lower(connection)
-                BROKER_RECONNECTS.inc()
-            except BrokerUnavailable as error:
-                self._problem = str(error)
-            except Exception as error:
-                # Whatever the mistake is, nobody would connect again after us.
-                self._problem = f"connecting to {self.address}: {type(error).__name__}"
-                log.exception("background_step_failed", task=f"link {self.address}")
             log.warning("broker_connection_lost", problem=self._problem)
+            # A round of several nodes takes no longer than the wait for a single one.
             # Not security: jitter keeps many workers from coming back at once.
-            await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311
-            pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
+            await asyncio.sleep(pause / count * random.uniform(0.5, 1.0))  # noqa: S311
+            pause = min(pause * 2 ** (1 / count), LONGEST_PAUSE_SECONDS)
+
+    async def _stay_connected(self) -> bool:
+        """Connect and stay so; returns after a loss, and tells whether it was one.
+
+        If not, there was no connection in the first place.
+        """
+        is_connected = False
+        try:
+            connection = await self._connect()
+            is_connected = True
+            try:
+                reason = await self._until_closed(connection)
+                self._problem = f"connection to {self.address} lost: {_why(reason)}"
+            finally:
+                await self._lower(connection)
+            BROKER_RECONNECTS.inc()
+        except BrokerUnavailable as error:
+            self._problem = str(error)
+        except Exception as error:
+            # Whatever the mistake is, nobody would connect again after us.
+            self._problem = f"connecting to {self.address}: {type(error).__name__}"
+            log.exception("background_step_failed", task=f"link {self.address}")
+        return is_connected
 
     async def _connect(self) -> AbstractConnection:
         async with bounded(CONNECT_TIMEOUT_SECONDS, f"connecting to {self.address}"):
@@ -280,6 +301,13 @@ class Link:
             await self._on_down()
         finally:
             await _close_quietly(connection)
+
+
+def _with_options(url: str, name: str, heartbeat_seconds: int) -> URL:
+    parsed = URL(url)
+    if "heartbeat" not in parsed.query:
+        parsed = parsed.update_query(heartbeat=heartbeat_seconds)
+    return parsed.update_query(name=name)
 
 
 def _why(reason: BaseException | None) -> str:

@@ -77,7 +77,7 @@ def refused(exchange: str, routing_key: str) -> PublishRefused:
     """Say that a message was answered with a nack."""
     return PublishRefused(
         f"the broker refused a message to exchange {exchange} with routing key"
-        f" {routing_key}: a queue has reached its limit"
+        f" {routing_key}: a queue has reached its limit, or has no leader just now"
     )
 
 

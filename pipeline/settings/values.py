@@ -17,6 +17,8 @@ import orjson
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
+from pipeline.addresses import split_hosts
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -146,12 +148,15 @@ def _check_broker_url(url: str) -> str:
     if scheme == "sqlite":
         return _check_file_url(url)
     try:
-        parts = urlsplit(url)
-        reachable = bool(parts.hostname) and parts.port != 0
+        nodes = [urlsplit(node) for node in split_hosts(url)]
+        reachable = all(node.hostname and node.port != 0 for node in nodes)
     except ValueError:
         reachable = False
     if not reachable:
-        _refuse("a host, as in amqp://user:password@host:5672/")
+        _refuse(
+            "a host, or several with commas between them, as in"
+            " amqp://user:password@host:5672,other:5672/"
+        )
     return url
 
 

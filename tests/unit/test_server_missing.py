@@ -59,7 +59,7 @@ class Server:
 
 RABBITMQ: Final = Server(
     package="rabbitmq-server",
-    module="rabbitmq_node",
+    module="rabbitmq_install",
     places="SCRIPT_FOLDERS",
     nowhere="()",
     variable="PIPELINE_TEST_WITHOUT_RABBITMQ",

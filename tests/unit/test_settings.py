@@ -251,6 +251,14 @@ def test_secrets_do_not_show_in_the_settings_either() -> None:
     assert TOKEN not in repr(loaded)
 
 
+def test_the_password_of_a_cluster_does_not_show() -> None:
+    url = "amqp://user:hu,sh@one:5672,two:5672/host"
+
+    values = shown(load(environ={"PIPELINE_BROKER_URL": url}))
+
+    assert values["broker_url"] == "amqp://user:***@one:5672,two:5672/host"
+
+
 def test_what_is_shown_can_be_written_as_json() -> None:
     values = shown(load(flags={"metrics.port": 9000, "subscriptions_file": "s.toml"}))
 
@@ -374,6 +382,9 @@ def test_a_folder_is_no_file(tmp_path: Path) -> None:
         ("amqp://host:0/", "a host"),
         ("amqp://host:port/", "a host"),
         ("amqp://[::1", "a host"),
+        ("amqp://one,/", "a host, or several"),
+        ("amqp://one,two:0/", "a host, or several"),
+        ("amqp://u:p@one,v:q@two/", "a host, or several"),
         ("sqlite://broker.db", "three slashes and a file"),
         ("sqlite:///", "three slashes and a file"),
         ("sqlite:///data/", "three slashes and a file"),
@@ -389,7 +400,13 @@ def test_a_broker_url_that_cannot_work_is_refused(url: str, words: str) -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["amqp://h", "amqps://u:p@[::1]:5671/v", "sqlite:///b.db", "sqlite:////srv/b.db"],
+    [
+        "amqp://h",
+        "amqps://u:p@[::1]:5671/v",
+        "amqp://u:p@one:5672,two,[::1]:5673/v?heartbeat=5",
+        "sqlite:///b.db",
+        "sqlite:////srv/b.db",
+    ],
 )
 def test_a_broker_url_that_can_work_is_taken(url: str) -> None:
     assert url == load(flags={"broker_url": url}).settings.broker_url
