@@ -16,6 +16,7 @@ from aiohttp import web
 
 from pipeline.errors import ConfigurationError
 from pipeline.ingress.connection import Server
+from pipeline.ingress.description import description_routes
 from pipeline.ingress.door import Door
 from pipeline.ingress.health import Checks, Get, health_routes
 from pipeline.ingress.problems import problem
@@ -125,10 +126,12 @@ def make_ingress(
     if outlet is None:
         found = {"broker": lambda: broker.problem, **(checks or {})}
         view = CallbackView(broker.publish, settings)
-        return Routes(health_routes(found), view, door)
+        gets = health_routes(found) | description_routes(settings)
+        return Routes(gets, view, door)
     found = {"broker": lambda: outlet.broker_problem, **(checks or {})}
     view = CallbackView(outlet.publish, settings)
-    return Routes(health_routes(found, standby=outlet), view, door)
+    gets = health_routes(found, standby=outlet) | description_routes(settings)
+    return Routes(gets, view, door)
 
 
 def refuse_unknown_operations(settings: IngressSettings) -> None:
