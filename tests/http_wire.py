@@ -105,7 +105,9 @@ def make_request(
 ) -> bytes:
     """Write a request; with ``chunks`` in pieces of these sizes, repeated."""
     framing = (
-        f"Content-Length: {len(body)}" if chunks is None else "Transfer-Encoding: chunked"
+        f"Content-Length: {len(body)}"
+        if chunks is None
+        else "Transfer-Encoding: chunked"
     )
     lines = [f"{method} {path} HTTP/{version}", "Host: x", *headers, framing]
     head = "\r\n".join([*lines, "", ""]).encode("latin-1")
@@ -173,15 +175,22 @@ class Caller:
         """Read so many answers."""
         return [await self.reply() for _ in range(count)]
 
-    async def rest(self, *, within: float = WITHIN_SECONDS) -> list[Reply]:
-        """Read answers until the other side ends the connection."""
-        found = []
+    async def rest(
+        self, *, count: int | None = None, within: float = WITHIN_SECONDS
+    ) -> list[Reply]:
+        """Read answers until the connection ends, or nothing comes for a while.
+
+        Args:
+            count: no more than so many.
+            within: how long to wait for each, in seconds.
+        """
+        found: list[Reply] = []
         try:
-            async with asyncio.timeout(within):
-                while True:
-                    found.append(await self.reply(within=within))
-        except (EOFError, ConnectionError):
-            return found
+            while count is None or len(found) < count:
+                found.append(await self.reply(within=within))
+        except (EOFError, ConnectionError, TimeoutError):
+            pass
+        return found
 
     async def _read(self, method: str) -> Reply:
         head = await self._reader.readuntil(b"\r\n\r\n")

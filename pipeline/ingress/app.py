@@ -12,7 +12,7 @@ import errno
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
-from aiohttp import web
+from aiohttp import HttpVersion, HttpVersion10, HttpVersion11, web
 
 from pipeline.errors import ConfigurationError
 from pipeline.ingress.connection import Server
@@ -46,6 +46,8 @@ HANDSHAKE_SECONDS: Final = 10.0
 MAX_CONNECTIONS: Final = 1000
 
 CALLBACKS_PATH: Final = "/callbacks/"
+#: Key under which a request carries its version if that is none of ours.
+OTHER_VERSION: Final = web.RequestKey("other_version", HttpVersion)
 
 
 class Routes:
@@ -69,6 +71,8 @@ class Routes:
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request; every refusal is a problem document."""
+        if OTHER_VERSION in request:
+            return _wrong_version(request)
         path = request.path
         view, door = self._view, self._door
         if view is not None and door is not None and path.startswith(CALLBACKS_PATH):
@@ -230,7 +234,11 @@ def _request_factory(max_body_bytes: int) -> Callable[..., web.BaseRequest]:
         writer: Any,
         task: asyncio.Task[None],
     ) -> web.BaseRequest:
-        return web.BaseRequest(
+        version = message.version
+        if is_other := version != HttpVersion11 and version != HttpVersion10:
+            # The parser reads HTTP/0.9 and 2.0 as well; they are answered in ours.
+            message = message._replace(version=HttpVersion11, should_close=True)
+        request = web.BaseRequest(
             message,
             payload,
             protocol,
@@ -239,8 +247,19 @@ def _request_factory(max_body_bytes: int) -> Callable[..., web.BaseRequest]:
             task.get_loop(),
             client_max_size=max_body_bytes,
         )
+        if is_other:
+            request[OTHER_VERSION] = version
+        return request
 
     return make
+
+
+def _wrong_version(request: web.BaseRequest) -> web.Response:
+    version = request[OTHER_VERSION]
+    detail = f"expected HTTP/1.1, got HTTP/{version.major}.{version.minor}"
+    response = problem(400, detail, code="malformed")
+    response.force_close()
+    return response
 
 
 def _wrong_method(request: web.BaseRequest, allowed: str) -> web.Response:

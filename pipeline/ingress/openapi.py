@@ -40,6 +40,7 @@ _ACCEPTED: Final = (
 #: Where a body may name its task; in ``data`` before beside it.
 _ID_NAMES: Final = ("task_id", "taskId")
 
+
 def describe(settings: IngressSettings) -> Part:
     """Describe the ingress that has these settings."""
     return {
