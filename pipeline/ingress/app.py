@@ -69,7 +69,9 @@ class Routes:
         self._view = view
         self._door = door
 
-    async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def __call__(  # noqa: PLR0911  each kind of address has its own
+        self, request: web.BaseRequest
+    ) -> web.StreamResponse:
         """Answer one request; every refusal is a problem document."""
         if OTHER_VERSION in request:
             return _wrong_version(request)
@@ -235,7 +237,7 @@ def _request_factory(max_body_bytes: int) -> Callable[..., web.BaseRequest]:
         task: asyncio.Task[None],
     ) -> web.BaseRequest:
         version = message.version
-        if is_other := version != HttpVersion11 and version != HttpVersion10:
+        if is_other := version not in (HttpVersion11, HttpVersion10):
             # The parser reads HTTP/0.9 and 2.0 as well; they are answered in ours.
             message = message._replace(version=HttpVersion11, should_close=True)
         request = web.BaseRequest(

@@ -164,32 +164,17 @@ def _state_paths() -> Part:
 
 
 def _schemas() -> Part:
-    # An integer is taken as well, but for JSON Schema 7.0 is one, and here it is none.
-    task_id: Part = {
-        "description": "The provider's id of the task; all of it can be printed.",
-        "type": "string",
-        "minLength": 1,
-        "maxLength": ID_LIMIT,
-        "pattern": "^[!-~]([ -~]*[!-~])?$",
-    }
-    reference = _schema_reference("TaskId")
-    either: list[Part] = [{"required": [name]} for name in _ID_NAMES]
-    ids = dict.fromkeys(_ID_NAMES, reference)
-    in_data: Part = {"type": "object", "properties": ids, "anyOf": either}
     return {
-        "TaskId": task_id,
-        "Callback": {
-            "description": (
-                "What the provider sends, of any of its operations. Only the task has"
-                " to be named; everything else is kept as it is."
-            ),
-            "type": "object",
-            "properties": {**ids, "data": {}},
-            "anyOf": [
-                {"properties": {"data": in_data}, "required": ["data"]},
-                *({"not": {"required": ["data"]}, **one} for one in either),
-            ],
+        "TaskId": {
+            # An integer is taken as well, but for JSON Schema 7.0 is one, and here it
+            # is none.
+            "description": "The provider's id of the task; all of it can be printed.",
+            "type": "string",
+            "minLength": 1,
+            "maxLength": ID_LIMIT,
+            "pattern": "^[!-~]([ -~]*[!-~])?$",
         },
+        "Callback": _callback(),
         "Problem": {
             "description": "A refusal (RFC 9457).",
             "type": "object",
@@ -216,6 +201,25 @@ def _schemas() -> Part:
                 "spool": {"type": "object"},
             },
         },
+    }
+
+
+def _callback() -> Part:
+    """Describe bodies: a task in ``data``, or beside it where there is no ``data``."""
+    ids = dict.fromkeys(_ID_NAMES, _schema_reference("TaskId"))
+    either: list[Part] = [{"required": [name]} for name in _ID_NAMES]
+    in_data: Part = {"type": "object", "properties": ids, "anyOf": either}
+    return {
+        "description": (
+            "What the provider sends, of any of its operations. Only the task has"
+            " to be named; everything else is kept as it is."
+        ),
+        "type": "object",
+        "properties": {**ids, "data": {}},
+        "anyOf": [
+            {"properties": {"data": in_data}, "required": ["data"]},
+            *({"not": {"required": ["data"]}, **one} for one in either),
+        ],
     }
 
 
