@@ -45,6 +45,10 @@ def _packed(encoding: bytes, body: bytes) -> bytes:
     return _with(b"Content-Encoding: %b\r\n%b" % (encoding, length), body)
 
 
+def _gzip(body: bytes) -> bytes:
+    return gzip.compress(body, mtime=0)
+
+
 def _raw_deflate(body: bytes) -> bytes:
     packer = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
     return packer.compress(body) + packer.flush()
@@ -147,14 +151,14 @@ REFUSED: Final[dict[str, bytes]] = {
     ),
     # -- compressed
     "no gzip": _packed(b"gzip", BODY),
-    "gzip cut off": _packed(b"gzip", gzip.compress(BODY)[:-12]),
-    "gzip with a wrong sum": _packed(b"gzip", gzip.compress(BODY)[:-8] + b"\0" * 8),
+    "gzip cut off": _packed(b"gzip", _gzip(BODY)[:-12]),
+    "gzip with a wrong sum": _packed(b"gzip", _gzip(BODY)[:-8] + b"\0" * 8),
     "no deflate": _packed(b"deflate", b"\xff" + BODY),
     "no br": _packed(b"br", BODY),
     "no zstd": _packed(b"zstd", BODY),
-    "gzip twice": _packed(b"gzip, gzip", gzip.compress(gzip.compress(BODY))),
-    "gzip of 20 MiB": _packed(b"gzip", gzip.compress(b" " * (20 * 1024 * 1024))),
-    "100 gzips of 1 MiB": _packed(b"gzip", gzip.compress(b" " * (1024 * 1024)) * 100),
+    "gzip twice": _packed(b"gzip, gzip", _gzip(_gzip(BODY))),
+    "gzip of 20 MiB": _packed(b"gzip", _gzip(b" " * (20 * 1024 * 1024))),
+    "100 gzips of 1 MiB": _packed(b"gzip", _gzip(b" " * (1024 * 1024)) * 100),
     "deflate of 20 MiB": _packed(b"deflate", zlib.compress(b" " * (20 * 1024 * 1024))),
     # -- what it is said to be
     "text": _with(LENGTH + b"Content-Type: text/plain\r\n"),
@@ -195,8 +199,8 @@ TAKEN: Final[dict[str, bytes]] = {
         b"0000%X\r\n%b\r\n000\r\n\r\n" % (len(BODY), BODY)
     ),
     "trailer": _chunks(_IN_ONE_CHUNK[:-2] + b"X-A: b\r\n\r\n"),
-    "gzip": _packed(b"gzip", gzip.compress(BODY)),
-    "GZIP": _packed(b"GZIP", gzip.compress(BODY)),
+    "gzip": _packed(b"gzip", _gzip(BODY)),
+    "GZIP": _packed(b"GZIP", _gzip(BODY)),
     "deflate": _packed(b"deflate", zlib.compress(BODY)),
     "deflate without its head": _packed(b"deflate", _raw_deflate(BODY)),
     "identity": _packed(b"identity", BODY),
@@ -234,7 +238,7 @@ EITHER: Final[dict[str, bytes]] = {
     "chunked in HTTP/1.0": _chunks(_IN_ONE_CHUNK).replace(b"HTTP/1.1", b"HTTP/1.0"),
     "identity and length": _with(b"Transfer-Encoding: identity\r\n" + LENGTH),
     "gzip, chunked": _chunks(
-        b"%x\r\n%b\r\n0\r\n\r\n" % (len(gzip.compress(BODY)), gzip.compress(BODY)),
+        b"%x\r\n%b\r\n0\r\n\r\n" % (len(_gzip(BODY)), _gzip(BODY)),
         b"Transfer-Encoding: gzip, chunked\r\n",
     ),
     "two headers for chunked": _chunks(_IN_ONE_CHUNK, CHUNKED + CHUNKED),
@@ -245,10 +249,8 @@ EITHER: Final[dict[str, bytes]] = {
     "fragment": _line(b"POST /callbacks/upload-extend#x HTTP/1.1"),
     "bytes in the target": _line(b"POST /callbacks/upload-extend?\xff HTTP/1.1"),
     "expects something else": _with(LENGTH + b"Expect: tea\r\n"),
-    "two gzips in a row": _packed(
-        b"gzip", gzip.compress(BODY[:9]) + gzip.compress(BODY[9:])
-    ),
-    "gzip and more": _packed(b"gzip", gzip.compress(BODY) + b"\0\0\0\0"),
+    "two gzips in a row": _packed(b"gzip", _gzip(BODY[:9]) + _gzip(BODY[9:])),
+    "gzip and more": _packed(b"gzip", _gzip(BODY) + b"\0\0\0\0"),
     "100 headers": _with(LENGTH + b"".join(b"X-%d: y\r\n" % n for n in range(98))),
     "header of 8,190 bytes": _with(LENGTH + b"X: " + b"y" * 8187 + b"\r\n"),
 }

@@ -115,7 +115,7 @@ class Attacks:
         roll, ends, name = random.random(), len(body) > BODY_LIMIT, "plain"
         sent, chunks = body, None
         if roll < 0.08:
-            name, sent = "gzip", gzip.compress(body, compresslevel=1)
+            name, sent = "gzip", gzip.compress(body, compresslevel=1, mtime=0)
             headers.append("Content-Encoding: gzip")
         elif roll < 0.11:
             name, sent = "deflate", zlib.compress(body, 1)
