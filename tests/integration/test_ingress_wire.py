@@ -9,10 +9,16 @@ from __future__ import annotations
 import asyncio
 import gzip
 import socket
-from typing import TYPE_CHECKING
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
 
+import orjson
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from pipeline.errors import Unreadable
+from pipeline.provider.callback import peek
 from tests.http_wire import Caller, calling, chunked, make_request
 from tests.ingress import running_ingress
 from tests.waiting import eventually
@@ -298,6 +304,50 @@ async def test_caller_that_never_reads_is_held_up_in_the_end(ingress: Ingress) -
             assert 200 == (await other.reply()).status
     finally:
         deaf.close()
+
+
+async def test_pipelines_of_any_kind_in_any_pieces_are_read_as_they_were_meant(
+    ingress: Ingress,
+) -> None:
+    """Whatever the requests are, how each is written, and where all of it is cut."""
+    texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
+    bodies = st.builds(
+        lambda task, rest: orjson.dumps({"task_id": task, "x": rest}),
+        st.text("abc 1", max_size=4),
+        st.lists(texts, max_size=3),
+    )
+    framings = st.none() | st.lists(st.integers(1, 30), min_size=1, max_size=4)
+    one = st.tuples(bodies | st.binary(max_size=60), framings, st.booleans())
+    pipelines: list[tuple[list[Any], list[int]]] = []
+
+    @settings(max_examples=60, deadline=None, derandomize=True, database=None)
+    @given(st.lists(one, min_size=1, max_size=8), st.lists(st.integers(0, 2000)))
+    def collect(requests: list[Any], cuts: list[int]) -> None:
+        pipelines.append((requests, cuts))
+
+    collect()
+    for requests, cuts in pipelines:
+        data, expected, accepted = b"", [], []
+        for body, chunks, is_zipped in requests:
+            sent = gzip.compress(body) if is_zipped else body
+            headers = ["Content-Encoding: gzip"] if is_zipped else []
+            data += make_request(sent, chunks=chunks, headers=headers)
+            expected.append(200 if is_readable(body) else 400)
+            accepted += [body] if is_readable(body) else []
+        ends = sorted({0, len(data), *(cut % len(data) for cut in cuts)})
+        async with calling(ingress.host, ingress.port) as caller:
+            await caller.send(*(data[a:b] for a, b in pairwise(ends)))
+            assert expected == statuses(await caller.replies(len(requests)))
+        assert accepted == await published(ingress, len(accepted))
+
+
+def is_readable(body: bytes) -> bool:
+    """Tell whether a body names a task."""
+    try:
+        peek(body)
+    except Unreadable:
+        return False
+    return True
 
 
 # -- callers that leave -------------------------------------------------------------
