@@ -133,6 +133,8 @@ class Caller:
     ) -> None:
         self._reader = reader
         self._writer = writer
+        #: Whether an answer has said that it is the last one.
+        self.is_closed = False
 
     @property
     def transport(self) -> asyncio.WriteTransport:
@@ -169,6 +171,7 @@ class Caller:
             while True:
                 found = await self._read(method)
                 if interim or found.status != CONTINUE:
+                    self.is_closed = found.closes
                     return found
 
     async def replies(self, count: int) -> list[Reply]:

@@ -88,7 +88,7 @@ class Callers:
         # What ends a connection may go without an answer; what stood before it is
         # sent again, as the provider would do.
         self._again.extend(attack for attack in unanswered if not attack.ends)
-        return not unanswered and not batch[-1].ends
+        return not unanswered and not batch[-1].ends and not caller.is_closed
 
     async def _send_again(self, caller: Caller) -> bool:
         """Send one alone, whose connection had ended before its answer."""
@@ -99,7 +99,7 @@ class Callers:
             text = f"no answer, also alone: {attack.request[:300]!r}"
             self._accounts.violate(f"{attack.name}: {text}")
             return False
-        return True
+        return not caller.is_closed
 
     async def _exchange(
         self, caller: Caller, batch: Sequence[Attack]
@@ -108,7 +108,9 @@ class Callers:
         async with asyncio.TaskGroup() as group:
             sending = group.create_task(self._send(caller, batch))
             unanswered = await self._read(caller, batch)
-            sending.cancel()
+            if unanswered or batch[-1].ends:
+                sending.cancel()
+            # Else an answer may have come before the last of its request was sent.
         return unanswered
 
     async def _send(self, caller: Caller, batch: Sequence[Attack]) -> None:

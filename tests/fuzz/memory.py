@@ -31,6 +31,13 @@ class Memory:
         early, late = self._median(*EARLY), self._median(*LATE)
         return early / 2**20, late / 2**20, (late / early - 1) * 100
 
+    def course(self, parts: int = 20) -> list[float]:
+        """Give MiB in so many parts of the run."""
+        return [
+            round(self._median(part / parts, (part + 1) / parts) / 2**20, 1)
+            for part in range(parts)
+        ]
+
     def _median(self, start: float, end: float) -> float:
         total = self.samples[-1][0]
         found = [

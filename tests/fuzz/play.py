@@ -143,6 +143,7 @@ def _judge_memory(verdict: Verdict, memory: Memory) -> None:
     verdict.facts["memory_early_mib"] = round(early, 1)
     verdict.facts["memory_late_mib"] = round(late, 1)
     verdict.facts["memory_growth_percent"] = round(growth, 1)
+    verdict.facts["memory_course_mib"] = memory.course()
     options = verdict.options
     if options.requests >= JUDGED_FROM and growth > options.growth:
         verdict.accounts.violate(
