@@ -134,7 +134,7 @@ async def test_odd_request_in_two_pieces_is_read_as_in_one(
     request = (TAKEN | EITHER)[name]
     whole = [reply.status == 200 for reply in await answers_to(ingress, request)]
 
-    for cut in range(1, min(len(request), 400), 13):
+    for cut in range(1, min(len(request), 400), 31):
         replies = await answers_to(ingress, request[:cut], request[cut:])
         assert whole == [reply.status == 200 for reply in replies]
 
