@@ -77,6 +77,15 @@ class Attacks:
                 break
         return made
 
+    def heavy(self) -> list[Attack]:
+        """Give what takes the most memory at a time, each for a write of its own."""
+        operation = self._operations[0]
+        path = f"/callbacks/{operation}"
+        return [
+            self._framed(body, path, key_of(operation, body))
+            for body in self._bodies.large * 3
+        ]
+
     def make(self) -> Attack:
         """Give the next one."""
         random = self._random

@@ -36,6 +36,8 @@ class Callers:
         accounts: are kept here.
         total: how many requests.
         seed: decides how they are cut and who leaves.
+        warms_up: begin with what takes the most memory, on all connections at once,
+            so that what the process may ever need is seen at the beginning.
     """
 
     def __init__(
@@ -46,12 +48,14 @@ class Callers:
         *,
         total: int,
         seed: int,
+        warms_up: bool = False,
     ) -> None:
         self._address = address
         self._attacks = attacks
         self._accounts = accounts
         self._total = total
         self._random = Random(seed)
+        self._warms_up = warms_up
         self._again: deque[Attack] = deque()
 
     async def run(self, connections: int, report: Callable[[int], None]) -> None:
@@ -61,6 +65,10 @@ class Callers:
                 group.create_task(self._call(report))
 
     async def _call(self, report: Callable[[int], None]) -> None:
+        for attack in self._attacks.heavy() if self._warms_up else ():
+            async with calling(*self._address) as caller:
+                await self._send_batch(caller, [attack])
+            report(self._accounts.sent)
         while self._again or self._accounts.sent < self._total:
             async with calling(*self._address) as caller:
                 for _ in range(BATCHES_PER_CONNECTION):
@@ -76,6 +84,10 @@ class Callers:
 
     async def _send_next(self, caller: Caller) -> bool:
         batch = self._attacks.batch()[: self._total - self._accounts.sent]
+        return await self._send_batch(caller, batch)
+
+    async def _send_batch(self, caller: Caller, batch: Sequence[Attack]) -> bool:
+        """Send requests and note their answers; tell whether the connection stays."""
         self._accounts.sent += len(batch)
         if self._random.random() < LEAVING_SHARE:
             await caller.send(b"".join(attack.request for attack in batch))

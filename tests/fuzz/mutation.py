@@ -55,7 +55,8 @@ class Bodies:
         self._odd = [body for _, body in wrong_types()]
 
     @cached_property
-    def _large(self) -> list[bytes]:
+    def large(self) -> list[bytes]:
+        """The large ones of the corpus."""
         return [b for make in BODIES.values() if len(b := make()) > LARGE_BYTES]
 
     def make(self) -> bytes:
@@ -69,7 +70,7 @@ class Bodies:
             return self._spoilt(self._changed())
         if roll < 0.93:
             is_large = self._random.random() < LARGE_SHARE
-            return self._random.choice(self._large if is_large else self._small)
+            return self._random.choice(self.large if is_large else self._small)
         if roll < 0.96:
             return self._random.randbytes(self._random.randrange(200))
         return json.dumps(self._random.choice(self._shapes)).encode()

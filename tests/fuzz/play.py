@@ -109,6 +109,7 @@ def _attack(verdict: Verdict, ingress: Running, report: Report) -> None:
         accounts,
         total=options.requests,
         seed=options.seed,
+        warms_up=options.requests >= JUDGED_FROM,
     )
 
     async def watch() -> None:

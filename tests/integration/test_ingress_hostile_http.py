@@ -256,6 +256,16 @@ async def test_caller_that_asks_first_gets_each_answer_once(ingress: Ingress) ->
     assert 2 == await ingress.count()
 
 
+async def test_caller_of_http_1_0_is_never_told_to_go_on(ingress: Ingress) -> None:
+    """It knows no interim answers, and would take it for the last one (RFC 9110)."""
+    request = make_request(BODY, version="1.0", headers=["Expect: 100-continue"])
+    async with calling(ingress.host, ingress.port) as caller:
+        await caller.send(request[:-5], request[-5:])
+
+        assert 200 == (await caller.reply(interim=True)).status
+    assert 1 == await ingress.count()
+
+
 async def test_caller_that_asks_first_and_is_refused_sends_no_body(
     ingress: Ingress,
 ) -> None:
