@@ -26,12 +26,8 @@ from typing import TYPE_CHECKING, Final
 
 from benchmarks.broker import broker_for_benchmarks
 from benchmarks.results import Results, add_json_option
-<<<<<<< HEAD
 from tests.postgres_node import find_program
-from tests.rabbitmq_node import ServerMissing
-=======
 from tests.server_package import ServerMissing
->>>>>>> part2-cluster
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

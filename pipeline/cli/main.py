@@ -14,6 +14,7 @@ from pipeline.cli import (
     demo,
     doctor,
     ledger,
+    openapi,
     render,
     run,
     simulate,
@@ -21,6 +22,7 @@ from pipeline.cli import (
     topology,
 )
 from pipeline.errors import PipelineError
+from pipeline.version import installed_version
 
 FAILED: Final = 1
 
@@ -47,6 +49,7 @@ run.add_to(app)
 demo.add_to(app)
 simulate.add_to(app)
 doctor.add_to(app)
+openapi.add_to(app)
 app.add_typer(tasks.app)
 app.add_typer(ledger.app)
 app.add_typer(
@@ -81,16 +84,6 @@ def pipeline(
     fails for good is kept as a dead letter and can be replayed.
     """
     del version  # its callback has done the work
-
-
-def installed_version() -> str:
-    """Give the version of the installed package."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("callback-pipeline")
-    except PackageNotFoundError:
-        return "(not installed)"
 
 
 def main() -> None:

@@ -144,8 +144,8 @@ def ingress(
 ) -> None:
     """Take callbacks over HTTP and put them on the broker.
 
-    Also answers /healthz, /readyz and /metrics. Needs the broker only, and starts
-    without it: callbacks are answered 503 until it is there.
+    Also answers /healthz, /readyz, /metrics and /openapi.json. Needs the broker only,
+    and starts without it: callbacks are answered 503 until it is there.
     """
     from pipeline.bootstrap import Plan
 

@@ -12,10 +12,11 @@ import errno
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
-from aiohttp import web
+from aiohttp import HttpVersion, HttpVersion10, HttpVersion11, web
 
 from pipeline.errors import ConfigurationError
 from pipeline.ingress.connection import Server
+from pipeline.ingress.description import description_routes
 from pipeline.ingress.door import Door
 from pipeline.ingress.health import Checks, Get, health_routes
 from pipeline.ingress.problems import problem
@@ -46,6 +47,8 @@ HANDSHAKE_SECONDS: Final = 10.0
 MAX_CONNECTIONS: Final = 1000
 
 CALLBACKS_PATH: Final = "/callbacks/"
+#: Key under which a request carries its version if that is none of ours.
+OTHER_VERSION: Final = web.RequestKey("other_version", HttpVersion)
 
 
 class Routes:
@@ -69,8 +72,12 @@ class Routes:
         #: For callbacks that have come whole; ``None``: there are none.
         self.quick = None if view is None or door is None else Quick(view, door)
 
-    async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def __call__(  # noqa: PLR0911  each kind of address has its own
+        self, request: web.BaseRequest
+    ) -> web.StreamResponse:
         """Answer one request; every refusal is a problem document."""
+        if OTHER_VERSION in request:
+            return _wrong_version(request)
         path = request.path
         view, door = self._view, self._door
         if view is not None and door is not None and path.startswith(CALLBACKS_PATH):
@@ -128,10 +135,12 @@ def make_ingress(
     if outlet is None:
         found = {"broker": lambda: broker.problem, **(checks or {})}
         view = CallbackView(broker.publish, settings)
-        return Routes(health_routes(found), view, door)
+        gets = health_routes(found) | description_routes(settings)
+        return Routes(gets, view, door)
     found = {"broker": lambda: outlet.broker_problem, **(checks or {})}
     view = CallbackView(outlet.publish, settings)
-    return Routes(health_routes(found, standby=outlet), view, door)
+    gets = health_routes(found, standby=outlet) | description_routes(settings)
+    return Routes(gets, view, door)
 
 
 def refuse_unknown_operations(settings: IngressSettings) -> None:
@@ -231,7 +240,11 @@ def _request_factory(max_body_bytes: int) -> Callable[..., web.BaseRequest]:
         writer: Any,
         task: asyncio.Task[None],
     ) -> web.BaseRequest:
-        return web.BaseRequest(
+        version = message.version
+        if is_other := version not in (HttpVersion11, HttpVersion10):
+            # The parser reads HTTP/0.9 and 2.0 as well; they are answered in ours.
+            message = message._replace(version=HttpVersion11, should_close=True)
+        request = web.BaseRequest(
             message,
             payload,
             protocol,
@@ -240,8 +253,19 @@ def _request_factory(max_body_bytes: int) -> Callable[..., web.BaseRequest]:
             task.get_loop(),
             client_max_size=max_body_bytes,
         )
+        if is_other:
+            request[OTHER_VERSION] = version
+        return request
 
     return make
+
+
+def _wrong_version(request: web.BaseRequest) -> web.Response:
+    version = request[OTHER_VERSION]
+    detail = f"expected HTTP/1.1, got HTTP/{version.major}.{version.minor}"
+    response = problem(400, detail, code="malformed")
+    response.force_close()
+    return response
 
 
 def _wrong_method(request: web.BaseRequest, allowed: str) -> web.Response:

@@ -12,7 +12,7 @@ import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
-from aiohttp import ClientPayloadError, web
+from aiohttp import ClientPayloadError, HttpVersion11, web
 
 from pipeline.errors import BrokerError, PublishRefused, Unreadable, Unroutable
 from pipeline.ingress.accepted import accepted
@@ -200,7 +200,11 @@ class CallbackView:
         to wait for, and no timer is set.
         """
         content = request.content
-        if request.headers.get("Expect", "").lower() == "100-continue":
+        if (
+            request.headers.get("Expect", "").lower() == "100-continue"
+            # Older callers would take it for the answer.
+            and request.version >= HttpVersion11
+        ):
             await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             request.writer.output_size = 0
         if content.is_eof():

@@ -110,9 +110,10 @@ async def test_several_headers_are_read_as_one(sqlite_url: str) -> None:
 async def test_health_is_shown_to_its_own_networks_only(sqlite_url: str) -> None:
     """Where no proxy hides it; others do not even learn that it is there."""
     async with running_ingress(sqlite_url, health_networks=["10.0.0.0/8"]) as ingress:
-        answers = [await ingress.get(p) for p in ("/healthz", "/readyz", "/metrics")]
+        paths = ("/healthz", "/readyz", "/metrics", "/openapi.json")
+        answers = [await ingress.get(path) for path in paths]
 
-        assert [404] * 3 == [answer.status for answer in answers]
+        assert [404] * 4 == [answer.status for answer in answers]
         assert 200 == (await ingress.post()).status
     async with running_ingress(sqlite_url, health_networks=[HERE]) as ingress:
         assert 200 == (await ingress.get("/metrics")).status
