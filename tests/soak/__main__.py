@@ -1,0 +1,31 @@
+"""``python -m tests.soak``: faults for minutes to hours, then the verdict.
+
+Exit code 0: all that is promised holds; 1: it does not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+import orjson
+
+from tests.soak.options import parse
+from tests.soak.report import render
+from tests.soak.soak import Soak
+
+
+def main() -> int:
+    """Run a soak as the command line asks; return the exit code."""
+    options = parse()
+    result = asyncio.run(Soak(options).run())
+    if options.as_json:
+        written = orjson.dumps(result.as_dict(), option=orjson.OPT_INDENT_2)
+        sys.stdout.write(f"{written.decode()}\n")
+    else:
+        sys.stdout.write(render(result))
+    return 1 if result.failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
