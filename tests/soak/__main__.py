@@ -10,6 +10,7 @@ import sys
 
 import orjson
 
+from pipeline.logs import configure_logs
 from tests.soak.options import parse
 from tests.soak.report import render
 from tests.soak.soak import Soak
@@ -18,6 +19,8 @@ from tests.soak.soak import Soak
 def main() -> int:
     """Run a soak as the command line asks; return the exit code."""
     options = parse()
+    # What the soak's own look at the broker has to say during a restart is no news.
+    configure_logs(level="CRITICAL", stream=sys.stderr)
     result = asyncio.run(Soak(options).run())
     if options.as_json:
         written = orjson.dumps(result.as_dict(), option=orjson.OPT_INDENT_2)

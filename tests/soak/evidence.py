@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import aiohttp
 import orjson
 
-from pipeline.bootstrap import ledger_of, open_parts
+from pipeline.bootstrap import ledger_of
 from pipeline.dead_letters import Selection, browse
 from pipeline.topology import UNROUTED
 from tests.soak.history import NOTIFY, Dead, History
@@ -42,8 +42,8 @@ class Waiting:
 
 async def count_waiting(world: World) -> Waiting:
     """Ask the broker and every ingress."""
-    async with open_parts(world.settings, declaring=True) as parts:
-        depths = {q: await parts.broker.depth(q) for q in parts.topology.work_queues}
+    broker, queues = world.parts.broker, world.parts.topology.work_queues
+    depths = {queue: await broker.depth(queue) for queue in queues}
     return Waiting(
         ready={queue: depth.ready for queue, depth in depths.items()},
         delayed=max(depth.delayed for depth in depths.values()),
@@ -54,9 +54,8 @@ async def count_waiting(world: World) -> Waiting:
 async def collect(world: World, journal: Journal) -> History:
     """Look at everything, and leave it where it is."""
     waiting = await count_waiting(world)
-    async with open_parts(world.settings) as parts:
-        dead = await _read_dead_letters(parts)
-        unrouted = (await parts.broker.depth(UNROUTED)).ready
+    dead = await _read_dead_letters(world.parts)
+    unrouted = (await world.parts.broker.depth(UNROUTED)).ready
     async with ledger_of(world.settings) as ledger:
         totals = await ledger.totals()
     return History(

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Final
 
 import orjson
 
-from pipeline.bootstrap import open_parts
 from pipeline.dead_letters import Selection, replay
 from pipeline.errors import BrokerError
 from pipeline.simulator.chance import seeded
 from tests.soak.evidence import collect, count_waiting
-from tests.soak.faults import faults_for
+from tests.soak.faults import at_once, faults_for
 from tests.soak.history import check, count_missing
 from tests.soak.memory import measure_growth
 from tests.soak.probe import Prober
@@ -34,6 +33,8 @@ LOOK_EVERY_SECONDS: Final = 1.0
 #: Nothing has moved for so long, and not all is there: it never will be. Longer
 #: than any wait between attempts, and than the lease of an embedded broker.
 STUCK_SECONDS: Final = 60.0
+#: After every fault has come once, so many times two of them come together.
+PAIRS: Final = 5
 #: Log events that name errors in the program.
 PROGRAM_ERRORS: Final = (
     b'"background_task_failed"',
@@ -125,7 +126,7 @@ class Soak:
         self, world: World, traffic: Traffic, prober: Prober
     ) -> None:
         chance = seeded("faults", self._options.seed)
-        for fault in _deal(faults_for(self._options), chance):
+        for fault in _deal(faults_for(self._options, traffic), chance):
             self._doing = "calm"
             traffic.is_calm = True
             await asyncio.sleep(chance.uniform(*self._rest()))
@@ -168,10 +169,12 @@ class Soak:
             present = (heard, waiting)
             if present != seen:
                 seen, moved = present, time.monotonic()
-            elif waiting.is_nothing:
-                if not count_missing(await collect(world, self._journal)):
-                    return
+            elif waiting.is_nothing and not await self._count_missing(world):
+                return
             await asyncio.sleep(LOOK_EVERY_SECONDS)
+
+    async def _count_missing(self, world: World) -> int:
+        return count_missing(await collect(world, self._journal))
 
     def _result(
         self,
@@ -232,15 +235,16 @@ class Soak:
 
 
 def _deal(faults: list[Fault], chance: Random) -> Iterator[Fault]:
-    """Give faults for ever: every one comes before any comes again."""
+    """Give faults for ever: every one comes before any comes again, then pairs."""
     while faults:
         yield from chance.sample(faults, len(faults))
+        for _ in range(min(PAIRS, len(faults) // 2)):
+            yield at_once(*chance.sample(faults, 2))
 
 
 async def _replay(world: World) -> int:
-    async with open_parts(world.settings) as parts:
-        queues = parts.topology.work_queues
-        return (await replay(parts.broker, queues, Selection())).matched
+    parts = world.parts
+    return (await replay(parts.broker, parts.topology.work_queues, Selection())).matched
 
 
 def _ends(world: World) -> dict[str, str]:

@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
+from pipeline.bootstrap import open_parts
 from pipeline.settings import load_settings
 from tests.postgres_node import started_server
 from tests.rabbitmq_node import started_node
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import TracebackType
 
+    from pipeline.bootstrap import Parts
     from pipeline.settings import Settings
     from tests.postgres_node import PostgresNode
     from tests.rabbitmq_node import RabbitNode
@@ -138,6 +140,8 @@ class World:
         self.settings: Settings = load_settings(
             file=config, environ={}, flags={}
         ).settings
+        #: For those who look on.
+        self.parts: Parts = await stack.enter_async_context(open_parts(self.settings))
         self.fleet = await stack.enter_async_context(
             Fleet(list(self._members()), self.folder, self.progress)
         )
