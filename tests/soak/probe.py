@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import suppress
+from dataclasses import dataclass
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final
 
@@ -33,6 +34,37 @@ PATIENCE_SECONDS: Final = 90.0
 READY_SECONDS: Final = 2.0
 
 
+@dataclass(slots=True)
+class Recovered:
+    """How long what took, counted from the end of a fault; ``None``: too long."""
+
+    #: Until every process had said once that it is ready.
+    ready_seconds: float | None = None
+    #: Until a callback had had all its effects.
+    heard_seconds: float | None = None
+    #: How late the soak itself was at the most: so busy is the machine.
+    latest_seconds: float = 0.0
+
+    @property
+    def seconds(self) -> float | None:
+        """How long it took until everything worked again."""
+        if self.ready_seconds is None or self.heard_seconds is None:
+            return None
+        return max(self.ready_seconds, self.heard_seconds)
+
+    def __str__(self) -> str:
+        """Say it in a few words."""
+        return (
+            f"ready {_shown(self.ready_seconds)}, a callback's effects"
+            f" {_shown(self.heard_seconds)}, the soak late by"
+            f" {self.latest_seconds:.1f} s"
+        )
+
+
+def _shown(seconds: float | None) -> str:
+    return "NOT in time" if seconds is None else f"after {seconds:.1f} s"
+
+
 class Prober:
     """Sends callbacks of its own and waits for what comes of them."""
 
@@ -43,21 +75,26 @@ class Prober:
         self._numbers = count(1)
         self._sending: set[asyncio.Task[bool]] = set()
 
-    async def recover(self) -> float | None:
-        """Wait until it works again; ``None``: it does not, and nobody waits more."""
+    async def recover(self) -> Recovered:
+        """Wait until it works again, or until nobody waits any more."""
+        found = Recovered()
         started = time.monotonic()
         probes: list[LoadCallback] = []
         due = started
-        is_ready = False
         while (now := time.monotonic()) - started < PATIENCE_SECONDS:
             if now >= due:
                 due = now + PROBE_EVERY_SECONDS
                 probes.append(self._send())
-                is_ready = is_ready or await self._are_ready()
-            if is_ready and any(map(self._is_heard, probes)):
-                return time.monotonic() - started
+                if found.ready_seconds is None and await self._are_ready():
+                    found.ready_seconds = time.monotonic() - started
+            if found.heard_seconds is None and any(map(self._is_heard, probes)):
+                found.heard_seconds = time.monotonic() - started
+            if found.seconds is not None:
+                return found
             await asyncio.sleep(LOOK_EVERY_SECONDS)
-        return None
+            late = time.monotonic() - now - LOOK_EVERY_SECONDS
+            found.latest_seconds = max(found.latest_seconds, late)
+        return found
 
     async def close(self) -> None:
         """Wait until every probe was accepted or given up."""

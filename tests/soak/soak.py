@@ -90,8 +90,10 @@ class Soak:
         )
         prober = Prober(world, traffic, seed=options.seed)
         self._doing = "waiting until it works"
-        if await prober.recover() is None:
-            raise RuntimeError("the pipeline does not work, before any fault")
+        works = await prober.recover()
+        if works.seconds is None:
+            raise RuntimeError(f"the pipeline does not work, before any fault: {works}")
+        self._say(f"the pipeline works: {works}")
         self._traffic_started = time.monotonic()
         await self._send_and_break(world, traffic, prober)
         await traffic.close()
@@ -145,12 +147,14 @@ class Soak:
             await asyncio.sleep(lasts)
         lasted = time.monotonic() - started
         self._doing = f"recovering from {fault.name}"
-        seconds = await prober.recover()
-        took = "NOT in time" if seconds is None else f"{seconds:.1f} s"
-        self._say(f"{fault.name} ({detail}) for {lasted:.1f} s: works again {took}")
+        found = await prober.recover()
+        self._say(f"{fault.name} ({detail}) for {lasted:.1f} s: {found}")
         self._recoveries.append(
             Recovery(
-                fault=fault.name, detail=detail, lasted_seconds=lasted, seconds=seconds
+                fault=fault.name,
+                detail=f"{detail}: {found}",
+                lasted_seconds=lasted,
+                seconds=found.seconds,
             )
         )
 
