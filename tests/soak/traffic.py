@@ -29,11 +29,12 @@ TIMEOUT_SECONDS: Final = 15.0
 #: Requests at the same time.
 CONNECTIONS: Final = 300
 TICK_SECONDS: Final = 0.05
-#: With more than this on its way, callbacks are sent more slowly, and with less
-#: than half of it faster.
-CALM_BACKLOG: Final = 300
-#: With so much on its way the pace is slowed in any case.
-WORST_BACKLOG: Final = 4_000
+#: Callbacks are sent so fast that they are told about after so long; more slowly
+#: where it takes longer, and faster where it takes less than half of it.
+CALM_SECONDS: Final = 1.0
+#: While something is broken they come no faster than this share of what was found
+#: to be possible: who is fully loaded can never catch up.
+HEADROOM: Final = 0.6
 LEAST_RATE: Final = 10.0
 
 
@@ -122,7 +123,8 @@ class Traffic:
             sending: set[asyncio.Task[bool]] = set()
             while self._waiting and not stopping.is_set():
                 now = time.monotonic()
-                budget = min(budget + self.rate * (now - last), self.rate)
+                rate = self.rate if self.is_calm else self.rate * HEADROOM
+                budget = min(budget + rate * (now - last), rate)
                 last = now
                 while budget >= 1 and self._waiting and len(sending) < CONNECTIONS:
                     budget -= 1
@@ -172,8 +174,10 @@ class Traffic:
 
     def _adjust(self) -> None:
         """Keep so much on its way that the pipeline is busy and not drowned."""
-        backlog = self._backlog()
-        if backlog > (CALM_BACKLOG if self.is_calm else WORST_BACKLOG):
-            self.rate = max(LEAST_RATE, self.rate * 0.8)
-        elif self.is_calm and backlog < CALM_BACKLOG / 2:
+        if not self.is_calm:
+            return
+        seconds = self._backlog() / self.rate
+        if seconds > CALM_SECONDS:
+            self.rate = max(LEAST_RATE, self.rate * 0.85)
+        elif seconds < CALM_SECONDS / 2:
             self.rate = min(self._most, self.rate * 1.05 + 1)
