@@ -11,9 +11,10 @@ import sys
 import orjson
 
 from pipeline.logs import configure_logs
+from tests import postgres_node, rabbitmq_node
 from tests.soak.options import parse
 from tests.soak.report import render
-from tests.soak.soak import Soak
+from tests.soak.soak import DoesNotWork, Soak
 
 
 def main() -> int:
@@ -21,7 +22,18 @@ def main() -> int:
     options = parse()
     # What the soak's own look at the broker has to say during a restart is no news.
     configure_logs(level="CRITICAL", stream=sys.stderr)
-    result = asyncio.run(Soak(options).run())
+    if options.broker == "rabbitmq":
+        rabbitmq_node.install_server()
+    if options.ledger == "postgres":
+        postgres_node.install_server()
+    try:
+        result = asyncio.run(Soak(options).run())
+    except (rabbitmq_node.ServerMissing, DoesNotWork) as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped\n")
+        return 1
     if options.as_json:
         written = orjson.dumps(result.as_dict(), option=orjson.OPT_INDENT_2)
         sys.stdout.write(f"{written.decode()}\n")

@@ -45,6 +45,8 @@ class Fault:
     breaking: Breaking
     #: Over as soon as it has happened.
     is_instant: bool = False
+    #: The longest that it lasts in a long soak.
+    longest_seconds: float = 20.0
     #: What it needs: ``rabbitmq``, ``postgres`` or nothing.
     needs: str = ""
 
@@ -109,7 +111,8 @@ def _freezing(kind: str) -> Fault:
             for member in members:
                 member.send(signal.SIGCONT)
 
-    return Fault(name=f"freeze {kind}", breaking=freeze)
+    # So long that the broker gives to others what it has delivered to it.
+    return Fault(name=f"freeze {kind}", breaking=freeze, longest_seconds=45.0)
 
 
 def _some(members: list[Member], chance: Random) -> list[Member]:
@@ -295,5 +298,7 @@ FAULTS: Final = (
     Fault(name="restart database", breaking=_restart_database, needs="postgres"),
     Fault(name="kill database", breaking=_kill_database, needs="postgres"),
     Fault(name="slow subscriber", breaking=_slow_subscriber),
-    Fault(name="failing subscriber", breaking=_failing_subscriber),
+    Fault(
+        name="failing subscriber", breaking=_failing_subscriber, longest_seconds=30.0
+    ),
 )

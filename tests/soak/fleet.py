@@ -61,6 +61,10 @@ class Fleet:
     ) -> None:
         self.members = members
         self.samples: list[Sample] = []
+        #: Load of the machine for each of its processors.
+        self.loads: list[float] = []
+        #: How late we were at the most, in a loop that waits most of the time.
+        self.latest_seconds = 0.0
         self._folder = folder
         self._progress = progress
         self._watching: asyncio.Task[None] | None = None
@@ -126,6 +130,8 @@ class Fleet:
                 sampled = now
                 self._sample()
             await asyncio.sleep(LOOK_EVERY_SECONDS)
+            late = time.monotonic() - now - LOOK_EVERY_SECONDS
+            self.latest_seconds = max(self.latest_seconds, late)
 
     def _look(self, member: Member, due: dict[str, float], now: float) -> None:
         """Start a member again, a while after its end."""
@@ -143,6 +149,7 @@ class Fleet:
 
     def _sample(self) -> None:
         """Measure the first of each kind, which is spared in the second half."""
+        self.loads.append(os.getloadavg()[0] / (os.cpu_count() or 1))
         at = self._progress()
         seen: set[str] = set()
         for member in self.members:

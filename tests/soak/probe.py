@@ -42,8 +42,6 @@ class Recovered:
     ready_seconds: float | None = None
     #: Until a callback had had all its effects.
     heard_seconds: float | None = None
-    #: How late the soak itself was at the most: so busy is the machine.
-    latest_seconds: float = 0.0
 
     @property
     def seconds(self) -> float | None:
@@ -56,8 +54,7 @@ class Recovered:
         """Say it in a few words."""
         return (
             f"ready {_shown(self.ready_seconds)}, a callback's effects"
-            f" {_shown(self.heard_seconds)}, the soak late by"
-            f" {self.latest_seconds:.1f} s"
+            f" {_shown(self.heard_seconds)}"
         )
 
 
@@ -92,8 +89,6 @@ class Prober:
             if found.seconds is not None:
                 return found
             await asyncio.sleep(LOOK_EVERY_SECONDS)
-            late = time.monotonic() - now - LOOK_EVERY_SECONDS
-            found.latest_seconds = max(found.latest_seconds, late)
         return found
 
     async def close(self) -> None:

@@ -49,6 +49,10 @@ class Result:
     replayed: int = 0
     #: Processes that ended by themselves, or not in order when asked to.
     ends: Mapping[str, str] = field(default_factory=dict)
+    #: Programs that wanted a processor at the same time, for each that there is, on
+    #: average; and how late the soak itself was at the most.
+    load: float = 0.0
+    latest_seconds: float = 0.0
     #: Errors in the program, as its log names them.
     errors: Mapping[str, int] = field(default_factory=dict)
 
@@ -115,6 +119,10 @@ def _lines(result: Result) -> Iterator[str]:
     yield (
         f"soak: {options.broker} and {options.ledger}, seed {options.seed},"
         f" {result.seconds / 60:.1f} min, {len(result.recoveries)} faults"
+    )
+    yield (
+        f"this machine: {result.load:.1f} programs for each processor, the soak late by"
+        f" {result.latest_seconds:.1f} s at the most"
     )
     yield ""
     yield f"accepted (200)        {verdict.accepted}, {verdict.distinct} different"

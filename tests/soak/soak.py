@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
+from statistics import fmean
 from typing import TYPE_CHECKING, Final
 
 import orjson
@@ -41,6 +42,10 @@ PROGRAM_ERRORS: Final = (
     b'"background_step_failed"',
     b'"request_failed"',
 )
+
+
+class DoesNotWork(Exception):
+    """The pipeline does not work although nothing has been broken yet."""
 
 
 class Soak:
@@ -92,7 +97,7 @@ class Soak:
         self._doing = "waiting until it works"
         works = await prober.recover()
         if works.seconds is None:
-            raise RuntimeError(f"the pipeline does not work, before any fault: {works}")
+            raise DoesNotWork(f"the pipeline does not work, before any fault: {works}")
         self._say(f"the pipeline works: {works}")
         self._traffic_started = time.monotonic()
         await self._send_and_break(world, traffic, prober)
@@ -140,7 +145,7 @@ class Soak:
     async def _break(
         self, world: World, prober: Prober, fault: Fault, chance: Random
     ) -> None:
-        lasts = 0.0 if fault.is_instant else chance.uniform(*self._lengths())
+        lasts = 0.0 if fault.is_instant else chance.uniform(*self._lengths(fault))
         self._doing = fault.name
         started = time.monotonic()
         async with fault.breaking(world, chance) as detail:
@@ -200,6 +205,8 @@ class Soak:
             dead_lettered=dead_lettered,
             replayed=replayed,
             ends=_ends(world),
+            load=fmean(world.fleet.loads),
+            latest_seconds=world.fleet.latest_seconds,
             errors=_program_errors(world),
         )
 
@@ -211,8 +218,11 @@ class Soak:
     def _rest(self) -> tuple[float, float]:
         return (1.0, 2.0) if self._options.is_short else (3.0, 10.0)
 
-    def _lengths(self) -> tuple[float, float]:
-        return (2.0, 4.0) if self._options.is_short else (3.0, 20.0)
+    def _lengths(self, fault: Fault) -> tuple[float, float]:
+        """Say how long a fault may last at the least and at the most."""
+        if self._options.is_short:
+            return 2.0, 4.0
+        return 3.0, fault.longest_seconds
 
     async def _show(self, world: World) -> None:
         """Keep one line up to date on a terminal."""
