@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 #: Debian's scripts for everybody; those in ``/usr/sbin`` change the user first.
 SCRIPT_FOLDERS: Final = ("/usr/lib/rabbitmq/bin", "/usr/local/sbin", "/usr/local/bin")
 
-START_SECONDS: Final = 60.0
+START_SECONDS: Final = 180.0
 STOP_SECONDS: Final = 30.0
 INSTALL_SECONDS: Final = 600.0
 
