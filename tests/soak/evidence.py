@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import aiohttp
 import orjson
 
-from pipeline.bootstrap import ledger_of
 from pipeline.dead_letters import Selection, browse
 from pipeline.topology import UNROUTED
 from tests.soak.history import NOTIFY, Dead, History
@@ -56,8 +55,7 @@ async def collect(world: World, journal: Journal) -> History:
     waiting = await count_waiting(world)
     dead = await _read_dead_letters(world.parts)
     unrouted = (await world.parts.broker.depth(UNROUTED)).ready
-    async with ledger_of(world.settings) as ledger:
-        totals = await ledger.totals()
+    totals = await world.ledger.totals()
     return History(
         sent=journal.sent,
         accepted=journal.accepted,

@@ -224,9 +224,14 @@ def _files(history: History) -> dict[str, str]:
     }
 
 
+def _stopped(history: History) -> set[str]:
+    """Give the tasks with a callback or a file among the dead letters."""
+    return {d.task_id for d in history.dead if d.queue in (DEDUPE, DOWNLOAD)}
+
+
 def _missing(history: History) -> dict[str, list[str]]:
     """Give what should be there and is not, nor is a dead letter of it."""
-    stopped = {d.task_id for d in history.dead if d.queue in (DEDUPE, DOWNLOAD)}
+    stopped = _stopped(history)
     wanted = _effects_of(history, history.accepted)
     missing = {
         "files not stored": [
@@ -270,8 +275,14 @@ def _invented(history: History) -> Iterator[str]:
 def _balances(history: History) -> list[Balance]:
     """Count the messages of each queue, as distinct messages."""
     dead = Counter(letter.queue for letter in history.dead)
-    rows = [_balance_of_dedupe(history, dead[DEDUPE])]
-    wanted = _effects_of(history, history.accepted)
+    rows = [_balance_of_dedupe(history, dead[DEDUPE]), _balance_of_download(history)]
+    stopped = _stopped(history)
+    wanted = {
+        effect
+        for effect in _effects_of(history, history.accepted)
+        # What follows from a dead letter is not published yet.
+        if effect.task_id not in stopped
+    }
     for name, hearing in history.hearings.items():
         queue = f"{NOTIFY}{name}"
         got = {*hearing.effects.values()}
@@ -300,6 +311,22 @@ def _balance_of_dedupe(history: History, dead: int) -> Balance:
         acked=history.recorded,
         dead=dead,
         ready=ready,
+    )
+
+
+def _balance_of_download(history: History) -> Balance:
+    """Count requests: one for each file that was told of."""
+    stored = {
+        task for task, digest in history.files.items() if digest in history.stored
+    }
+    dead = {d.task_id for d in history.dead if d.queue == DOWNLOAD} - stored
+    told = _files(history).keys() - _stopped(history)
+    return Balance(
+        queue=DOWNLOAD,
+        published=len(told | stored | dead),
+        acked=len(stored),
+        dead=len(dead),
+        ready=history.ready.get(DOWNLOAD, 0),
     )
 
 

@@ -216,7 +216,7 @@ class Soak:
         return len(self._journal.accepted) - told
 
     def _rest(self) -> tuple[float, float]:
-        return (1.0, 2.0) if self._options.is_short else (3.0, 10.0)
+        return (0.5, 1.0) if self._options.is_short else (3.0, 10.0)
 
     def _lengths(self, fault: Fault) -> tuple[float, float]:
         """Say how long a fault may last at the least and at the most."""

@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
-from pipeline.bootstrap import open_parts
+from pipeline.bootstrap import ledger_of, open_parts
 from pipeline.settings import load_settings
 from tests.postgres_node import started_server
 from tests.rabbitmq_node import started_node
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from pipeline.bootstrap import Parts
+    from pipeline.ledger.port import Ledger
     from pipeline.settings import Settings
     from tests.postgres_node import PostgresNode
     from tests.rabbitmq_node import RabbitNode
@@ -142,6 +143,7 @@ class World:
         ).settings
         #: For those who look on.
         self.parts: Parts = await stack.enter_async_context(open_parts(self.settings))
+        self.ledger: Ledger = await stack.enter_async_context(ledger_of(self.settings))
         self.fleet = await stack.enter_async_context(
             Fleet(list(self._members()), self.folder, self.progress)
         )
