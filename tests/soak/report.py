@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 #: What is promised.
 RECOVERY_SECONDS: Final = 30.0
 GROWTH: Final = 0.10
+#: In less time than this a process that has just started may still grow.
+LEAST_SECONDS: Final = 120.0
 _MIB: Final = 1024 * 1024
 
 
@@ -37,6 +39,8 @@ class Result:
 
     options: SoakOptions
     seconds: float
+    #: How long callbacks were sent.
+    sending_seconds: float
     verdict: Verdict
     recoveries: Sequence[Recovery]
     memory: Sequence[Growth]
@@ -75,8 +79,9 @@ class Result:
             if worst is None or worst > RECOVERY_SECONDS:
                 took = "never" if worst is None else f"after {worst:.1f} s"
                 yield f"{kind}: works again {took}"
+        is_long = self.sending_seconds >= LEAST_SECONDS
         for growth in self.memory:
-            if growth.second_half > GROWTH:
+            if is_long and growth.second_half > GROWTH:
                 yield f"memory of {growth.kind} grew by {growth.second_half:.0%}"
         for name, count in self.errors.items():
             yield f"{count} times {name} in the logs"
@@ -184,3 +189,5 @@ def _memory(result: Result) -> Iterator[str]:
             for size in (one.start_bytes, one.middle_bytes, one.end_bytes)
         )
         yield f"{one.kind:<14}{sizes}{one.second_half:>+13.1%}"
+    if result.sending_seconds < LEAST_SECONDS:
+        yield "(too short to tell whether it grows)"

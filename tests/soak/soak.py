@@ -196,6 +196,7 @@ class Soak:
         return Result(
             options=self._options,
             seconds=time.monotonic() - self._started,
+            sending_seconds=(self._traffic_ended or 0.0) - self._traffic_started,
             verdict=check(history),
             recoveries=self._recoveries,
             memory=measure_growth(world.fleet.samples),

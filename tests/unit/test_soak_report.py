@@ -38,7 +38,8 @@ MEMORY = Growth(
 )
 RESULT = Result(
     options=SoakOptions(),
-    seconds=90.0,
+    seconds=900.0,
+    sending_seconds=800.0,
     verdict=VERDICT,
     recoveries=RECOVERIES,
     memory=[MEMORY],
@@ -93,6 +94,14 @@ def test_where_all_promises_hold_it_has_passed() -> None:
     assert text.endswith("passed\n")
     assert "dead-lettered         5, replayed 5, left 1" in text
     assert "notify.archive: NotificationFailed: 5" in text
+
+
+def test_memory_is_not_judged_in_a_run_that_is_too_short() -> None:
+    grown = replace(MEMORY, end_bytes=90 * MIB)
+    result = replace(RESULT, memory=[grown], sending_seconds=30.0)
+
+    assert [] == result.failures
+    assert "too short to tell whether it grows" in render(result)
 
 
 def test_the_worst_recovery_of_each_kind_of_fault_is_told() -> None:
