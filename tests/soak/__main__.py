@@ -6,6 +6,7 @@ Exit code 0: all that is promised holds; 1: it does not.
 from __future__ import annotations
 
 import asyncio
+import signal
 import sys
 
 import orjson
@@ -22,6 +23,8 @@ def main() -> int:
     options = parse()
     # What the soak's own look at the broker has to say during a restart is no news.
     configure_logs(level="CRITICAL", stream=sys.stderr)
+    # Whoever ends it may do so as Ctrl-C would: what it has started is stopped, too.
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     if options.broker == "rabbitmq":
         rabbitmq_node.install_server()
     if options.ledger == "postgres":
