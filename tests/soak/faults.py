@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeAlias
@@ -30,6 +30,8 @@ Breaking: TypeAlias = Callable[["World", "Random"], AbstractAsyncContextManager[
 #: From here on the first process of each kind is spared, so that one can see whether
 #: it grows.
 SPARED_FROM: Final = 0.35
+#: After every fault has come once, so many times two of them come together.
+PAIRS: Final = 5
 #: Some time after a link is mended the port may still be another one's for a moment.
 ACCEPT_TRIES: Final = 20
 BURST: Final = 50
@@ -60,6 +62,14 @@ def faults_for(options: SoakOptions, traffic: Traffic) -> list[Fault]:
         if fault.needs in there
         and (not options.only or any(word in fault.name for word in options.only))
     ]
+
+
+def deal(faults: list[Fault], chance: Random) -> Iterator[Fault]:
+    """Give faults for ever: every one comes before any comes again, then pairs."""
+    while faults:
+        yield from chance.sample(faults, len(faults))
+        for _ in range(min(PAIRS, len(faults) // 2)):
+            yield at_once(*chance.sample(faults, 2))
 
 
 def at_once(*faults: Fault) -> Fault:

@@ -14,7 +14,7 @@ from pipeline.dead_letters import Selection, replay
 from pipeline.errors import BrokerError
 from pipeline.simulator.chance import seeded
 from tests.soak.evidence import collect, count_waiting
-from tests.soak.faults import at_once, faults_for
+from tests.soak.faults import deal, faults_for
 from tests.soak.history import check, count_missing
 from tests.soak.memory import measure_growth
 from tests.soak.probe import Prober
@@ -23,7 +23,6 @@ from tests.soak.traffic import Journal, Traffic, plan
 from tests.soak.world import World
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from random import Random
 
     from tests.soak.faults import Fault
@@ -34,8 +33,6 @@ LOOK_EVERY_SECONDS: Final = 1.0
 #: Nothing has moved for so long, and not all is there: it never will be. Longer
 #: than any wait between attempts, and than the lease of an embedded broker.
 STUCK_SECONDS: Final = 60.0
-#: After every fault has come once, so many times two of them come together.
-PAIRS: Final = 5
 #: Log events that name errors in the program.
 PROGRAM_ERRORS: Final = (
     b'"background_task_failed"',
@@ -133,7 +130,7 @@ class Soak:
         self, world: World, traffic: Traffic, prober: Prober
     ) -> None:
         chance = seeded("faults", self._options.seed)
-        for fault in _deal(faults_for(self._options, traffic), chance):
+        for fault in deal(faults_for(self._options, traffic), chance):
             self._doing = "calm"
             traffic.is_calm = True
             await asyncio.sleep(chance.uniform(*self._rest()))
@@ -247,14 +244,6 @@ class Soak:
     def _clock(self) -> str:
         minutes, seconds = divmod(int(time.monotonic() - self._started), 60)
         return f"{minutes:3}:{seconds:02}"
-
-
-def _deal(faults: list[Fault], chance: Random) -> Iterator[Fault]:
-    """Give faults for ever: every one comes before any comes again, then pairs."""
-    while faults:
-        yield from chance.sample(faults, len(faults))
-        for _ in range(min(PAIRS, len(faults) // 2)):
-            yield at_once(*chance.sample(faults, 2))
 
 
 async def _replay(world: World) -> int:
