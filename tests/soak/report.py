@@ -44,8 +44,9 @@ class Result:
     verdict: Verdict
     recoveries: Sequence[Recovery]
     memory: Sequence[Growth]
-    #: Requests that got no 200, retries included; callbacks that never got one.
-    refused: int
+    #: Requests that got no 200, by status; 0: there was no answer.
+    refused: Mapping[int, int]
+    #: Callbacks that never got one.
     given_up: int
     slowest_seconds: float
     #: Dead letters before the replay, by queue and reason, and how many replayed.
@@ -108,6 +109,7 @@ class Result:
                 {"queue": queue, "reason": reason, "count": count}
                 for (queue, reason), count in counts.items()
             ]
+        found["refused"] = {str(k): v for k, v in self.refused.items()}
         found["verdict"]["lost_count"] = verdict.lost_count
         found["worst_recoveries"] = self.worst_recoveries()
         found["failures"] = self.failures
@@ -131,7 +133,7 @@ def _lines(result: Result) -> Iterator[str]:
     )
     yield ""
     yield f"accepted (200)        {verdict.accepted}, {verdict.distinct} different"
-    yield f"other answers         {result.refused}, given up {result.given_up}"
+    yield f"other answers         {_refused(result)}, given up {result.given_up}"
     yield f"slowest 200           {result.slowest_seconds:.2f} s"
     for name, count in verdict.effects.items():
         repeats = verdict.repeats[name]
@@ -151,6 +153,14 @@ def _lines(result: Result) -> Iterator[str]:
     yield from (f"  {example}" for example in verdict.examples)
     failures = result.failures
     yield f"FAILED: {'; '.join(failures)}" if failures else "passed"
+
+
+def _refused(result: Result) -> str:
+    found = (
+        f"{count} {'none' if status == 0 else status}"
+        for status, count in sorted(result.refused.items())
+    )
+    return ", ".join(found) or "0"
 
 
 def _dead(result: Result) -> Iterator[str]:

@@ -189,7 +189,7 @@ class Soak:
         dead_lettered: dict[tuple[str, str], int],
         replayed: int,
     ) -> Result:
-        refused = sum(n for s, n in self._journal.statuses.items() if s != 200)
+        refused = {s: n for s, n in self._journal.statuses.items() if s != 200}
         return Result(
             options=self._options,
             seconds=time.monotonic() - self._started,

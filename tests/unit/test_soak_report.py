@@ -43,7 +43,7 @@ RESULT = Result(
     verdict=VERDICT,
     recoveries=RECOVERIES,
     memory=[MEMORY],
-    refused=7,
+    refused={0: 4, 503: 3},
     given_up=0,
     slowest_seconds=1.5,
     dead_lettered={("notify.archive", "NotificationFailed"): 5},
@@ -94,6 +94,7 @@ def test_where_all_promises_hold_it_has_passed() -> None:
     assert text.endswith("passed\n")
     assert "dead-lettered         5, replayed 5, left 1" in text
     assert "notify.archive: NotificationFailed: 5" in text
+    assert "other answers         4 none, 3 503, given up 0" in text
 
 
 def test_memory_is_not_judged_in_a_run_that_is_too_short() -> None:
