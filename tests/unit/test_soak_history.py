@@ -243,10 +243,19 @@ def test_a_callback_that_the_ledger_never_saw_upsets_the_balance() -> None:
     assert 1 == verdict.balances[0].gap
 
 
-@pytest.mark.parametrize("place", ["spooled", "unrouted", "delayed"])
-def test_a_callback_that_still_waits_somewhere_is_accounted_for(place: str) -> None:
-    history = replace(make_history(), recorded=3, **{place: 1})
-
+@pytest.mark.parametrize(
+    "history",
+    [
+        replace(make_history(), recorded=3, spooled=1),
+        replace(make_history(), recorded=3, unrouted=1),
+        replace(make_history(), recorded=3, delayed=1),
+        replace(make_history(), recorded=3, ready={"dedupe": 1}),
+    ],
+    ids=["spooled", "unrouted", "delayed", "ready"],
+)
+def test_a_callback_that_still_waits_somewhere_is_accounted_for(
+    history: History,
+) -> None:
     assert check(history).is_balanced
 
 
