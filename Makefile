@@ -14,7 +14,7 @@ CAN_RUN := .venv/.can-run
 CAN_DEVELOP := .venv/.can-develop
 CAN_BENCH := .venv/.can-bench
 
-.PHONY: help run test coverage load fuzz check lint types imports code licences docs format bench lock image compose-check clean
+.PHONY: help run test coverage load fuzz soak check lint types imports code licences docs format bench lock image compose-check clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -53,6 +53,9 @@ load: $(CAN_DEVELOP) ## 10,000 callbacks through the whole pipeline, on both bro
 
 fuzz: $(CAN_DEVELOP) ## 200,000 hostile requests to an ingress; ARGS="--seed 2" and the like
 	$(RUN) tests.fuzz $(ARGS)
+
+soak: $(CAN_DEVELOP) ## random faults under traffic; ARGS="--short", "--callbacks 5000"
+	$(RUN) tests.soak $(ARGS)
 
 check: lint types imports code licences docs ## everything that needs no test run
 

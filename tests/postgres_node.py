@@ -34,7 +34,7 @@ PROGRAM_FOLDERS: Final = "/usr/lib/postgresql"
 #: The server refuses to run as root; Debian's package makes this user.
 SERVER_USER: Final = "postgres"
 
-START_SECONDS: Final = 30.0
+START_SECONDS: Final = 90.0
 STOP_SECONDS: Final = 15.0
 
 CONFIGURATION: Final = """\

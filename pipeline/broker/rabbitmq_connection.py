@@ -103,8 +103,9 @@ async def bounded(seconds: float, what: str) -> AsyncIterator[None]:
     except FOREIGN_ERRORS as error:
         raise BrokerUnavailable(f"{what}: {reason_of(error)}") from error
     except Exception as error:
-        # aiormq raises the bare class where a connection ends without a reason.
-        if type(error) is Exception:
+        # What aiormq raises where a connection ends without a reason, and where it
+        # ends before the broker has said a word.
+        if type(error) is Exception or isinstance(error, StopAsyncIteration):
             message = f"{what}: the connection was closed"
             raise BrokerUnavailable(message) from error
         raise

@@ -25,6 +25,8 @@ from pipeline.errors import BrokerUnavailable, TopologyMismatch
         RuntimeError("closed"),
         # What aiormq raises for whoever waits when a connection ends without a reason.
         Exception(),
+        # The same, where it ends before the broker has said a word.
+        StopAsyncIteration(),
         ValueError("the server has no confirms"),
         KeyError("capabilities"),
         struct.error("no frame"),
