@@ -19,6 +19,7 @@ from pipeline.errors import (
     BrokerUnavailable,
     DeliveryLost,
 )
+from pipeline.failpoints import reach
 from pipeline.logs import get_logger, report_death
 
 if TYPE_CHECKING:
@@ -181,6 +182,7 @@ class RabbitConsumer(Consumer):
                 for delivery, known in zip(deliveries, tags, strict=True):
                     delivery.tag = known
                 raise
+            await reach("rabbitmq.before_ack")
             # The channel of the deliveries may be lost, though publishing has worked.
             self._require_held(deliveries, tags)
         for unacked, tag in tags:

@@ -19,6 +19,7 @@ from pipeline.cli import (
     tasks,
     topology,
 )
+from pipeline import failpoints
 from pipeline.errors import PipelineError
 
 FAILED: Final = 1
@@ -93,6 +94,7 @@ def installed_version() -> str:
 def main() -> None:
     """Run the command line and end the process with its exit code."""
     try:
+        warn_of_failpoints()
         app(prog_name="pipeline")
     except Exception as error:
         known = known_error(error)
@@ -102,6 +104,16 @@ def main() -> None:
         sys.exit(FAILED)
     finally:
         drop_unread_output()
+
+
+def warn_of_failpoints() -> None:
+    """Arm what tests ask for, and say so: nobody else may want it.
+
+    Raises:
+        ConfigurationError: the variable cannot be understood.
+    """
+    if armed := failpoints.arm(os.environ):
+        render.warn(f"{failpoints.VARIABLE} is set, for tests: {', '.join(armed)}")
 
 
 def drop_unread_output() -> None:

@@ -21,6 +21,7 @@ from pipeline.errors import (
 )
 from pipeline.events.catalogue import DEFAULT_SOURCE, AssetRequested, parse_event
 from pipeline.events.publications import asset_settled, assets_ready
+from pipeline.failpoints import reach
 from pipeline.ledger.port import Attempt
 from pipeline.logs import get_logger
 from pipeline.metrics import ASSET_BYTES, ASSETS
@@ -128,6 +129,7 @@ class Download:
         if tried is None:
             tried = await self._fetch_once(asset)
             self._keep(envelope, tried)
+            await reach("download.after_store")
         if not tried.is_noted:
             await self._note(envelope, asset, tried)
             self._keep(envelope, replace(tried, is_noted=True))
@@ -192,6 +194,7 @@ class Download:
     ) -> Sequence[Publication]:
         now = self._clock()
         ready = await self._ledger.settle_asset(key, result, at=now)
+        await reach("download.after_record")
         asset = await self._ledger.find_asset(key)
         if asset is None or asset.state is AssetState.PENDING:
             # A new link came between the two, and with it a new request.

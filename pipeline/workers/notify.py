@@ -18,6 +18,7 @@ import aiohttp
 from pipeline.errors import NotificationFailed, Retry
 from pipeline.events.catalogue import CONTENT_TYPE, parse_event
 from pipeline.events.webhook import unsigned, webhook_headers
+from pipeline.failpoints import reach
 from pipeline.ledger.port import Attempt, Notification
 from pipeline.message import EVENT_TYPE, TASK_ID
 from pipeline.metrics import NOTIFICATIONS
@@ -154,7 +155,9 @@ class Notify:
             sent = await self._send(
                 envelope, 1 if known is None else known.attempts + 1
             )
+        await reach("notify.after_answer")
         await self._note(envelope, what, sent)
+        await reach("notify.after_record")
         self._unrecorded.drop(envelope)
         answer = sent.answer
         outcome = "delivered" if answer.is_success else "failed"
