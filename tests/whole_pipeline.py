@@ -40,6 +40,10 @@ if TYPE_CHECKING:
 STUDIO: Final = "studio"
 #: What a subscriber to everything hears of one finished task with two files.
 HEARD: Final = ("asset.stored", "asset.stored", "task.assets_ready", "task.complete")
+#: Notifications that one death can cut off between the answer and our note of it.
+IN_FLIGHT: Final = 4
+#: The provider gives up a call that is not answered; ours is less patient.
+CALL: Final = aiohttp.ClientTimeout(total=5)
 #: Retries of these tests wait this long.
 DELAY: Final = timedelta(milliseconds=100)
 #: More than a recovery may take.
@@ -82,16 +86,25 @@ class WholePipeline:
 
     @asynccontextmanager
     async def running(
-        self, *command: str, failpoints: str = "", takes_callbacks: bool = True
+        self, *command: str, failpoints: str = ""
     ) -> AsyncIterator[Running]:
-        """Run a process, with failpoints; at the end it is killed if it still runs."""
+        """Run a process, with failpoints; at the end it is killed if it still runs.
+
+        It may die before it listens, of the work that it has found.
+        """
         with self._started(command or ("run",), failpoints) as run:
-            if takes_callbacks:
-                self.base = await asyncio.to_thread(run.address)
+            looking = asyncio.create_task(self._look(run))
             try:
                 yield run
             finally:
+                looking.cancel()
                 self.base = ""
+
+    async def _look(self, run: Running) -> None:
+        """Find out where a process listens."""
+        while not (found := run.events("listening")):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+        self.base = f"http://{found[0]['host']}:{found[0]['port']}"
 
     @contextmanager
     def _started(self, command: Sequence[str], failpoints: str) -> Iterator[Running]:
@@ -118,7 +131,7 @@ class WholePipeline:
         try:
             async with self.session.post(url, data=body, headers=headers) as response:
                 return response.status == 200
-        except (aiohttp.ClientError, OSError):
+        except (aiohttp.ClientError, OSError, TimeoutError):
             return False
 
     def _body(self, task_id: str) -> bytes:
@@ -193,11 +206,12 @@ async def until_dead(run: Running) -> None:
 
 @asynccontextmanager
 async def whole_pipeline(
-    broker_url: str, folder: Path, *, address: str = "", ledger_url: str = ""
+    broker_url: str, folder: Path, *, address: str = "", **settings: object
 ) -> AsyncIterator[WholePipeline]:
     """Prepare everything; processes are started by the test.
 
     ``address`` is where processes look for the broker: a proxy in front of it.
+    Names of further settings have two underscores for the dot.
     """
     prefix = unique_prefix()
     topology = build_topology(
@@ -206,11 +220,12 @@ async def whole_pipeline(
     async with (
         SimulatedSubscriber() as subscriber,
         FileServer() as files,
-        aiohttp.ClientSession() as session,
+        aiohttp.ClientSession(timeout=CALL) as session,
         open_broker(broker_url, deadline=timedelta(seconds=10)) as broker,
     ):
         await broker.declare(topology)
-        _write_settings(folder, prefix, address or broker_url, ledger_url)
+        given = {name.replace("__", "."): value for name, value in settings.items()}
+        _write_settings(folder, prefix, address or broker_url, given)
         _write_subscriptions(folder, subscriber.url(STUDIO))
         try:
             yield WholePipeline(
@@ -226,10 +241,12 @@ async def whole_pipeline(
                 await delete_topology(broker_url, topology)
 
 
-def _write_settings(folder: Path, prefix: str, url: str, ledger_url: str) -> None:
-    quoted = {
+def _write_settings(
+    folder: Path, prefix: str, url: str, given: dict[str, object]
+) -> None:
+    settings: dict[str, object] = {
         "broker_url": url,
-        "ledger_url": ledger_url or f"sqlite:///{folder}/ledger.db",
+        "ledger_url": f"sqlite:///{folder}/ledger.db",
         "assets_url": str(folder / "assets"),
         "subscriptions_file": str(folder / "subscriptions.toml"),
         "broker.prefix": prefix,
@@ -239,10 +256,13 @@ def _write_settings(folder: Path, prefix: str, url: str, ledger_url: str) -> Non
         "spool.min_free_bytes": 0,
         "download.allow_private_addresses": True,
     }
-    lines = [f"{key} = {orjson.dumps(value).decode()}" for key, value in quoted.items()]
-    wait = f'["{DELAY // timedelta(milliseconds=1)}ms"]'
-    lines.append(f"broker.delays = {wait}")
-    lines += [f"{name}.waits = {wait}" for name in ("dedupe", "download", "notify")]
+    waits = [f"{DELAY // timedelta(milliseconds=1)}ms"]
+    for name in ("broker.delays", "dedupe.waits", "download.waits", "notify.waits"):
+        settings[name] = waits
+    lines = [
+        f"{key} = {orjson.dumps(value).decode()}"
+        for key, value in (settings | given).items()
+    ]
     (folder / "p.toml").write_text("\n".join(lines), encoding="utf-8")
 
 
