@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from typing import TYPE_CHECKING, Final, Self, cast
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final, Self
 
 import aiormq
 
 from pipeline.broker.port import Consumer, Delivery
+from pipeline.broker.rabbitmq_arrivals import Arrivals
 from pipeline.broker.rabbitmq_connection import bounded
-from pipeline.broker.rabbitmq_delivered import decode, of_message
+from pipeline.broker.rabbitmq_delivered import decode, is_delivered_in_vain, of_message
 from pipeline.broker.rabbitmq_stream import FrameStream, Tap, stream_of
-from pipeline.broker.rabbitmq_unacked import Unacked
+from pipeline.broker.rabbitmq_unacked import Unacked, require_unsettled, tag_of
 from pipeline.errors import (
-    AlreadySettled,
     BrokerError,
     BrokerUnavailable,
     DeliveryLost,
@@ -78,7 +78,9 @@ class RabbitConsumer(Consumer):
         self._is_gone = False
         #: Of the present channel; ``None``: there is none.
         self._unacked: Unacked | None = None
-        self._arrived: deque[Delivery] = deque()
+        # Looking at dead letters delivers them in vain, and harms nobody.
+        self._isolates = queue in topology.work_queues
+        self._arrived = Arrivals(lambda: self.unacked == len(self._arrived))
         self._something = asyncio.Event()
         self._stopped = False
         self._subscriber: asyncio.Task[None] | None = None
@@ -134,13 +136,14 @@ class RabbitConsumer(Consumer):
             log.debug("consumer_close_failed", error=str(problem))
 
     async def receive(self, limit: int = 1) -> Sequence[Delivery]:
-        while not self._arrived:
+        while not (taken := self._arrived.take(limit)):
             if self._stopped:
                 return ()
             self._something.clear()
-            await self._something.wait()
-        arrived = self._arrived
-        return [arrived.popleft() for _ in range(min(limit, len(arrived)))]
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._arrived.gathering_seconds or None):
+                    await self._something.wait()
+        return taken
 
     async def stop(self) -> None:
         if self._stopped:
@@ -155,8 +158,8 @@ class RabbitConsumer(Consumer):
             async with bounded(self._deadline_seconds, "cancelling a consumer"):
                 await channel.basic_cancel(self._consumer_tag)
                 # What was on its way has arrived before the answer did.
-                while self._arrived:
-                    await self._give_back(self._arrived.popleft())
+                for delivery in self._arrived.drain():
+                    await self._give_back(delivery)
         except BrokerUnavailable as problem:
             # The channel is gone, and with it everything un-acked.
             self._arrived.clear()
@@ -169,8 +172,8 @@ class RabbitConsumer(Consumer):
     ) -> None:
         self._require_open()
         for delivery in deliveries:
-            _require_unsettled(delivery)
-        tags = [_tag_of(delivery) for delivery in deliveries]
+            require_unsettled(delivery)
+        tags = [tag_of(delivery) for delivery in deliveries]
         self._require_held(deliveries, tags)
         # While we publish, nobody else can settle them.
         for delivery in deliveries:
@@ -187,6 +190,11 @@ class RabbitConsumer(Consumer):
             self._require_held(deliveries, tags)
         for unacked, tag in tags:
             unacked.settle(tag)
+        self._note_settled()
+
+    def _note_settled(self) -> None:
+        if self._arrived.has_suspects:
+            self._something.set()
 
     def _require_held(
         self, deliveries: Sequence[Delivery], tags: Sequence[tuple[Unacked, int]]
@@ -206,16 +214,17 @@ class RabbitConsumer(Consumer):
 
     async def release(self, delivery: Delivery) -> None:
         self._require_open()
-        _require_unsettled(delivery)
+        require_unsettled(delivery)
         async with bounded(self._deadline_seconds, "giving a delivery back"):
             await self._give_back(delivery)
 
     async def _give_back(self, delivery: Delivery) -> None:
-        unacked, tag = _tag_of(delivery)
+        unacked, tag = tag_of(delivery)
         delivery.tag = None
         # If its channel is gone, it is given back already.
         if unacked is self._unacked and unacked.is_usable:
             await unacked.give_back(tag)
+        self._note_settled()
 
     # -- staying subscribed -----------------------------------------------------
 
@@ -322,27 +331,14 @@ class RabbitConsumer(Consumer):
         if unacked is not self._unacked:
             return
         unacked.add(delivered.tag)
-        self._arrived.append(
-            Delivery(
-                envelope=decode(delivered, self._topology),
-                queue=self.queue,
-                redelivered=delivered.redelivered,
-                tag=(unacked, delivered.tag),
-                consumer=self,
-                topology=self._topology,
-            )
+        delivery = Delivery(
+            envelope=decode(delivered, self._topology),
+            queue=self.queue,
+            redelivered=delivered.redelivered,
+            tag=(unacked, delivered.tag),
+            consumer=self,
+            topology=self._topology,
         )
+        is_suspect = self._isolates and is_delivered_in_vain(delivered)
+        self._arrived.add(delivery, is_suspect=is_suspect)
         self._something.set()
-
-
-def _require_unsettled(delivery: Delivery) -> None:
-    if delivery.tag is None:
-        raise AlreadySettled(
-            f"message {delivery.envelope.message_id} of queue {delivery.queue}"
-            " is settled already"
-        )
-
-
-def _tag_of(delivery: Delivery) -> tuple[Unacked, int]:
-    """Give what a delivery belongs to, and its delivery tag there."""
-    return cast("tuple[Unacked, int]", delivery.tag)

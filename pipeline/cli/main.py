@@ -8,6 +8,7 @@ from typing import Annotated, Final
 
 import typer
 
+from pipeline import failpoints
 from pipeline.cli import (
     config,
     dead_letters,
@@ -19,7 +20,6 @@ from pipeline.cli import (
     tasks,
     topology,
 )
-from pipeline import failpoints
 from pipeline.errors import PipelineError
 
 FAILED: Final = 1

@@ -56,5 +56,6 @@ async def test_worker_frozen_and_woken_after_another_took_over(
 
 async def _is_frozen(run: Running) -> bool:
     """Look at the state of a process, which stands behind its name in brackets."""
-    stat = Path(f"/proc/{run.process.pid}/stat").read_text(encoding="ascii")
-    return stat.rpartition(")")[2].split()[0] == "T"
+    stat = Path(f"/proc/{run.process.pid}/stat")
+    text = await asyncio.to_thread(stat.read_text, encoding="ascii")
+    return text.rpartition(")")[2].split()[0] == "T"

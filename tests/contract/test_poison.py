@@ -126,8 +126,7 @@ async def crashing(
     async def listen() -> None:
         assert process.stdout is not None
         async for line in process.stdout:
-            if line == b"died\n":  # it logs as well
-                deaths.append(line)
+            deaths.extend([line] * (line == b"died\n"))  # it logs as well
 
     listening = asyncio.create_task(listen())
     try:
