@@ -226,7 +226,7 @@ async def whole_pipeline(
         await broker.declare(topology)
         given = {name.replace("__", "."): value for name, value in settings.items()}
         _write_settings(folder, prefix, address or broker_url, given)
-        _write_subscriptions(folder, subscriber.url(STUDIO))
+        write_subscriptions(folder, subscriber.url(STUDIO))
         try:
             yield WholePipeline(
                 cli=CommandLine(folder),
@@ -266,6 +266,7 @@ def _write_settings(
     (folder / "p.toml").write_text("\n".join(lines), encoding="utf-8")
 
 
-def _write_subscriptions(folder: Path, url: str) -> None:
+def write_subscriptions(folder: Path, url: str) -> None:
+    """Say where the subscriber is, for processes that are started from now on."""
     text = f'[[subscriptions]]\nname = "{STUDIO}"\nurl = "{url}"\nevents = ["#"]\n'
     (folder / "subscriptions.toml").write_text(text, encoding="utf-8")

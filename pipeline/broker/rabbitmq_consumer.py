@@ -38,6 +38,8 @@ log = get_logger("broker")
 RESUBSCRIBE_PAUSE_SECONDS: Final = 0.5
 #: Longer where somebody has to mend something first.
 MISTAKE_PAUSE_SECONDS: Final = 2.0
+#: What a broker gets to answer a goodbye that has left the one before unanswered.
+LAST_WORD_SECONDS: Final = 0.5
 
 
 class RabbitConsumer(Consumer):
@@ -67,7 +69,7 @@ class RabbitConsumer(Consumer):
         self._connect = connect
         self._redeclare = redeclare
         self._publish = publish
-        self._deadline_seconds = deadline_seconds
+        self._deadline_seconds = self._goodbye_seconds = deadline_seconds
         self._require_open = require_open
         self._on_closed = on_closed
         self._channel: aiormq.abc.AbstractChannel | None = None
@@ -130,7 +132,7 @@ class RabbitConsumer(Consumer):
         if channel is None or channel.is_closed:
             return
         try:
-            async with bounded(self._deadline_seconds, "closing a consumer"):
+            async with bounded(self._goodbye_seconds, "closing a consumer"):
                 await channel.close()
         except BrokerUnavailable as problem:
             log.debug("consumer_close_failed", error=str(problem))
@@ -163,6 +165,7 @@ class RabbitConsumer(Consumer):
         except BrokerUnavailable as problem:
             # The channel is gone, and with it everything un-acked.
             self._arrived.clear()
+            self._goodbye_seconds = LAST_WORD_SECONDS
             log.debug("consumer_cancel_failed", error=str(problem))
 
     async def ack(

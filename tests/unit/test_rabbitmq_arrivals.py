@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from pipeline.broker.port import Delivery
 from pipeline.broker.rabbitmq_arrivals import Arrivals
+
+if TYPE_CHECKING:
+    from pipeline.broker.port import Delivery
 
 
 def a_delivery() -> Delivery:
