@@ -22,6 +22,7 @@ PipelineError
 │   ├── AssetMissing          the store has no such file
 │   └── FetchFailed           anything that may work next time
 ├── NotificationFailed        a subscriber did not answer 2xx in time
+│   └── SubscriberGone        it answered 410: it wants to hear nothing more
 └── Settlement                raised by handlers to say how to settle
     ├── Retry                 again later
     └── Reject                never again: to the dead-letter queue
@@ -141,6 +142,10 @@ class FetchFailed(AssetError):
 
 class NotificationFailed(PipelineError):
     """A subscriber did not answer with 2xx in time."""
+
+
+class SubscriberGone(NotificationFailed):
+    """A subscriber has answered 410: nothing more is sent to it."""
 
 
 class Settlement(PipelineError):
