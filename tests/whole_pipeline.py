@@ -77,6 +77,8 @@ class WholePipeline:
     session: aiohttp.ClientSession
     #: Where callbacks go now; empty: nobody listens.
     base: str = ""
+    #: Tasks of which a callback was sent, answered or not.
+    called: set[str] = field(default_factory=set)
     #: Tasks of which a callback was answered 200.
     accepted: set[str] = field(default_factory=set)
 
@@ -93,12 +95,13 @@ class WholePipeline:
         It may die before it listens, of the work that it has found.
         """
         with self._started(command or ("run",), failpoints) as run:
+            before = self.base
             looking = asyncio.create_task(self._look(run))
             try:
                 yield run
             finally:
                 looking.cancel()
-                self.base = ""
+                self.base = before
 
     async def _look(self, run: Running) -> None:
         """Find out where a process listens."""
@@ -119,6 +122,7 @@ class WholePipeline:
 
     async def call(self, task_id: str) -> None:
         """Send the callback of a finished task until it is answered 200."""
+        self.called.add(task_id)
         await eventually(lambda: self._is_taken(task_id), within=WITHIN_SECONDS)
         self.accepted.add(task_id)
 

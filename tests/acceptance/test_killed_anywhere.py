@@ -7,13 +7,19 @@ process dies as by ``kill -9``.
 from __future__ import annotations
 
 import asyncio
+import os
+import random
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 import pytest
 
+from pipeline.errors import Reject
 from pipeline.failpoints import NAMES
+from pipeline.topology import DEDUPE, dead_letter_queue
+from tests.factories import make_envelope, make_publication
 from tests.tcp_proxy import TcpProxy
-from tests.waiting import eventually
+from tests.waiting import eventually, receive
 from tests.whole_pipeline import (
     HEARD,
     IN_FLIGHT,
@@ -26,10 +32,13 @@ from tests.whole_pipeline import (
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from tests.command_line import Running
     from tests.whole_pipeline import WholePipeline
 
 pytestmark = pytest.mark.timeout(150)
 
+#: How many deaths the long form has on each broker; it is left out without.
+KILLS: Final = int(os.environ.get("PIPELINE_TEST_KILLS", "0"))
 #: Places that are passed only while the broker is away.
 SPOOLING: Final = ("spool.after_write", "forwarder.before_ack")
 #: Places of a callback on its usual way, by scheme of the broker.
@@ -165,6 +174,71 @@ async def test_killed_while_the_spool_is_drained(
         verdict = await pipeline.verdict()
 
     assert good(5) == verdict
+
+
+async def test_replay_killed_between_publish_and_acknowledgement(
+    broker_url: str, tmp_path: Path
+) -> None:
+    """A copy too many under the same id, perhaps; none is lost."""
+    place = "rabbitmq" if broker_url.startswith("amqp") else "dead_letters"
+    ids = [f"m{number}" for number in range(30)]
+    async with whole_pipeline(broker_url, tmp_path) as pipeline:
+        broker = pipeline.broker
+        envelopes = [make_envelope(body=b"{}", message_id=name) for name in ids]
+        await broker.publish(*map(make_publication, envelopes))
+        async with broker.consume(DEDUPE, prefetch=len(ids)) as consumer:
+            for delivery in await receive(consumer, len(ids)):
+                await delivery.dead_letter(Reject("poison"), at=datetime.now(UTC))
+        replay = ("dead-letters", "replay")
+        async with pipeline.running(
+            *replay, failpoints=f"{place}.before_ack=exit"
+        ) as killed:
+            await until_dead(killed)
+        async with pipeline.running(*replay) as again:
+            code = await asyncio.to_thread(again.process.wait, 30)
+        found: set[str] = set()
+        async with broker.consume(DEDUPE, prefetch=100) as consumer:
+            while len(found) < len(ids):
+                (delivery,) = await receive(consumer, 1)
+                found.add(delivery.envelope.message_id)
+                await delivery.ack()
+        dead = (await broker.depth(dead_letter_queue(DEDUPE))).ready
+
+    assert 0 == code, again.errors.read_text(encoding="utf-8")
+    assert ({*ids}, 0) == (found, dead)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.skipif(not KILLS, reason="takes long: make kills")
+async def test_killed_anywhere_again_and_again(broker_url: str, tmp_path: Path) -> None:
+    """Under traffic, each death at a random place and visit, repeatably."""
+    chance = random.Random(KILLS)
+    places = [*ON_THE_WAY]
+    if broker_url.startswith("amqp"):
+        places.append("rabbitmq.before_ack")
+    async with whole_pipeline(broker_url, tmp_path) as pipeline:
+        async with asyncio.TaskGroup() as provider:
+            for number in range(KILLS):
+                place, visit = chance.choice(places), chance.randrange(1, 6)
+                async with pipeline.running(failpoints=f"{place}=exit@{visit}") as run:
+                    provider.create_task(_keep_calling(pipeline, number, run))
+                    await until_dead(run)
+            pipeline.age_halves()
+            async with pipeline.running():
+                await pipeline.until_done(len(pipeline.called))
+        verdict = await pipeline.verdict()
+
+    assert good(len(pipeline.called), repeats=verdict.repeats) == verdict
+    assert verdict.repeats <= IN_FLIGHT * KILLS
+
+
+async def _keep_calling(pipeline: WholePipeline, number: int, run: Running) -> None:
+    """Send callbacks until a process is dead; the last one is taken by the next."""
+    count = 0
+    while run.process.poll() is None:
+        await pipeline.call(f"task-{number}-{count}")
+        count += 1
 
 
 async def _killed_once(broker_url: str, folder: Path, place: str) -> None:
