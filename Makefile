@@ -14,7 +14,7 @@ CAN_RUN := .venv/.can-run
 CAN_DEVELOP := .venv/.can-develop
 CAN_BENCH := .venv/.can-bench
 
-.PHONY: help run test coverage load check lint types imports code docs format bench lock image compose-check clean
+.PHONY: help run test coverage load kills check lint types imports code docs format bench lock image compose-check clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -50,6 +50,9 @@ coverage: $(CAN_DEVELOP) ## all tests, and how much they run; at least COVERED %
 
 load: $(CAN_DEVELOP) ## 10,000 callbacks through the whole pipeline, on both brokers
 	PIPELINE_TEST_LOAD=10000 $(RUN) pytest tests/acceptance/test_demo.py -k load $(ARGS)
+
+kills: $(CAN_DEVELOP) ## kill processes at random places under traffic; KILLS=500 for more than 50
+	PIPELINE_TEST_KILLS=$(or $(KILLS),50) $(RUN) pytest tests/acceptance/test_killed_anywhere.py -k again_and_again $(ARGS)
 
 check: lint types imports code docs ## everything that needs no test run
 
