@@ -46,6 +46,8 @@ IN_FLIGHT: Final = 4
 CALL: Final = aiohttp.ClientTimeout(total=5)
 #: Retries of these tests wait this long.
 DELAY: Final = timedelta(milliseconds=100)
+#: And there are so many.
+RETRIES: Final = 5
 #: More than a recovery may take.
 WITHIN_SECONDS: Final = 45.0
 
@@ -254,15 +256,15 @@ def _write_settings(
         "assets_url": str(folder / "assets"),
         "subscriptions_file": str(folder / "subscriptions.toml"),
         "broker.prefix": prefix,
-        "broker.heartbeat": "1s",
         "ingress.port": 0,
         "spool.path": str(folder / "spool.db"),
         "spool.min_free_bytes": 0,
         "download.allow_private_addresses": True,
     }
-    waits = [f"{DELAY // timedelta(milliseconds=1)}ms"]
-    for name in ("broker.delays", "dedupe.waits", "download.waits", "notify.waits"):
-        settings[name] = waits
+    wait = f"{DELAY // timedelta(milliseconds=1)}ms"
+    settings["broker.delays"] = [wait]
+    for name in ("dedupe.waits", "download.waits", "notify.waits"):
+        settings[name] = [wait] * RETRIES
     lines = [
         f"{key} = {orjson.dumps(value).decode()}"
         for key, value in (settings | given).items()

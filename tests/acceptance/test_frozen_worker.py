@@ -33,7 +33,7 @@ async def test_worker_frozen_and_woken_after_another_took_over(
 
     It asks for nothing that the other one has not done, and stops in order.
     """
-    async with whole_pipeline(broker_url, tmp_path) as pipeline:
+    async with whole_pipeline(broker_url, tmp_path, broker__heartbeat="1s") as pipeline:
         async with asyncio.TaskGroup() as provider:
             calling = provider.create_task(pipeline.call("task-0"))
             async with pipeline.running(failpoints=f"{place}=stop@1") as frozen:

@@ -41,7 +41,8 @@ pytestmark = pytest.mark.timeout(150)
 KILLS: Final = int(os.environ.get("PIPELINE_TEST_KILLS", "0"))
 #: Places that are passed only while the broker is away.
 SPOOLING: Final = ("spool.after_write", "forwarder.before_ack")
-#: Places of a callback on its usual way, by scheme of the broker.
+WORKERS: Final = ("dedupe", "download", "notify")
+#: Places of a callback on its usual way, on every broker.
 ON_THE_WAY: Final = tuple(
     name
     for name in NAMES
@@ -67,6 +68,28 @@ async def test_killed_at_every_place_in_turn(broker_url: str, tmp_path: Path) ->
 
     assert good(len(places), repeats=verdict.repeats) == verdict
     assert verdict.repeats <= IN_FLIGHT * len(places)
+
+
+async def test_error_at_every_place_of_the_workers_is_retried(
+    broker_url: str, tmp_path: Path
+) -> None:
+    """Whatever it is, an attempt is counted, and the next one does the rest."""
+    places = [
+        name
+        for name in ON_THE_WAY
+        if name.startswith(WORKERS) and not name.endswith(".before_settle")
+    ]
+    async with whole_pipeline(broker_url, tmp_path) as pipeline:
+        errors = ";".join(f"{place}=raise@1" for place in places)
+        async with pipeline.running(failpoints=errors) as run:
+            await pipeline.call("task-0")
+            await pipeline.until_done()
+        verdict = await pipeline.verdict()
+        settled = run.events("delivery_settled")
+
+    assert good(1, repeats=verdict.repeats) == verdict
+    assert {"done", "retry"} == {line["outcome"] for line in settled}
+    assert run.events("failpoints_armed")
 
 
 async def test_ingress_dies_before_publish(broker_url: str, tmp_path: Path) -> None:

@@ -65,7 +65,6 @@ async def test_sigterm_while_the_broker_is_a_black_hole(
             tmp_path,
             address=proxy.url_for(rabbitmq_url),
             drain=f"{DRAIN_SECONDS}s",
-            broker__heartbeat="15s",
             broker__deadline=f"{DRAIN_SECONDS}s",
         ) as pipeline,
     ):
