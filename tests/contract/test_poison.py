@@ -18,19 +18,27 @@ from pipeline.topology import (
     DEDUPE,
     DELIVERY_LIMIT,
     DOWNLOAD,
+    SUSPECT_DELIVERIES,
     dead_letter_queue,
     hand_to,
 )
 from pipeline.worker import Worker
-from tests.factories import SHORT_DELAY, make_envelope, make_publication
-from tests.waiting import eventually, receive_one
+from tests.factories import (
+    SHORT_DELAY,
+    make_envelope,
+    make_publication,
+    make_publications,
+)
+from tests.waiting import eventually, receive, receive_one
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
     from pipeline.broker.port import Broker
     from pipeline.message import Envelope, Publication
     from pipeline.topology import Topology
+
+    OpenAgain = Callable[[], Awaitable[Broker]]
 
 REPOSITORY = Path(__file__).parents[2]
 POISON = b"poison"
@@ -67,6 +75,48 @@ async def test_poison_that_crashes_the_worker_process(
             letter.failure.error_type,
         )
     assert len(deaths) <= DELIVERY_LIMIT + 1
+
+
+@pytest.mark.parametrize("batch_size", [1, 10])
+async def test_what_came_back_again_and_again_is_handled_beside_what_is_new(
+    open_again: OpenAgain, batch_size: int
+) -> None:
+    """Alone, but soon: neither waits for the other for ever."""
+    broker = await open_again()
+    await broker.publish(*make_publications(40))
+    for _ in range(SUSPECT_DELIVERIES):
+        leaving = await open_again()
+        async with leaving.consume(DEDUPE, prefetch=20) as consumer:
+            await receive(consumer, 20)
+        await leaving.__aexit__(None, None, None)
+    handled: list[bytes] = []
+
+    async def handle(envelopes: Sequence[Envelope]) -> Sequence[Sequence[Publication]]:
+        await asyncio.sleep(0)
+        handled.extend(envelope.body for envelope in envelopes)
+        return [[hand_to(DOWNLOAD, envelope)] for envelope in envelopes]
+
+    worker = Worker(
+        broker,
+        DEDUPE,
+        handle,
+        deadline=timedelta(seconds=10),
+        policy=RetryPolicy(),
+        batch_size=batch_size,
+        concurrency=4,
+    )
+
+    async def is_over() -> bool:
+        return (await broker.depth(DOWNLOAD)).ready == 50
+
+    stopping = asyncio.Event()
+    working = asyncio.create_task(worker.run(stopping))
+    await broker.publish(*make_publications(10))
+    await eventually(is_over, within=20)
+    stopping.set()
+    await working
+
+    assert 50 == len(handled)
 
 
 async def test_poison_that_hangs_the_worker(broker: Broker) -> None:
