@@ -31,6 +31,7 @@ PipelineError
 │   ├── TaskNotFound          it knows no such task
 │   └── NotConfirmed          it does not say of a task what a callback says
 ├── NotificationFailed        a subscriber did not answer 2xx in time
+│   └── SubscriberGone        it answered 410: it wants to hear nothing more
 └── Settlement                raised by handlers to say how to settle
     ├── Retry                 again later
     └── Reject                never again: to the dead-letter queue
@@ -213,6 +214,10 @@ class NotConfirmed(ProviderError):
 
 class NotificationFailed(PipelineError):
     """A subscriber did not answer with 2xx in time."""
+
+
+class SubscriberGone(NotificationFailed):
+    """A subscriber has answered 410: nothing more is sent to it."""
 
 
 class Settlement(PipelineError):

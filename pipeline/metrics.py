@@ -59,6 +59,11 @@ NOTIFICATIONS = Counter(
     "Requests to subscribers, by subscription and outcome.",
     ("subscription", "outcome"),
 )
+SUBSCRIPTION_DISABLED = Gauge(
+    "pipeline_subscription_disabled",
+    "1 while nothing is sent to a subscriber that has answered 410.",
+    ("subscription",),
+)
 SPOOLED = Counter(
     "pipeline_spooled_total",
     "Callbacks put into the outage spool, by what the broker did.",

@@ -35,6 +35,9 @@ DOWNLOAD: Final = "download"
 
 #: A crash-loop guard only: retries are counted by our own header.
 DELIVERY_LIMIT: Final = 20
+#: A message that was delivered so often without being settled is handed out alone, so
+#: that its neighbours are not counted as well when it takes its worker down.
+SUSPECT_DELIVERIES: Final = 3
 
 DEFAULT_DELAYS: Final = tuple(
     timedelta(seconds=seconds) for seconds in (5, 30, 120, 600, 3600, 21600)

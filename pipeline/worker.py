@@ -22,6 +22,7 @@ from pipeline.errors import (
     PublishRefused,
     Unroutable,
 )
+from pipeline.failpoints import reach
 from pipeline.logs import get_logger
 from pipeline.message import TASK_ID, Envelope, Publication
 from pipeline.metrics import DELIVERIES, DELIVERY_SECONDS, WORKER_PAUSED
@@ -120,6 +121,7 @@ class Worker:
         }
         self._seconds = DELIVERY_SECONDS.labels(queue)
         self._log = log.bind(queue=queue)
+        self._before_settle = f"{queue.partition('.')[0]}.before_settle"
 
     @property
     def problem(self) -> str | None:
@@ -175,6 +177,7 @@ class Worker:
             try:
                 if results is None:
                     results = await self._results(left)
+                    await reach(self._before_settle)
                 await self._settle(consumer, left, results, started)
             except (*UNAVAILABLE, *NOT_TAKEN) as error:
                 # What was handled is not handled again: only settling has to wait.

@@ -19,9 +19,10 @@ import orjson
 
 from pipeline.errors import ConfigurationError, Reject
 from pipeline.events.catalogue import PUBLIC_TYPES, parse_event
+from pipeline.failpoints import NAMES
 from pipeline.settings import load_settings
 from pipeline.subscriptions import load_subscriptions
-from tests import docs_commands, docs_facts, markdown
+from tests import docs_commands, docs_facts, docs_tests, markdown
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -32,6 +33,7 @@ ROOT: Final = Path(__file__).resolve().parents[1]
 OPERATIONS: Final = Path("docs/operations.md")
 CONTRACT: Final = Path("docs/contract.md")
 PROVIDER: Final = Path("docs/provider.md")
+RELIABILITY: Final = Path("docs/reliability.md")
 
 _ELSEWHERE: Final = re.compile(r"[a-z]+:")
 _FILE: Final = re.compile(
@@ -80,6 +82,7 @@ def check(documents: Sequence[Document]) -> Iterator[str]:
         [row.code() for row in by_path[PROVIDER].table("Operations")],
         docs_facts.operations(),
     )
+    yield from check_reliability(by_path[RELIABILITY])
     yield from check_commands_are_named(documents)
     yield from check_all_are_linked(by_path)
     yield from check_references_in_code()
@@ -91,6 +94,7 @@ def check_document(
     """Check what every document may have."""
     yield from check_links(document, by_path, ROOT)
     yield from check_names(document)
+    yield from docs_tests.check_named(document, ROOT)
     yield from check_blocks(document)
     yield from docs_commands.check(document, ROOT / "Makefile")
     for number, line in enumerate(document.text.splitlines(), start=1):
@@ -247,6 +251,14 @@ def check_contract(document: Document) -> Iterator[str]:
     }
     for missing in {*PUBLIC_TYPES} - shown:
         yield f"{CONTRACT}: an example of the event {missing} is missing"
+
+
+def check_reliability(document: Document) -> Iterator[str]:
+    """Compare the places with the table of them; each row of the matrix has tests."""
+    for line, text in docs_tests.check_matrix(document, "The matrix"):
+        yield f"{RELIABILITY}:{line}: {text}"
+    places = [row.code() for row in document.table("Failpoints")]
+    yield from compare(RELIABILITY, "failpoints", places, NAMES)
 
 
 def compare(

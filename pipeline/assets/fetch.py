@@ -20,6 +20,7 @@ from pipeline.assets.guard import ForbiddenAddress, public_socket
 from pipeline.assets.link import check_host, read_link, show
 from pipeline.assets.sniff import HEAD_BYTES, FileType, is_text, sniff
 from pipeline.errors import AssetRefused, FetchFailed, LinkExpired
+from pipeline.failpoints import reach
 from pipeline.retry import read_retry_after
 
 if TYPE_CHECKING:
@@ -206,6 +207,7 @@ class Fetcher:
                     while piece:
                         self._check_size(body.received_bytes)
                         await upload.write(piece)
+                        await reach("download.mid_transfer")
                         piece = await body.next()
                 return await upload.commit()
         finally:

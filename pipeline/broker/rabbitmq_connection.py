@@ -38,7 +38,7 @@ log = get_logger("broker")
 FIRST_PAUSE_SECONDS: Final = 0.2
 LONGEST_PAUSE_SECONDS: Final = 10.0
 CONNECT_TIMEOUT_SECONDS: Final = 10.0
-CLOSE_TIMEOUT_SECONDS: Final = 3.0
+CLOSE_TIMEOUT_SECONDS: Final = 2.0
 
 _NAME_UNKNOWN: Final = (socket.EAI_NONAME, socket.EAI_AGAIN, socket.EAI_NODATA)
 

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from typing import TYPE_CHECKING, Final, Self, cast
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final, Self
 
 import aiormq
 
 from pipeline.broker.port import Consumer, Delivery
+from pipeline.broker.rabbitmq_arrivals import Arrivals
 from pipeline.broker.rabbitmq_connection import bounded, reason_of
-from pipeline.broker.rabbitmq_delivered import decode, of_message
+from pipeline.broker.rabbitmq_delivered import decode, is_delivered_in_vain, of_message
 from pipeline.broker.rabbitmq_stream import FrameStream, Tap, stream_of
-from pipeline.broker.rabbitmq_unacked import Unacked
+from pipeline.broker.rabbitmq_unacked import Unacked, require_unsettled, tag_of
 from pipeline.errors import (
-    AlreadySettled,
     BrokerError,
     BrokerUnavailable,
     DeliveryLost,
 )
+from pipeline.failpoints import reach
 from pipeline.logs import get_logger, report_death
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ log = get_logger("broker")
 RESUBSCRIBE_PAUSE_SECONDS: Final = 0.5
 #: Longer where somebody has to mend something first.
 MISTAKE_PAUSE_SECONDS: Final = 2.0
+#: What a broker gets to answer a goodbye that has left the one before unanswered.
+LAST_WORD_SECONDS: Final = 0.5
 
 
 class RabbitConsumer(Consumer):
@@ -66,7 +69,7 @@ class RabbitConsumer(Consumer):
         self._connect = connect
         self._redeclare = redeclare
         self._publish = publish
-        self._deadline_seconds = deadline_seconds
+        self._deadline_seconds = self._goodbye_seconds = deadline_seconds
         self._require_open = require_open
         self._on_closed = on_closed
         self._channel: aiormq.abc.AbstractChannel | None = None
@@ -77,7 +80,9 @@ class RabbitConsumer(Consumer):
         self._is_gone = False
         #: Of the present channel; ``None``: there is none.
         self._unacked: Unacked | None = None
-        self._arrived: deque[Delivery] = deque()
+        # Looking at dead letters delivers them in vain, and harms nobody.
+        self._isolates = queue in topology.work_queues
+        self._arrived = Arrivals(lambda: self.unacked == len(self._arrived))
         self._something = asyncio.Event()
         self._stopped = False
         self._subscriber: asyncio.Task[None] | None = None
@@ -127,19 +132,20 @@ class RabbitConsumer(Consumer):
         if channel is None or channel.is_closed:
             return
         try:
-            async with bounded(self._deadline_seconds, "closing a consumer"):
+            async with bounded(self._goodbye_seconds, "closing a consumer"):
                 await channel.close()
         except BrokerUnavailable as problem:
             log.debug("consumer_close_failed", error=str(problem))
 
     async def receive(self, limit: int = 1) -> Sequence[Delivery]:
-        while not self._arrived:
+        while not (taken := self._arrived.take(limit)):
             if self._stopped:
                 return ()
             self._something.clear()
-            await self._something.wait()
-        arrived = self._arrived
-        return [arrived.popleft() for _ in range(min(limit, len(arrived)))]
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._arrived.gathering_seconds or None):
+                    await self._something.wait()
+        return taken
 
     async def stop(self) -> None:
         if self._stopped:
@@ -154,11 +160,12 @@ class RabbitConsumer(Consumer):
             async with bounded(self._deadline_seconds, "cancelling a consumer"):
                 await channel.basic_cancel(self._consumer_tag)
                 # What was on its way has arrived before the answer did.
-                while self._arrived:
-                    await self._give_back(self._arrived.popleft())
+                for delivery in self._arrived.drain():
+                    await self._give_back(delivery)
         except BrokerUnavailable as problem:
             # The channel is gone, and with it everything un-acked.
             self._arrived.clear()
+            self._goodbye_seconds = LAST_WORD_SECONDS
             log.debug("consumer_cancel_failed", error=str(problem))
 
     async def ack(
@@ -168,8 +175,8 @@ class RabbitConsumer(Consumer):
     ) -> None:
         self._require_open()
         for delivery in deliveries:
-            _require_unsettled(delivery)
-        tags = [_tag_of(delivery) for delivery in deliveries]
+            require_unsettled(delivery)
+        tags = [tag_of(delivery) for delivery in deliveries]
         self._require_held(deliveries, tags)
         # While we publish, nobody else can settle them.
         for delivery in deliveries:
@@ -181,10 +188,16 @@ class RabbitConsumer(Consumer):
                 for delivery, known in zip(deliveries, tags, strict=True):
                     delivery.tag = known
                 raise
+            await reach("rabbitmq.before_ack")
             # The channel of the deliveries may be lost, though publishing has worked.
             self._require_held(deliveries, tags)
         for unacked, tag in tags:
             unacked.settle(tag)
+        self._note_settled()
+
+    def _note_settled(self) -> None:
+        if self._arrived.has_suspects:
+            self._something.set()
 
     def _require_held(
         self, deliveries: Sequence[Delivery], tags: Sequence[tuple[Unacked, int]]
@@ -204,16 +217,17 @@ class RabbitConsumer(Consumer):
 
     async def release(self, delivery: Delivery) -> None:
         self._require_open()
-        _require_unsettled(delivery)
+        require_unsettled(delivery)
         async with bounded(self._deadline_seconds, "giving a delivery back"):
             await self._give_back(delivery)
 
     async def _give_back(self, delivery: Delivery) -> None:
-        unacked, tag = _tag_of(delivery)
+        unacked, tag = tag_of(delivery)
         delivery.tag = None
         # If its channel is gone, it is given back already.
         if unacked is self._unacked and unacked.is_usable:
             await unacked.give_back(tag)
+        self._note_settled()
 
     # -- staying subscribed -----------------------------------------------------
 
@@ -324,27 +338,14 @@ class RabbitConsumer(Consumer):
         if unacked is not self._unacked:
             return
         unacked.add(delivered.tag)
-        self._arrived.append(
-            Delivery(
-                envelope=decode(delivered, self._topology),
-                queue=self.queue,
-                redelivered=delivered.redelivered,
-                tag=(unacked, delivered.tag),
-                consumer=self,
-                topology=self._topology,
-            )
+        delivery = Delivery(
+            envelope=decode(delivered, self._topology),
+            queue=self.queue,
+            redelivered=delivered.redelivered,
+            tag=(unacked, delivered.tag),
+            consumer=self,
+            topology=self._topology,
         )
+        is_suspect = self._isolates and is_delivered_in_vain(delivered)
+        self._arrived.add(delivery, is_suspect=is_suspect)
         self._something.set()
-
-
-def _require_unsettled(delivery: Delivery) -> None:
-    if delivery.tag is None:
-        raise AlreadySettled(
-            f"message {delivery.envelope.message_id} of queue {delivery.queue}"
-            " is settled already"
-        )
-
-
-def _tag_of(delivery: Delivery) -> tuple[Unacked, int]:
-    """Give what a delivery belongs to, and its delivery tag there."""
-    return cast("tuple[Unacked, int]", delivery.tag)

@@ -16,7 +16,7 @@ from pamqp.header import ContentHeader
 
 from pipeline.broker import rabbitmq_wire as wire
 from pipeline.message import Envelope, Failure, decode_headers
-from pipeline.topology import DELIVERY_LIMIT
+from pipeline.topology import DELIVERY_LIMIT, SUSPECT_DELIVERIES
 from pipeline.values import value
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 #: RabbitMQ's own header on what it has dead-lettered by itself.
 DEATHS: Final = "x-death"
+#: And on what it delivers once more.
+DELIVERY_COUNT: Final = "x-delivery-count"
 
 # Property flags of those that are read; the others in between are skipped.
 _CONTENT_TYPE: Final = 1 << 15
@@ -142,6 +144,12 @@ def decode(delivered: Delivered, topology: Topology) -> Envelope:
     return (
         envelope if death is None else replace(envelope, failure=_loop(death, topology))
     )
+
+
+def is_delivered_in_vain(delivered: Delivered) -> bool:
+    """Tell whether a message comes again and again and is never settled."""
+    count = delivered.headers.get(DELIVERY_COUNT) if delivered.redelivered else 0
+    return isinstance(count, int) and count >= SUSPECT_DELIVERIES
 
 
 def of_message(message: DeliveredMessage) -> Delivered:

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_left
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from pipeline.broker import rabbitmq_wire as wire
 from pipeline.broker.rabbitmq_connection import FOREIGN_ERRORS
+from pipeline.errors import AlreadySettled
 from pipeline.logs import get_logger
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     import aiormq
 
+    from pipeline.broker.port import Delivery
     from pipeline.broker.rabbitmq_stream import FrameStream
 
 log = get_logger("broker")
@@ -126,3 +128,17 @@ def _acknowledge(
         highest = settled[together - 1]
         frames.append(wire.acknowledge(channel, highest, multiple=True))
     return b"".join(frames)
+
+
+def require_unsettled(delivery: Delivery) -> None:
+    """Refuse what was settled before."""
+    if delivery.tag is None:
+        raise AlreadySettled(
+            f"message {delivery.envelope.message_id} of queue {delivery.queue}"
+            " is settled already"
+        )
+
+
+def tag_of(delivery: Delivery) -> tuple[Unacked, int]:
+    """Give what a delivery belongs to, and its delivery tag there."""
+    return cast("tuple[Unacked, int]", delivery.tag)

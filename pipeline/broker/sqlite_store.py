@@ -32,7 +32,13 @@ from pipeline.broker.sqlite_routing import Router, StoredQueue, declare
 from pipeline.errors import BrokerUnavailable, DeliveryLost, Unroutable
 from pipeline.message import from_milliseconds
 from pipeline.sqlite import migrate
-from pipeline.topology import DEAD, DELIVERY_LIMIT, QueueKind, dead_letter
+from pipeline.topology import (
+    DEAD,
+    DELIVERY_LIMIT,
+    SUSPECT_DELIVERIES,
+    QueueKind,
+    dead_letter,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
@@ -43,10 +49,6 @@ if TYPE_CHECKING:
 
 #: Marks a file as an embedded broker: "CBPQ".
 APPLICATION_ID: Final = 0x43425051
-
-#: A message that was delivered so often without being settled is handed out alone,
-#: so that its neighbours are not counted as well when it takes its worker down.
-SUSPECT_DELIVERIES: Final = 3
 
 #: At most so many delays end in one transaction.
 EXPIRE_LIMIT: Final = 1000

@@ -8,6 +8,7 @@ from typing import Annotated, Final
 
 import typer
 
+from pipeline import failpoints
 from pipeline.cli import (
     config,
     dead_letters,
@@ -89,6 +90,7 @@ def pipeline(
 def main() -> None:
     """Run the command line and end the process with its exit code."""
     try:
+        warn_of_failpoints()
         app(prog_name="pipeline")
     except Exception as error:
         known = known_error(error)
@@ -98,6 +100,16 @@ def main() -> None:
         sys.exit(FAILED)
     finally:
         drop_unread_output()
+
+
+def warn_of_failpoints() -> None:
+    """Arm what tests ask for, and say so: nobody else may want it.
+
+    Raises:
+        ConfigurationError: the variable cannot be understood.
+    """
+    if armed := failpoints.arm(os.environ):
+        render.warn(f"{failpoints.VARIABLE} is set, for tests: {', '.join(armed)}")
 
 
 def drop_unread_output() -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from pipeline import failpoints
 from pipeline.cli import render
 from pipeline.cli.loop import run_async
 from pipeline.cli.options import (
@@ -213,6 +214,8 @@ def stay(loaded: Loaded, plan: Plan) -> None:
     }
     file = None if loaded.file is None else str(loaded.file)
     get_logger("cli").info("settings_loaded", file=file, **shown)
+    if armed := failpoints.armed():
+        get_logger("cli").warning("failpoints_armed", failpoints=armed)
 
     async def main() -> None:
         async with (

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 from pipeline.dead_letters.letter import DeadLetter, Selection
 from pipeline.dead_letters.walk import BATCH, Pace, Walk
 from pipeline.errors import BrokerError, LedgerError
+from pipeline.failpoints import reach
 from pipeline.topology import dead_letter_queue
 from pipeline.topology import replay as to_own_queue
 
@@ -196,6 +197,7 @@ class _Job:
                     chosen = self._choose(queue, deliveries)
                     if chosen and not self._dry_run:
                         copies = await settle(queue, [d.envelope for d in chosen])
+                        await reach("dead_letters.before_ack")
                         await walk.ack(chosen, copies)
                     self._note(queue, len(deliveries), len(chosen))
                     if not self._dry_run:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 from aiohttp import ClientPayloadError, HttpVersion11, web
 
 from pipeline.errors import BrokerError, PublishRefused, Unreadable, Unroutable
+from pipeline.failpoints import around
 from pipeline.ingress.accepted import accepted
 from pipeline.ingress.door import name_of
 from pipeline.ingress.problems import CODE, problem
@@ -82,7 +83,9 @@ class CallbackView:
     """
 
     def __init__(self, store: Store, settings: IngressSettings) -> None:
-        self._store = store
+        self._store = around(
+            store, before="ingress.before_publish", after="ingress.before_answer"
+        )
         self._tokens = _tokens_by_operation(settings)
         signature = settings.signature
         self._keys = tuple(k.get_secret_value().encode() for k in signature.keys)

@@ -14,6 +14,7 @@ from pipeline.errors import (
     PublishRefused,
     Unroutable,
 )
+from pipeline.failpoints import reach
 from pipeline.logs import get_logger
 from pipeline.message import Publication
 from pipeline.metrics import FORWARDED
@@ -152,6 +153,7 @@ class Forwarder:
             self._outlet.succeeded()
             self._batch_size = min(self._batch_size * 2, BATCH_LIMIT)
             self._refused_seconds = REFUSED_SECONDS
+            await reach("forwarder.before_ack")
             await self._remove(consumer, batch)
             del waiting[: len(batch)]
 

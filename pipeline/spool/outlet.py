@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from pipeline.errors import BrokerError, PublishRefused, SpoolRefused, Unroutable
+from pipeline.failpoints import reach
 from pipeline.logs import get_logger
 from pipeline.metrics import CIRCUIT_OPEN, SPOOLED
 from pipeline.spool.circuit import Circuit
@@ -153,6 +154,7 @@ class Outlet:
             if error is None:
                 raise
             raise SpoolRefused(f"{error}; {refused}") from error
+        await reach("spool.after_write")
         SPOOLED.labels(cause).inc()
         if is_first and self.spool.messages == 1:
             why = error or self.broker_problem

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 from pipeline.errors import Reject, Unreadable
 from pipeline.events.catalogue import DEFAULT_SOURCE
 from pipeline.events.publications import asset_requested, assets_ready, task_event
+from pipeline.failpoints import reach
 from pipeline.ledger.port import Claim, Verdict
 from pipeline.message import OPERATION, ORIGIN, RECEIVED_AT, from_milliseconds
 from pipeline.metrics import UPDATES
@@ -78,7 +79,9 @@ class Dedupe:
         if self._confirmation is not None:
             read = await self._confirmation.confirm(read)
         claims = [claim for claim in read if isinstance(claim, Claim)]
+        await reach("dedupe.before_record")
         recorded = await self._ledger.record(claims)
+        await reach("dedupe.after_record")
         _count(claims, recorded)
         answers = iter(recorded)
         return [

@@ -22,6 +22,7 @@ from pipeline.errors import (
 )
 from pipeline.events.catalogue import DEFAULT_SOURCE, AssetRequested, parse_event
 from pipeline.events.publications import asset_settled, assets_ready
+from pipeline.failpoints import reach
 from pipeline.ledger.lease import LEASE
 from pipeline.ledger.port import Attempt
 from pipeline.logs import get_logger
@@ -153,6 +154,7 @@ class Download:
             async with self._leases.kept(begun.lease):
                 tried = await self._fetch_once(begun.asset, begun.lease)
             self._keep(envelope, tried)
+            await reach("download.after_store")
         result = await self._judge(envelope, key, tried)
         publications = await self._publish(key, result, tried.lease)
         self._unrecorded.drop(envelope)
@@ -235,6 +237,7 @@ class Download:
         (settled,) = await self._ledger.settle_assets(
             [key], result, at=now, lease=lease
         )
+        await reach("download.after_record")
         if settled.asset is None:
             return ()  # forgotten meanwhile
         return [

@@ -14,14 +14,21 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 import aiohttp
 
-from pipeline.errors import LeaseLost, NotificationFailed, Retry
+from pipeline.errors import (
+    LeaseLost,
+    NotificationFailed,
+    Reject,
+    Retry,
+    SubscriberGone,
+)
 from pipeline.events.catalogue import CONTENT_TYPE, parse_event
 from pipeline.events.webhook import unsigned, webhook_headers
+from pipeline.failpoints import reach
 from pipeline.ledger.lease import LEASE
 from pipeline.ledger.port import Attempt, Notification
 from pipeline.logs import get_logger
 from pipeline.message import EVENT_TYPE, TASK_ID
-from pipeline.metrics import NOTIFICATIONS
+from pipeline.metrics import NOTIFICATIONS, SUBSCRIPTION_DISABLED
 from pipeline.retry import read_retry_after
 from pipeline.task import EventId, TaskId
 from pipeline.topology import notify_queue
@@ -48,6 +55,8 @@ ANSWER_BYTES: Final = 64 * 1024
 #: A subscriber that asks for more patience than this does not get it.
 LONGEST_AFTER: Final = timedelta(hours=6)
 USER_AGENT: Final = "callback-pipeline (notification)"
+#: The subscriber is gone for good and wants to hear nothing more (RFC 9110, 15.5.11).
+GONE: Final = 410
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +111,10 @@ class Notify:
     After a crash between the answer and the record it is sent again, with the same
     ``webhook-id``.
 
+    A subscriber that has answered 410 is sent nothing more by this handler: what is
+    for it becomes dead letters at once. A replay of one is sent all the same; 2xx
+    ends it.
+
     Args:
         subscription: whom to tell.
         ledger: an open handle.
@@ -132,6 +145,7 @@ class Notify:
         self._sign = sign
         self._unrecorded: Unrecorded[_Sent] = Unrecorded()
         self._leases = Leases(ledger, lasts=lease)
+        self._is_gone = False
         self._headers = {
             **{k: v.get_secret_value() for k, v in subscription.headers.items()},
             "Content-Type": CONTENT_TYPE,
@@ -141,7 +155,7 @@ class Notify:
         """Send the event, unless it is delivered; there is nothing to publish.
 
         Raises:
-            Reject: this is no event.
+            Reject: this is no event, or the subscriber is gone.
             Retry: the subscriber did not answer 2xx in time.
             LedgerUnavailable: as the ledger; the event may have been sent, and is not
                 sent again by this handler when it is handled again.
@@ -169,20 +183,49 @@ class Notify:
             )
             if begun.lease is None:
                 return ()
+            await self._require_there(envelope, begun.lease)
             async with self._leases.kept(begun.lease):
                 sent = await self._send(envelope, begun.lease, begun.attempts + 1)
+        await reach("notify.after_answer")
         await self._note(envelope, fresh, sent)
+        await reach("notify.after_record")
         self._unrecorded.drop(envelope)
-        answer = sent.answer
-        outcome = "delivered" if answer.is_success else "failed"
-        NOTIFICATIONS.labels(fresh.subscription, outcome).inc()
-        if not answer.is_success:
-            error = NotificationFailed(
-                f"{fresh.subscription}: expected 2xx, got {answer.got}"
-            )
-            message = f"{type(error).__name__}: {error}"
-            raise Retry(message, after=answer.after) from error
+        self._conclude(sent.answer)
         return ()
+
+    async def _require_there(self, envelope: Envelope, lease: Lease) -> None:
+        """Raise for a subscriber that has answered 410, unless this is a replay."""
+        if self._is_gone and not envelope.replays:
+            await self._ledger.release(lease)
+            name = self._subscription.name
+            message = f"{name}: it has answered 410, so it was not asked"
+            raise Reject(message) from SubscriberGone(message)
+
+    def _conclude(self, answer: _Answer) -> None:
+        """Raise what an answer means, unless it is success."""
+        name = self._subscription.name
+        outcome = "delivered" if answer.is_success else "failed"
+        NOTIFICATIONS.labels(name, outcome).inc()
+        if answer.is_success:
+            self._set_gone(is_gone=False)
+            return
+        message = f"{name}: expected 2xx, got {answer.got}"
+        if answer.status == GONE:
+            self._set_gone(is_gone=True)
+            raise Reject(message) from SubscriberGone(message)
+        error = NotificationFailed(message)
+        raise Retry(f"{type(error).__name__}: {error}", after=answer.after) from error
+
+    def _set_gone(self, *, is_gone: bool) -> None:
+        if is_gone == self._is_gone:
+            return
+        self._is_gone = is_gone
+        name = self._subscription.name
+        SUBSCRIPTION_DISABLED.labels(name).set(is_gone)
+        if is_gone:
+            log.warning("subscription_disabled", subscription=name)
+        else:
+            log.info("subscription_enabled", subscription=name)
 
     def _notification(self, envelope: Envelope) -> Notification:
         """Say whom to tell of what, before the first try."""

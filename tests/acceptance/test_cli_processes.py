@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -10,13 +11,19 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from dataclasses import replace
+from datetime import timedelta
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
 
 import pytest
 
+from pipeline.broker import open_broker
+from pipeline.topology import build_topology
 from tests.command_line import until
+from tests.factories import unique_prefix
+from tests.rabbitmq_node import delete_topology
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -282,3 +289,36 @@ def answers(url: str) -> bool:
         return request(url)[0] == HTTPStatus.OK
     except OSError:
         return False
+
+
+@pytest.mark.rabbitmq
+def test_wrong_queue_arguments_end_the_start(
+    cli: CommandLine, rabbitmq_url: str
+) -> None:
+    """One clear message names the queue and both values; nothing is changed."""
+    prefix = unique_prefix()
+    theirs = build_topology(prefix=prefix, delays=(timedelta(seconds=5),))
+    delay = next(queue for queue in theirs.queues if queue.delay)
+    changed = replace(delay, delay=timedelta(seconds=7))
+    queues = tuple(changed if q is delay else q for q in theirs.queues)
+    cli.environ |= {
+        "PIPELINE_BROKER__PREFIX": prefix,
+        "PIPELINE_BROKER__DELAYS": '["5s"]',
+        "PIPELINE_BROKER_URL": rabbitmq_url,
+    }
+
+    async def declare() -> None:
+        async with open_broker(rabbitmq_url, deadline=timedelta(seconds=10)) as broker:
+            await broker.declare(replace(theirs, queues=queues))
+
+    asyncio.run(declare())
+    try:
+        done = cli("worker", "dedupe")
+    finally:
+        asyncio.run(delete_topology(rabbitmq_url, theirs))
+
+    assert 1 == done.returncode
+    assert 1 == len(done.stderr.splitlines()), done.stderr
+    assert delay.name in done.stderr
+    assert "5000" in done.stderr
+    assert "7000" in done.stderr

@@ -381,10 +381,12 @@ async def test_closing_in_the_middle_of_large_deliveries_harms_no_other(
                 await receive_one(hasty)
 
         async with broker.consume(DEDUPE, prefetch=6) as consumer:
-            deliveries = await receive(consumer, 6)
-
-    expected = {p.envelope.message_id for p in large}
-    assert expected == {d.envelope.message_id for d in deliveries}
+            left = {p.envelope.message_id for p in large}
+            while left:
+                # After so many deliveries in vain they come one at a time.
+                delivery = await receive_one(consumer)
+                await delivery.ack()
+                left.remove(delivery.envelope.message_id)
 
 
 async def test_closing_in_a_black_hole_takes_bounded_time(

@@ -18,7 +18,6 @@ from structlog.testing import capture_logs
 
 from pipeline.broker import sqlite_routing
 from pipeline.broker.sqlite import SqliteBroker
-from pipeline.broker.sqlite_store import SUSPECT_DELIVERIES
 from pipeline.errors import (
     BrokerUnavailable,
     DeliveryLost,
@@ -31,6 +30,7 @@ from pipeline.topology import (
     DEDUPE,
     DELIVERY_LIMIT,
     DOWNLOAD,
+    SUSPECT_DELIVERIES,
     ExchangeKind,
     Topology,
     dead_letter_queue,

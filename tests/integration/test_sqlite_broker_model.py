@@ -22,10 +22,16 @@ from hypothesis.stateful import (
 )
 
 from pipeline.broker.sqlite import SqliteBroker
-from pipeline.broker.sqlite_store import SUSPECT_DELIVERIES
 from pipeline.errors import FetchFailed
 from pipeline.message import MESSAGE_ID
-from pipeline.topology import DEDUPE, DOWNLOAD, dead_letter_queue, hand_to, replay
+from pipeline.topology import (
+    DEDUPE,
+    DOWNLOAD,
+    SUSPECT_DELIVERIES,
+    dead_letter_queue,
+    hand_to,
+    replay,
+)
 from tests.factories import make_envelope, make_publication, make_topology
 from tests.waiting import receive
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import check_docs, docs_commands, markdown
+from tests import check_docs, docs_commands, docs_tests, markdown
 
 
 def read(tmp_path: Path, text: str) -> markdown.Document:
@@ -85,3 +85,35 @@ def test_paths_of_one_machine_are_found_and_others_are_not(tmp_path: Path) -> No
     found = [line for line in lines if check_docs.names_machine(line)]
 
     assert [lines[0], lines[3]] == found
+
+
+def test_test_that_is_not_there_is_a_mistake(tmp_path: Path) -> None:
+    """Whether it is linked or named by its place."""
+    (tmp_path / "test_a.py").write_text("async def test_one() -> None: ...\n")
+    document = read(
+        tmp_path,
+        "[test_one](test_a.py) [test_two](test_a.py)\n`tests/unit/test_b.py::test_c`",
+    )
+
+    found = list(docs_tests.check_named(document, tmp_path))
+
+    assert [
+        (1, "test_two: there is no such test in test_a.py"),
+        (2, "test_c: there is no such test in test_b.py"),
+    ] == found
+
+
+def test_row_without_a_test_is_a_mistake(tmp_path: Path) -> None:
+    """Unless it says that nothing is there yet."""
+    document = read(
+        tmp_path,
+        "## The matrix\n\n| what | tests |\n|---|---|\n| a | [test_x](test_x.py) |\n"
+        "| b | - |\n| c | not there yet |\n",
+    )
+
+    found = list(docs_tests.check_matrix(document, "The matrix"))
+
+    assert [(6, "b: no test holds this")] == found
+    assert [(1, "expected a table under 'Other', found none")] == list(
+        docs_tests.check_matrix(document, "Other")
+    )

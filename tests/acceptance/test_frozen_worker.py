@@ -1,0 +1,61 @@
+"""A process that is frozen at its work, and woken when another one has done it."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.waiting import eventually
+from tests.whole_pipeline import IN_FLIGHT, good, whole_pipeline
+
+if TYPE_CHECKING:
+    from tests.command_line import Running
+
+pytestmark = [
+    pytest.mark.timeout(150),
+    pytest.mark.skipif(
+        not Path("/proc/self/stat").exists(), reason="looks for the state in /proc"
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    "place", ["dedupe.before_record", "download.after_store", "notify.after_answer"]
+)
+async def test_worker_frozen_and_woken_after_another_took_over(
+    broker_url: str, tmp_path: Path, place: str
+) -> None:
+    """What it still writes is late and harmless: nobody hears of anything twice.
+
+    It asks for nothing that the other one has not done, and stops in order.
+    """
+    async with whole_pipeline(broker_url, tmp_path, broker__heartbeat="1s") as pipeline:
+        async with asyncio.TaskGroup() as provider:
+            calling = provider.create_task(pipeline.call("task-0"))
+            async with pipeline.running(failpoints=f"{place}=stop@1") as frozen:
+                await eventually(lambda: _is_frozen(frozen), within=30)
+                async with pipeline.running():
+                    await calling
+                    await pipeline.until_done()
+                    before = await pipeline.verdict()
+
+                    frozen.process.send_signal(signal.SIGCONT)
+                    code = await asyncio.to_thread(frozen.stop)
+                    await pipeline.until_done()
+        verdict = await pipeline.verdict()
+
+    assert 0 == code, frozen.errors.read_text(encoding="utf-8")
+    assert {} == before.wrong
+    assert good(1, repeats=verdict.repeats) == verdict
+    assert verdict.repeats <= IN_FLIGHT
+
+
+async def _is_frozen(run: Running) -> bool:
+    """Look at the state of a process, which stands behind its name in brackets."""
+    stat = Path(f"/proc/{run.process.pid}/stat")
+    text = await asyncio.to_thread(stat.read_text, encoding="ascii")
+    return text.rpartition(")")[2].split()[0] == "T"
