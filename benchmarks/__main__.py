@@ -121,7 +121,6 @@ def _runs(url: str, rounds: int | None, *, quick: bool) -> Sequence[Run]:
     repeat = rounds or (2 if quick else 5)
     again = ("--rounds", str(repeat))
     seconds, callbacks, letters = (1, 5_000, 5_000) if quick else (4, 20_000, 100_000)
-    many = ("--messages", str(letters))
     return (
         Run(
             name="ingress",
@@ -146,6 +145,19 @@ def _runs(url: str, rounds: int | None, *, quick: bool) -> Sequence[Run]:
             # A stop and a start of the broker in each round, and what has to drain.
             expected_seconds=25 + (repeat + 1) * (20 + 5 * seconds),
         ),
+        *_replays(broker, letters),
+        Run(
+            name="download",
+            arguments=again,
+            expected_seconds=15 + (repeat + 1) * 12,
+        ),
+    )
+
+
+def _replays(broker: tuple[str, str], letters: int) -> Sequence[Run]:
+    """List the replays of so many dead letters, on both brokers."""
+    many = ("--messages", str(letters))
+    return (
         Run(
             name="replay, embedded",
             arguments=many,
@@ -155,11 +167,6 @@ def _runs(url: str, rounds: int | None, *, quick: bool) -> Sequence[Run]:
             name="replay, RabbitMQ",
             arguments=(*broker, *many),
             expected_seconds=15 + letters / 1500,
-        ),
-        Run(
-            name="download",
-            arguments=again,
-            expected_seconds=15 + (repeat + 1) * 12,
         ),
     )
 

@@ -14,11 +14,7 @@ from pipeline.broker.rabbitmq_connection import bounded, reason_of
 from pipeline.broker.rabbitmq_delivered import decode, is_delivered_in_vain, of_message
 from pipeline.broker.rabbitmq_stream import FrameStream, Tap, stream_of
 from pipeline.broker.rabbitmq_unacked import Unacked, require_unsettled, tag_of
-from pipeline.errors import (
-    BrokerError,
-    BrokerUnavailable,
-    DeliveryLost,
-)
+from pipeline.errors import BrokerError, BrokerUnavailable, DeliveryLost
 from pipeline.failpoints import reach
 from pipeline.logs import get_logger, report_death
 

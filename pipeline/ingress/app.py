@@ -188,15 +188,7 @@ async def serve(
         if certificate is not None:
             await stack.enter_async_context(certificate.watched())
             context = certificate.context
-        site = _Site(runner, host, port, ssl_context=context)
-        try:
-            await site.start()
-        except OSError as error:
-            message = (
-                f"expected an address to listen on, got {host}:{port}"
-                f" ({error.strerror}); {_advice(error)}"
-            )
-            raise ConfigurationError(message) from error
+        await _listen(_Site(runner, host, port, ssl_context=context), host, port)
         taken = runner.addresses[0]
         yield str(taken[0]), int(taken[1])
     finally:
@@ -221,6 +213,17 @@ class _Site(web.TCPSite):
             backlog=1024,
             reuse_address=True,
         )
+
+
+async def _listen(site: _Site, host: str, port: int) -> None:
+    try:
+        await site.start()
+    except OSError as error:
+        message = (
+            f"expected an address to listen on, got {host}:{port}"
+            f" ({error.strerror}); {_advice(error)}"
+        )
+        raise ConfigurationError(message) from error
 
 
 def _advice(error: OSError) -> str:

@@ -12,7 +12,8 @@ import sys
 import orjson
 
 from pipeline.logs import configure_logs
-from tests import postgres_node, rabbitmq_node
+from tests import postgres_node, rabbitmq_install
+from tests.server_package import ServerMissing
 from tests.soak.options import parse
 from tests.soak.report import render
 from tests.soak.soak import DoesNotWork, Soak
@@ -26,12 +27,12 @@ def main() -> int:
     # Whoever ends it may do so as Ctrl-C would: what it has started is stopped, too.
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     if options.broker == "rabbitmq":
-        rabbitmq_node.install_server()
+        rabbitmq_install.install_server()
     if options.ledger == "postgres":
         postgres_node.install_server()
     try:
         result = asyncio.run(Soak(options).run())
-    except (rabbitmq_node.ServerMissing, DoesNotWork) as error:
+    except (ServerMissing, DoesNotWork) as error:
         sys.stderr.write(f"{error}\n")
         return 1
     except KeyboardInterrupt:
