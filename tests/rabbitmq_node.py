@@ -203,6 +203,7 @@ class RabbitNode:
         with (self.folder / "output").open("ab") as output:
             return subprocess.Popen(
                 command(program, self.folder),
+                cwd=self.folder,  # where it leaves its dumps
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
