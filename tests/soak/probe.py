@@ -28,6 +28,7 @@ from tests.soak.servers import digest_of
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from tests.soak.options import SoakOptions
     from tests.soak.servers import Endpoint
     from tests.soak.traffic import Traffic
     from tests.soak.world import World
@@ -108,12 +109,16 @@ class Moving:
 
 
 class Prober:
-    """Sends callbacks of its own and waits for what comes of them."""
+    """Sends callbacks of its own and waits for what comes of them.
 
-    def __init__(self, world: World, traffic: Traffic, *, seed: int) -> None:
+    In a short soak the next fault does not wait long for what is left of the last.
+    """
+
+    def __init__(self, world: World, traffic: Traffic, options: SoakOptions) -> None:
         self._world = world
         self._traffic = traffic
-        self._seed = seed
+        self._seed = options.seed
+        self._catch_up_seconds = 5.0 if options.is_short else PATIENCE_SECONDS
         self._numbers = count(1)
         self._sending: set[asyncio.Task[bool]] = set()
 
@@ -133,12 +138,19 @@ class Prober:
             heard = {n for n in moving.names if any(self._hears(n, p) for p in probes)}
             if found.told_seconds is None and moving.names <= heard | moving.found:
                 found.told_seconds = time.monotonic() - started
-            if any(map(self._is_heard, probes)):
+            if found.caught_up_seconds is None and any(map(self._is_heard, probes)):
                 found.caught_up_seconds = time.monotonic() - started
-                if found.seconds is not None:
-                    break
+            if self._is_enough(found, now - started):
+                break
             await asyncio.sleep(LOOK_EVERY_SECONDS)
         return found
+
+    def _is_enough(self, found: Recovered, passed_seconds: float) -> bool:
+        """Tell whether to go on: it works, and has had time to catch up."""
+        if found.seconds is None:
+            return False
+        is_late = passed_seconds - found.seconds >= self._catch_up_seconds
+        return found.caught_up_seconds is not None or is_late
 
     async def _look_inside(
         self, found: Recovered, probes: Sequence[LoadCallback], started: float

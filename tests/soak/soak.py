@@ -90,7 +90,7 @@ class Soak:
             backlog=lambda: self._backlog(world),
             most=options.rate,
         )
-        prober = Prober(world, traffic, seed=options.seed)
+        prober = Prober(world, traffic, options)
         self._doing = "waiting until it works"
         works = await prober.recover()
         if works.seconds is None:
