@@ -65,6 +65,14 @@ class Pipeline:
         ):
             return response.status
 
+    async def is_ready(self) -> bool:
+        """Tell whether every part can do its work."""
+        async with (
+            aiohttp.ClientSession() as session,
+            session.get(f"{self.url}/readyz") as response,
+        ):
+            return response.status == 200
+
     async def dead(self) -> list[DeadLetter]:
         """Give the dead letters of dedupe."""
         async with open_parts(self.settings) as parts:
@@ -126,7 +134,12 @@ async def running_pipeline(
         await ingress.started.wait()
         assert ingress.address is not None
         host, port = ingress.address
-        yield Pipeline(settings=settings, url=f"http://{host}:{port}", ledger=ledger)
+        running = Pipeline(
+            settings=settings, url=f"http://{host}:{port}", ledger=ledger
+        )
+        # It listens before its queues are made, where that takes long.
+        await eventually(running.is_ready, within=30)
+        yield running
         stopping.set()
     async with open_parts(settings) as parts:
         await parts.broker.delete(parts.topology)
