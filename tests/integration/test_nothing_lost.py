@@ -150,6 +150,7 @@ async def test_ledger_database_is_locked(broker: Broker, tmp_path: Path) -> None
 
 
 @pytest.mark.rabbitmq
+@pytest.mark.timeout(180)
 async def test_dead_letter_queue_full(
     rabbitmq_node: RabbitNode, tmp_path: Path
 ) -> None:
