@@ -85,7 +85,7 @@ async def make_ledger(url: str, rows: int = 0) -> str:
 
 
 async def _read_indexes(connection: asyncpg.Connection) -> None:
-    """Bring the indexes into memory, where they are once callbacks have come all day."""
+    """Bring the indexes into memory, where they are after a day of callbacks."""
     try:
         await connection.execute(
             "CREATE EXTENSION IF NOT EXISTS pg_prewarm WITH SCHEMA public"
