@@ -189,7 +189,7 @@ def _on_postgres(
     run = Run(
         name="ledger",
         arguments=(*broker, *again, "--callbacks", str(callbacks), "--rows", str(rows)),
-        expected_seconds=20 + rows / 25_000 + repeat * callbacks / 1000,
+        expected_seconds=20 + rows / 25_000 + (repeat + 5) * callbacks / 1000,
     )
     return (run,)
 
