@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tests.traffic import Traffic
 
 #: Starting three nodes does not count.
-pytestmark = [pytest.mark.rabbitmq, pytest.mark.timeout(240, func_only=True)]
+pytestmark = [pytest.mark.rabbitmq, pytest.mark.timeout(600, func_only=True)]
 
 #: The most that one answer of the ingress may take.
 ANSWER_SECONDS = 5.0
@@ -68,7 +68,7 @@ async def test_leaders_are_killed_in_turn(
     """As soon as one is back the next one is killed."""
     cluster = rabbitmq_cluster
     async with running_traffic(cluster.url, topology, tmp_path) as traffic:
-        for _ in range(4):
+        for _ in range(3):
             await traffic.until_confirmed(300)
             leader = await _leader(cluster, topology)
 
