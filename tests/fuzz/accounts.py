@@ -62,6 +62,8 @@ class Accounts:
         self.answers[f"{reply.status} {code}"] += 1
         if reply.status >= SERVER_ERROR:
             self.violate(f"{attack.name}: {reply}; {attack.request[:300]!r}")
+            # Whether it was stored all the same is left open.
+            self.left(attack)
         if reply.status == OK:
             self.kinds[attack.name.partition(":")[0]] += 1
             if attack.key is None:

@@ -78,13 +78,22 @@ class Attacks:
         return made
 
     def heavy(self) -> list[Attack]:
-        """Give what takes the most memory at a time, each for a write of its own."""
+        """Give what takes the most memory at a time, each for a write of its own.
+
+        Large bodies, and small ones that are large when they are unpacked.
+        """
         operation = self._operations[0]
         path = f"/callbacks/{operation}"
-        return [
+        large = [
             self._framed(body, path, key_of(operation, body))
-            for body in self._bodies.large * 3
+            for body in self._bodies.large
         ]
+        bombs = [
+            Attack(name=f"corpus: {name}", request=request, ends=True)
+            for name, request in REFUSED.items()
+            if "MiB" in name
+        ]
+        return (large + bombs) * 3
 
     def make(self) -> Attack:
         """Give the next one."""
