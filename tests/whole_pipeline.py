@@ -20,6 +20,7 @@ import orjson
 from pipeline.assets.local import INCOMING
 from pipeline.broker import open_broker
 from pipeline.failpoints import EXIT_CODE, VARIABLE
+from pipeline.ledger import open_ledger
 from pipeline.simulator.subscriber import SimulatedSubscriber
 from pipeline.topology import QueueKind, Topology, build_topology
 from tests.callbacks import make_body
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pipeline.broker.port import Broker
+    from pipeline.ledger.port import Ledger
     from tests.command_line import Running
 
 #: The one subscriber.
@@ -74,6 +76,7 @@ class WholePipeline:
     cli: CommandLine
     topology: Topology
     broker: Broker
+    ledger: Ledger
     subscriber: SimulatedSubscriber
     files: FileServer
     session: aiohttp.ClientSession
@@ -157,7 +160,7 @@ class WholePipeline:
         return {task_id: sorted(types) for task_id, types in found.items()}
 
     async def until_done(self, tasks: int = 1) -> None:
-        """Wait until the subscriber has heard of all tasks and the broker is empty.
+        """Wait until all tasks are told and noted, and the broker is empty.
 
         Returns as well when that takes too long: the verdict says what is wrong.
         """
@@ -167,6 +170,11 @@ class WholePipeline:
     async def _is_done(self, tasks: int) -> bool:
         heard = self.heard().values()
         if len(heard) < tasks or any(len(types) < len(HEARD) for types in heard):
+            return False
+        # RabbitMQ does not say what consumers hold: a notification may wait for the
+        # lease of a process that has died.
+        totals = await self.ledger.totals()
+        if totals.notifications_delivered < tasks * len(HEARD):
             return False
         return not await self._left()
 
@@ -228,6 +236,7 @@ async def whole_pipeline(
         FileServer() as files,
         aiohttp.ClientSession(timeout=CALL) as session,
         open_broker(broker_url, deadline=timedelta(seconds=10)) as broker,
+        open_ledger(f"sqlite:///{folder}/ledger.db") as ledger,
     ):
         await broker.declare(topology)
         given = {name.replace("__", "."): value for name, value in settings.items()}
@@ -238,6 +247,7 @@ async def whole_pipeline(
                 cli=CommandLine(folder),
                 topology=topology,
                 broker=broker,
+                ledger=ledger,
                 subscriber=subscriber,
                 files=files,
                 session=session,

@@ -134,7 +134,7 @@ def test_work_that_nobody_takes_is_named(site: Site) -> None:
 
 
 def test_callbacks_that_no_queue_wanted_are_named(site: Site) -> None:
-    site.publish(make_publication(make_envelope(routing_key="stray.key.one")))
+    site.publish(make_publication(exchange=UNROUTED))
 
     code, (found,) = site.look("--only", "broker")
 

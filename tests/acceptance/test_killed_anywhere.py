@@ -124,7 +124,9 @@ async def test_killed_in_the_middle_of_a_download(
         verdict = await pipeline.verdict()
 
     assert left > 0
-    assert good(1) == verdict
+    # A request to the subscriber may have been on its way when all of it died.
+    assert good(1, repeats=verdict.repeats) == verdict
+    assert verdict.repeats <= IN_FLIGHT
 
 
 async def test_killed_after_the_asset_was_stored_before_it_was_recorded(
@@ -142,6 +144,7 @@ async def test_killed_after_a_notification_was_answered_before_that_was_recorded
         async with pipeline.running(failpoints="notify.after_answer=exit") as run:
             await pipeline.call("task-0")
             await until_dead(run)
+        pipeline.age_halves()
         async with pipeline.running():
             await pipeline.until_done()
         verdict = await pipeline.verdict()

@@ -136,14 +136,14 @@ async def test_ledger_database_is_locked(broker: Broker, tmp_path: Path) -> None
         async with working(broker, handle):  # type: ignore[arg-type]
             await eventually(lambda: _is_above(pauses, before), within=30)
             held = {envelope.message_id for envelope in seen}
-            waiting = (await broker.depth(DEDUPE)).ready
+            depth = await broker.depth(DEDUPE)
             lock.execute("ROLLBACK")
             await eventually(lambda: _is_empty(broker, DEDUPE), within=30)
         lock.close()
         totals = len(await ledger.list_tasks(limit=100))
 
-    assert 10 == len(held)
-    assert 20 == waiting
+    assert 1 <= len(held) <= 10
+    assert (20, 0) == (depth.ready, depth.delayed)
     assert 30 == totals
     assert {1} == {envelope.attempt for envelope in seen}
     assert 0 == (await broker.depth(dead_letter_queue(DEDUPE))).ready
