@@ -142,6 +142,11 @@ async def test_partition_of_the_leader_from_the_others(
         since = time.monotonic()
         await asyncio.to_thread(cluster.cut if how == "cut" else cluster.hold, leader)
         try:
+            if how == "hold":
+                # The server has to find out first: `net_ticktime`, and some seconds
+                # for each node that it then asks in vain.
+                await eventually(lambda: _is_paused(leader), within=60)
+                since = time.monotonic()
             await traffic.until_flowing(since)
             await eventually(lambda: _is_paused(leader), within=30)
             await traffic.until_confirmed(200)
