@@ -29,7 +29,6 @@ from pipeline.broker.rabbitmq_topology import (
 )
 from pipeline.errors import (
     BrokerClosed,
-    PublishRefused,
     TopologyMismatch,
     TopologyMissing,
     Unroutable,
@@ -195,12 +194,7 @@ class RabbitBroker(Broker):
             due_at = asyncio.get_running_loop().time() + seconds
             publisher = await self._wait_for_publisher(due_at)
             seconds = _left_until(due_at)
-        try:
-            await publisher.publish(routed, deadline_seconds=seconds)
-        except PublishRefused:
-            if publisher.wear.is_out:
-                await self._replace(publisher)
-            raise
+        await publisher.publish(routed, deadline_seconds=seconds)
 
     def consume(self, queue: str, *, prefetch: int) -> RabbitConsumer:
         topology = self._require_declared()
@@ -308,15 +302,6 @@ class RabbitBroker(Broker):
             return FastPublisher(raw, stream, frame_max_of(connection))
         log.info("publishing_plainly")
         return PlainPublisher(channel, frame_max_of(connection))
-
-    async def _replace(self, publisher: Publisher) -> None:
-        """Go on with a new channel: this one may be told no whatever the queues are."""
-        connection = await self._publishing.connection(self._deadline_seconds)
-        what = "opening a channel to publish"
-        async with bounded(self._deadline_seconds, what), self._reopening:
-            if self._publisher is publisher:
-                self._publisher = await self._open_publisher(connection)
-                await publisher.retire()
 
     async def _wait_for_publisher(self, due_at: float) -> Publisher:
         """Wait for the connection; open a new channel if only that was lost.

@@ -7,7 +7,6 @@ lets us have its transport.
 from __future__ import annotations
 
 import asyncio
-import time
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Final
 
@@ -29,8 +28,6 @@ CLOSED: Final = "the connection to the broker was closed; the outcome is unknown
 UNCONFIRMED: Final = "the broker did not confirm in time; the outcome is unknown"
 #: RabbitMQ refuses frames below this (AMQP 0-9-1, frame-min-size).
 FRAME_MIN_BYTES: Final = 4096
-#: Nothing but refusals for so long: it may be the channel.
-WORN_SECONDS: Final = 2.0
 #: Taken where the broker sets no limit.
 FRAME_MAX_BYTES: Final = 131_072
 
@@ -45,35 +42,8 @@ class Route:
         self.mandatory = mandatory
 
 
-class Wear:
-    """Tells when a channel is told nothing but no.
-
-    A queue that is full says so, and a new channel hears the same. But on a channel
-    that was opened while a quorum queue had no leader, RabbitMQ 3.10 goes on asking
-    the node that led it last and is gone, and answers every publish with a nack for
-    as long as the channel lives, whoever leads the queue by then.
-    """
-
-    def __init__(self) -> None:
-        self._good_at = time.monotonic()
-        #: Whether it is time for a new channel.
-        self.is_out = False
-
-    def confirmed(self) -> None:
-        """Note a yes."""
-        self._good_at = time.monotonic()
-        self.is_out = False
-
-    def refused(self) -> None:
-        """Note a no."""
-        self.is_out = time.monotonic() - self._good_at > WORN_SECONDS
-
-
 class Publisher(ABC):
     """Publishes over one channel until that channel closes."""
-
-    def __init__(self) -> None:
-        self.wear = Wear()
 
     @property
     @abstractmethod
@@ -92,11 +62,7 @@ class Publisher(ABC):
 
     @abstractmethod
     async def close(self) -> None:
-        """Fail what is in flight; the connection is to be closed next."""
-
-    @abstractmethod
-    async def retire(self) -> None:
-        """Fail what is in flight and close the channel; the connection stays."""
+        """Fail what is in flight and close the channel."""
 
 
 def unroutable(exchange: str, routing_key: str) -> Unroutable:
@@ -138,7 +104,6 @@ class PlainPublisher(Publisher):
     """The same promises through aio-pika's public interface."""
 
     def __init__(self, channel: aio_pika.abc.AbstractChannel, frame_max: int) -> None:
-        super().__init__()
         self._channel = channel
         self._frame_max = largest_frame(frame_max)
         self._exchanges: dict[str, aio_pika.abc.AbstractExchange] = {}
@@ -167,12 +132,9 @@ class PlainPublisher(Publisher):
                 raise result
 
     async def close(self) -> None:
+        # The connection is closed next, and the channel with it.
         for task in self._in_flight:
             task.cancel()
-
-    async def retire(self) -> None:
-        await self.close()
-        await self._channel.close()
 
     async def _publish(
         self, route: Route, publication: Publication, deadline_seconds: float
@@ -202,8 +164,6 @@ class PlainPublisher(Publisher):
             except aiormq.exceptions.PublishError as error:
                 raise unroutable(route.exchange, key) from error
             except aiormq.exceptions.DeliveryError as error:
-                self.wear.refused()
                 raise refused(route.exchange, key) from error
         if not isinstance(answer, pamqp.commands.Basic.Ack):
             raise PublishRefused(f"expected an ack, got {answer!r}")
-        self.wear.confirmed()

@@ -126,8 +126,6 @@ class FastPublisher(Publisher):
     def __init__(
         self, channel: aiormq.abc.AbstractChannel, stream: FrameStream, frame_max: int
     ) -> None:
-        super().__init__()
-        self._raw = channel
         self._channel = channel.number
         self._stream = stream
         self._loop = asyncio.get_running_loop()
@@ -219,10 +217,6 @@ class FastPublisher(Publisher):
         self._fail(BrokerUnavailable(CLOSED))
         await asyncio.gather(self._writer, return_exceptions=True)
 
-    async def retire(self) -> None:
-        await self.close()
-        await self._raw.close()
-
     def _on_confirm(self, tag: int, multiple: bool, positive: bool) -> None:  # noqa: FBT001
         """Finish what is confirmed, and make room for what waits."""
         sent = self._sent
@@ -231,10 +225,6 @@ class FastPublisher(Publisher):
             tags = list(itertools.takewhile(lambda known: known <= tag, sent))
         else:
             tags = [tag] if tag in sent else []
-        if positive:
-            self.wear.confirmed()
-        else:
-            self.wear.refused()
         for known in tags:
             sent.pop(known).confirmed(positive=positive)
         if self._outgoing and not sent:

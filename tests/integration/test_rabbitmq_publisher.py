@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 import aio_pika
 import pytest
 
-from pipeline.broker import rabbitmq_connection, rabbitmq_plain
+from pipeline.broker import rabbitmq_connection
 from pipeline.broker.rabbitmq import RabbitBroker
 from pipeline.errors import (
     BrokerClosed,
@@ -158,34 +158,6 @@ async def test_exchange_that_was_deleted_comes_back(
         await eventually(has_no_problem)
         await _until_it_works(broker)
         assert 2 <= await _ready(broker)
-
-
-async def test_channel_that_is_told_nothing_but_no_gives_way_to_a_new_one(
-    open_rabbit: OpenRabbit,
-    rabbitmq_url: str,
-    rabbit_topology: Topology,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """One opened while a queue had no leader is told so for ever (RabbitMQ 3.10)."""
-    monkeypatch.setattr(rabbitmq_plain, "WORN_SECONDS", 0.0)
-    full = make_publication(exchange=WORK, key="full")
-    async with (
-        open_rabbit() as broker,
-        _queue(rabbitmq_url, rabbit_topology, "full", {"x-max-length": 1}),
-    ):
-        await broker.publish(full)
-        first = broker._publisher
-        for _ in range(3):
-            with pytest.raises(PublishRefused, match="full"):
-                await broker.publish(full)
-        last = broker._publisher
-
-        await broker.publish(make_publication())
-
-        assert first is not None
-        assert last is not None
-        assert (False, True) == (first.is_open, last.is_open)
-        assert 1 == await _ready(broker)
 
 
 @pytest.mark.parametrize(
