@@ -25,7 +25,12 @@ from pipeline.broker.rabbitmq_topology import (
     find_queues,
     frame_max_of,
 )
-from pipeline.errors import BrokerClosed, TopologyMismatch, Unroutable
+from pipeline.errors import (
+    BrokerClosed,
+    PublishRefused,
+    TopologyMismatch,
+    Unroutable,
+)
 from pipeline.logs import get_logger
 from pipeline.metrics import BROKER_CONNECTED
 from pipeline.topology import QueueKind
@@ -44,6 +49,9 @@ log = get_logger("broker")
 
 #: The field has 16 bits (AMQP 0-9-1, ``basic.qos``), and 0 means without limit.
 MOST_PREFETCHED: Final = 65_535
+#: A channel that refuses is replaced at most this often, and never before the calls
+#: of the one before it are over.
+RENEWAL_SECONDS: Final = 5.0
 
 
 class RabbitBroker(Broker):
@@ -70,6 +78,9 @@ class RabbitBroker(Broker):
         self._topology: Topology | None = None
         self._routes: dict[str, Route] = {}
         self._publisher: Publisher | None = None
+        #: Publish no more, but may still be told of what they have published.
+        self._retired: list[Publisher] = []
+        self._may_renew_at = 0.0
         self._publishing = Link(
             url,
             name=f"{name} publish",
@@ -182,7 +193,11 @@ class RabbitBroker(Broker):
             due_at = asyncio.get_running_loop().time() + seconds
             publisher = await self._wait_for_publisher(due_at)
             seconds = _left_until(due_at)
-        await publisher.publish(routed, deadline_seconds=seconds)
+        try:
+            await publisher.publish(routed, deadline_seconds=seconds)
+        except PublishRefused:
+            self._retire(publisher)
+            raise
 
     def consume(self, queue: str, *, prefetch: int) -> RabbitConsumer:
         topology = self._require_declared()
@@ -272,9 +287,23 @@ class RabbitBroker(Broker):
     async def _on_publishing_down(self) -> None:
         BROKER_CONNECTED.set(0)
         publisher, self._publisher = self._publisher, None
-        if publisher is not None:
-            async with bounded(self._deadline_seconds, "closing a channel"):
-                await publisher.close()
+        retired, self._retired = self._retired, []
+        for one in (publisher, *retired):
+            if one is not None:
+                async with bounded(self._deadline_seconds, "closing a channel"):
+                    await one.close()
+
+    def _retire(self, publisher: Publisher) -> None:
+        """Let the next publish use another channel, where this one was refused.
+
+        In a cluster, a channel that met a queue without a leader can go on refusing
+        long after there is one again, until the lost node is back (seen on 3.10.8).
+        """
+        now = asyncio.get_running_loop().time()
+        if publisher is self._publisher and now >= self._may_renew_at:
+            self._may_renew_at = now + max(RENEWAL_SECONDS, self._deadline_seconds)
+            self._publisher = None
+            self._retired.append(publisher)
 
     async def _open_publisher(self, connection: AbstractConnection) -> Publisher:
         channel = connection.channel(publisher_confirms=True, on_return_raises=True)
@@ -289,16 +318,18 @@ class RabbitBroker(Broker):
         """Wait for the connection; open a new channel if only that was lost.
 
         The broker closes a channel when an exchange is gone, so that is declared
-        again as well.
+        again as well; a channel that was retired is another matter.
         """
         connection = await self._publishing.connection(_left_until(due_at))
         what = "opening a channel to publish"
         async with bounded(_left_until(due_at), what), self._reopening:
             publisher = self._publisher
             if publisher is None or not publisher.is_open:
-                await self._declare_again(connection)
-                publisher = await self._open_publisher(connection)
-                self._publisher = publisher
+                if publisher is not None:
+                    await self._declare_again(connection)
+                self._publisher = publisher = await self._open_publisher(connection)
+                while len(self._retired) > 1:
+                    await self._retired.pop(0).shut()
         return publisher
 
 
