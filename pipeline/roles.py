@@ -124,8 +124,7 @@ async def _open_dedupe(
         within = limits.deadline / 2
         client = await stack.enter_async_context(provider_of(settings))
         confirmation = Confirmation(client, within=within)
-        rate = settings.provider.rate_per_second
-        turns = turns_within(within, rate, limits.concurrency)
+        turns = turns_within(within, settings.provider, limits.concurrency)
         fitting = min(limits.batch_size, turns)
         limits = limits.model_copy(update={"batch_size": fitting})
     handle = Dedupe(ledger, clock=now, confirmation=confirmation).handle

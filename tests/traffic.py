@@ -15,6 +15,8 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
+import pytest
+
 from pipeline.broker import open_broker
 from pipeline.errors import BrokerError, BrokerUnavailable, DeliveryLost
 from pipeline.message import TASK_ID
@@ -51,6 +53,8 @@ class Traffic:
         #: Answers of the ingress, and what the slowest took.
         self.statuses: Counter[int] = Counter()
         self.slowest_seconds = 0.0
+        #: What takes the messages.
+        self.consumer: Consumer | None = None
         self._sent_at: dict[str, float] = {}
         self._newest_received = 0.0
 
@@ -77,7 +81,18 @@ class Traffic:
         async def is_flowing() -> bool:
             return self._newest_received > since
 
-        await eventually(is_flowing, within=within)
+        before = len(self.confirmed), len(self.received)
+        try:
+            await eventually(is_flowing, within=within)
+        except TimeoutError:
+            confirmed = len(self.confirmed) - before[0]
+            received = len(self.received) - before[1]
+            is_active = self.consumer is not None and self.consumer.is_active
+            pytest.fail(
+                f"nothing that was sent later came within {within} s; meanwhile"
+                f" {confirmed} were confirmed, {received} received;"
+                f" subscribed: {is_active}"
+            )
         return time.monotonic() - since
 
     async def publish(self, broker: Broker) -> None:
@@ -146,6 +161,7 @@ async def running_traffic(
             consuming.consume(DEDUPE, prefetch=500) as consumer,
             asyncio.TaskGroup() as group,
         ):
+            traffic.consumer = consumer
             taking = group.create_task(traffic.consume(consumer))
             sending = [group.create_task(traffic.post())]
             sending += [

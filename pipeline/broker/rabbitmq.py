@@ -29,6 +29,7 @@ from pipeline.broker.rabbitmq_topology import (
 )
 from pipeline.errors import (
     BrokerClosed,
+    PublishRefused,
     TopologyMismatch,
     TopologyMissing,
     Unroutable,
@@ -51,6 +52,8 @@ log = get_logger("broker")
 
 #: The field has 16 bits (AMQP 0-9-1, ``basic.qos``), and 0 means without limit.
 MOST_PREFETCHED: Final = 65_535
+#: A channel that refuses is replaced no sooner, nor before its calls are over.
+RENEWAL_SECONDS: Final = 5.0
 
 
 class RabbitBroker(Broker):
@@ -77,6 +80,9 @@ class RabbitBroker(Broker):
         self._topology: Topology | None = None
         self._routes: dict[str, Route] = {}
         self._publisher: Publisher | None = None
+        #: Publish no more, but may still be told of what they have published.
+        self._retired: list[Publisher] = []
+        self._may_renew_at = 0.0
         self._publishing = Link(
             url,
             name=f"{name} publish",
@@ -91,7 +97,7 @@ class RabbitBroker(Broker):
             heartbeat_seconds=heartbeat_seconds,
             fast=fast,
             on_up=_nothing_to_do,
-            on_down=_nothing_to_do_down,
+            on_down=_nothing_to_do,
         )
         self._consumers: set[RabbitConsumer] = set()
         self._counting: set[asyncio.Task[list[int]]] = set()
@@ -194,14 +200,17 @@ class RabbitBroker(Broker):
             due_at = asyncio.get_running_loop().time() + seconds
             publisher = await self._wait_for_publisher(due_at)
             seconds = _left_until(due_at)
-        await publisher.publish(routed, deadline_seconds=seconds)
+        try:
+            await publisher.publish(routed, deadline_seconds=seconds)
+        except PublishRefused:
+            self._retire(publisher)
+            raise
 
     def consume(self, queue: str, *, prefetch: int) -> RabbitConsumer:
         topology = self._require_declared()
         if not 1 <= prefetch <= MOST_PREFETCHED:
-            raise ValueError(
-                f"expected a prefetch of 1 to {MOST_PREFETCHED}, got {prefetch}"
-            )
+            message = f"expected a prefetch of 1 to {MOST_PREFETCHED}, got {prefetch}"
+            raise ValueError(message)
         consumer = RabbitConsumer(
             queue=queue,
             prefetch=prefetch,
@@ -248,14 +257,12 @@ class RabbitBroker(Broker):
 
     def _require_open(self) -> None:
         if not self._is_open:
-            message = "the broker handle is not open: use it in `async with`"
-            raise BrokerClosed(message)
+            raise BrokerClosed("the broker handle is not open: use it in `async with`")
 
     def _require_declared(self) -> Topology:
         self._require_open()
         if self._topology is None:
-            message = "declare the topology first: names are looked up in it"
-            raise BrokerClosed(message)
+            raise BrokerClosed("declare the topology first: names are looked up in it")
         return self._topology
 
     async def _connect_to_consume(self) -> AbstractConnection:
@@ -264,8 +271,7 @@ class RabbitBroker(Broker):
     async def _redeclare(self) -> None:
         """Bring back what was deleted on the broker while we were at work."""
         if self._topology is not None:
-            # We may not bring it back, and it may be somebody else's queue: whether
-            # ours is there, the subscription tells.
+            # We may not bring it back; whether it is there, the subscription tells.
             with suppress(TopologyMissing):
                 await self.declare(self._topology)
 
@@ -290,9 +296,23 @@ class RabbitBroker(Broker):
     async def _on_publishing_down(self) -> None:
         BROKER_CONNECTED.set(0)
         publisher, self._publisher = self._publisher, None
-        if publisher is not None:
-            async with bounded(self._deadline_seconds, "closing a channel"):
-                await publisher.close()
+        retired, self._retired = self._retired, []
+        for one in (publisher, *retired):
+            if one is not None:
+                async with bounded(self._deadline_seconds, "closing a channel"):
+                    await one.close()
+
+    def _retire(self, publisher: Publisher) -> None:
+        """Let the next publish use another channel, where this one was refused.
+
+        In a cluster, a channel that met a queue without a leader can go on refusing
+        long after there is one again, until the lost node is back (seen on 3.10.8).
+        """
+        now = asyncio.get_running_loop().time()
+        if publisher is self._publisher and now >= self._may_renew_at:
+            self._may_renew_at = now + max(RENEWAL_SECONDS, self._deadline_seconds)
+            self._publisher = None
+            self._retired.append(publisher)
 
     async def _open_publisher(self, connection: AbstractConnection) -> Publisher:
         channel = connection.channel(publisher_confirms=True, on_return_raises=True)
@@ -306,17 +326,18 @@ class RabbitBroker(Broker):
     async def _wait_for_publisher(self, due_at: float) -> Publisher:
         """Wait for the connection; open a new channel if only that was lost.
 
-        The broker closes a channel when an exchange is gone, so that is declared
-        again as well.
+        The broker closes one when an exchange is gone: that is declared again, too.
         """
         connection = await self._publishing.connection(_left_until(due_at))
         what = "opening a channel to publish"
         async with bounded(_left_until(due_at), what), self._reopening:
             publisher = self._publisher
             if publisher is None or not publisher.is_open:
-                await self._declare_again(connection)
-                publisher = await self._open_publisher(connection)
-                self._publisher = publisher
+                if publisher is not None:
+                    await self._declare_again(connection)
+                self._publisher = publisher = await self._open_publisher(connection)
+                while len(self._retired) > 1:
+                    await self._retired.pop(0).shut()
         return publisher
 
 
@@ -325,9 +346,5 @@ def _left_until(due_at: float) -> float:
     return max(0.0, due_at - asyncio.get_running_loop().time())
 
 
-async def _nothing_to_do(_: AbstractConnection) -> None:
-    """A consuming connection needs no set-up: each consumer has its channel."""
-
-
-async def _nothing_to_do_down() -> None:
-    """Each consumer notices by itself that its channel has closed."""
+async def _nothing_to_do(*_: AbstractConnection) -> None:
+    """Each consumer opens its channel, and notices by itself that it has closed."""

@@ -62,7 +62,11 @@ class Publisher(ABC):
 
     @abstractmethod
     async def close(self) -> None:
-        """Fail what is in flight and close the channel."""
+        """Fail what is in flight; the channel is closed with the connection."""
+
+    @abstractmethod
+    async def shut(self) -> None:
+        """Close, and the channel as well, of a connection that goes on."""
 
 
 def unroutable(exchange: str, routing_key: str) -> Unroutable:
@@ -132,9 +136,12 @@ class PlainPublisher(Publisher):
                 raise result
 
     async def close(self) -> None:
-        # The connection is closed next, and the channel with it.
         for task in self._in_flight:
             task.cancel()
+
+    async def shut(self) -> None:
+        await self.close()
+        await self._channel.close()
 
     async def _publish(
         self, route: Route, publication: Publication, deadline_seconds: float

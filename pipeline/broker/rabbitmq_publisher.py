@@ -126,6 +126,7 @@ class FastPublisher(Publisher):
     def __init__(
         self, channel: aiormq.abc.AbstractChannel, stream: FrameStream, frame_max: int
     ) -> None:
+        self._whole_channel = channel
         self._channel = channel.number
         self._stream = stream
         self._loop = asyncio.get_running_loop()
@@ -216,6 +217,10 @@ class FastPublisher(Publisher):
     async def close(self) -> None:
         self._fail(BrokerUnavailable(CLOSED))
         await asyncio.gather(self._writer, return_exceptions=True)
+
+    async def shut(self) -> None:
+        await self.close()
+        await self._whole_channel.close()
 
     def _on_confirm(self, tag: int, multiple: bool, positive: bool) -> None:  # noqa: FBT001
         """Finish what is confirmed, and make room for what waits."""

@@ -12,7 +12,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from aiohttp import StreamReader, web
-from aiohttp.http import RawRequestMessage, StreamWriter
+from aiohttp.http import HttpRequestParser, RawRequestMessage, StreamWriter
 
 from pipeline.ingress.accepted import ACCEPTED
 from pipeline.ingress.problems import problem
@@ -32,7 +32,7 @@ LINGERING_SECONDS: Final = 2.0
 #: Headers of one request; each of them may have 8190 bytes.
 MAX_HEADERS: Final = 100
 #: What we have to know of the inside of aiohttp's connections for the quick way.
-KNOWN_SLOTS: Final = frozenset(
+KNOWN_NAMES: Final = frozenset(
     {
         "_buffer_paused",
         "_close",
@@ -47,6 +47,10 @@ KNOWN_SLOTS: Final = frozenset(
         "_paused",
         "_request_in_progress",
         "_waiter",
+        # Called, not kept:
+        "_drain_helper",
+        "_process_keepalive",
+        "_resume_reading_if_drained",
     }
 )
 
@@ -87,13 +91,21 @@ class Connection(web.RequestHandler):
         if self._alarm is not None:  # one is being handled the quick way
             super().data_received(data)
             return
-        alarm = self._waiter
-        if self._quick is None or alarm is None or alarm.done():
+        alarm = None if self._quick is None else self._waiter
+        if alarm is None or alarm.done():
             super().data_received(data)
             return
         self._waiter, self._alarm = None, alarm
-        super().data_received(data)
-        self._go_on()
+        try:
+            super().data_received(data)
+        finally:
+            self._go_on()
+
+    async def shutdown(self, timeout: float | None = 15.0) -> None:  # noqa: ASYNC109
+        """Let what is being handled finish; what takes too long is cancelled."""
+        await super().shutdown(timeout)
+        if self._work is not None:
+            self._work.cancel()
 
     def _go_on(self) -> None:
         """Start on the next request the quick way, or leave it to the task."""
@@ -215,9 +227,9 @@ class Connection(web.RequestHandler):
 
 def knows_aiohttp() -> bool:
     """Tell whether connections look inside as the quick way needs it."""
-    kinds = web.RequestHandler.__mro__
-    slots = {name for kind in kinds for name in getattr(kind, "__slots__", ())}
-    return slots >= KNOWN_SLOTS
+    return all(hasattr(web.RequestHandler, name) for name in KNOWN_NAMES) and hasattr(
+        HttpRequestParser, "message_consumed"
+    )
 
 
 class Server(web.Server):

@@ -113,6 +113,7 @@ class ProviderClient:
         self._seconds = timeout.total_seconds()
         self._room = asyncio.Semaphore(concurrency)
         self._pause_seconds = 1 / rate_per_second
+        self._queue = asyncio.Lock()
         self._next_turn = 0.0
         self._session: aiohttp.ClientSession
 
@@ -169,21 +170,24 @@ class ProviderClient:
     async def _get(self, path: str, query: Mapping[str, str]) -> bytes:
         """Ask once, in turn, and give the body of an answer of 200."""
         url = (self._base / path.removeprefix("/")).with_query(query)
-        async with self._room:
-            await self._turn()
-            async with (
-                _translated(self._seconds),
-                self._session.get(url, allow_redirects=False) as response,
-            ):
-                _check_status(response)
-                return await _read(response)
+        await self._turn()
+        async with (
+            self._room,
+            _translated(self._seconds),
+            self._session.get(url, allow_redirects=False) as response,
+        ):
+            _check_status(response)
+            return await _read(response)
 
     async def _turn(self) -> None:
-        """Wait until the next question may be asked."""
+        """Wait until the next question may be asked.
+
+        Only who is first in the queue has a turn: one that gives up takes none away.
+        """
         loop = asyncio.get_running_loop()
-        turn = max(self._next_turn, loop.time())
-        self._next_turn = turn + self._pause_seconds
-        await asyncio.sleep(turn - loop.time())
+        async with self._queue:
+            await asyncio.sleep(self._next_turn - loop.time())
+            self._next_turn = loop.time() + self._pause_seconds
 
 
 def _check_status(response: aiohttp.ClientResponse) -> None:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
     from pipeline.provider.client import ProviderClient
+    from pipeline.settings import ProviderSettings
     from pipeline.task import Stage, TaskId, TaskUpdate
 
 #: The origin of what somebody has asked the provider for.
@@ -109,14 +110,17 @@ class Confirmation:
         return _Told(update=update, body=details.body)
 
 
-def turns_within(within: timedelta, rate_per_second: float, batches: int) -> int:
+def turns_within(within: timedelta, provider: ProviderSettings, batches: int) -> int:
     """Say for how many tasks each of some batches at the same time can ask.
 
-    In half the time there is: the other half is for the answers. A larger batch
-    would cost those at its end an attempt, whatever the provider says.
+    Turns come in half the time there is: the other half is for the answers. And
+    every answer may take as long as it is allowed to. A larger batch would cost those
+    at its end an attempt, whatever the provider says.
     """
-    turns = within.total_seconds() / 2 * rate_per_second / batches
-    return max(1, int(turns))
+    seconds = within.total_seconds()
+    turns = seconds / 2 * provider.rate_per_second
+    rounds = max(1, int(seconds / provider.timeout.total_seconds()))
+    return max(1, int(min(turns, rounds * provider.concurrency) / batches))
 
 
 def is_confirmed(claimed: Stage, told: Stage) -> bool:

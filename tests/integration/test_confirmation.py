@@ -13,6 +13,7 @@ from pipeline.errors import NotConfirmed, Reject, Retry, TaskNotFound
 from pipeline.events.catalogue import AssetRequested, TaskEvent, parse_event
 from pipeline.ledger import open_ledger
 from pipeline.provider.client import ProviderClient
+from pipeline.settings import ProviderSettings
 from pipeline.task import Stage
 from pipeline.workers.confirm import Confirmation, is_confirmed, turns_within
 from pipeline.workers.dedupe import Dedupe
@@ -273,8 +274,14 @@ async def test_one_question_serves_all_callbacks_of_a_task_in_a_batch(
 def test_batch_is_no_larger_than_can_be_asked_about_in_time() -> None:
     within = timedelta(seconds=15)
 
-    assert 37 == turns_within(within, 10, 2)
-    assert 1 == turns_within(within, 0.01, 2)
+    def turns(**settings: float) -> int:
+        provider = ProviderSettings.model_validate({"timeout": "5s", **settings})
+        return turns_within(within, provider, 2)
+
+    assert 37 == turns(rate_per_second=10, concurrency=100)
+    assert 1 == turns(rate_per_second=0.01)
+    # Three rounds of answers that take as long as they may.
+    assert 12 == turns(rate_per_second=10, concurrency=8)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from pipeline.ingress.app import Routes, serve
-from pipeline.ingress.connection import KNOWN_SLOTS, knows_aiohttp
+from pipeline.ingress.connection import KNOWN_NAMES, knows_aiohttp
 from pipeline.ingress.door import Door
 from pipeline.ingress.health import health_routes
 from pipeline.ingress.views import CallbackView
@@ -110,7 +110,7 @@ async def served(request: pytest.FixtureRequest) -> AsyncIterator[Served]:
 def test_the_quick_way_fits_the_aiohttp_that_is_installed() -> None:
     """Otherwise every callback takes the usual one, which is slower."""
     assert knows_aiohttp()
-    assert KNOWN_SLOTS
+    assert KNOWN_NAMES
 
 
 async def test_requests_in_one_piece_are_answered_in_their_order(
@@ -236,6 +236,24 @@ async def test_callback_in_progress_is_answered_when_the_ingress_stops() -> None
 
     assert b"HTTP/1.1 200 OK" == line
     assert b"" == rest
+
+
+async def test_callback_that_does_not_end_is_given_up_when_the_ingress_stops(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing goes on behind a server that has stopped."""
+    monkeypatch.setattr("pipeline.ingress.app.SHUTDOWN_SECONDS", 0.1)
+    served.stored.may_end.clear()
+    before = asyncio.all_tasks()
+    async with serve(served.routes, host="127.0.0.1", port=0) as address:
+        _, writer = await asyncio.open_connection(*address)
+        writer.write(whole())
+        await eventually(seen(lambda: served.stored.began == 1))
+    writer.close()
+
+    await eventually(seen(lambda: asyncio.all_tasks() <= before))
+
+    assert [] == served.stored.bodies
 
 
 async def test_connection_is_kept_after_the_quick_way_and_closed_when_it_idles(

@@ -210,3 +210,24 @@ async def test_no_more_questions_in_a_second_than_allowed(server: FileServer) ->
         await asyncio.gather(*(client.details(TASK, "generate") for _ in range(5)))
 
     assert loop.time() - started >= 4 / 20
+
+
+async def test_question_that_is_given_up_takes_no_turn_away(
+    server: FileServer,
+) -> None:
+    """Or turns would move away from those who wait, for as long as many come."""
+    server.add(PATH, answer(make_record_info()))
+    loop = asyncio.get_running_loop()
+    async with make_client(server, rate_per_second=4) as client:
+        await client.details(TASK, "generate")
+        waiting = [
+            asyncio.create_task(client.details(TASK, "generate")) for _ in range(20)
+        ]
+        given_up = asyncio.gather(*waiting, return_exceptions=True)
+        loop.call_later(0.05, given_up.cancel)
+        await asyncio.wait(waiting)
+        began = loop.time()
+
+        await client.details(TASK, "generate")
+
+        assert loop.time() - began < 2

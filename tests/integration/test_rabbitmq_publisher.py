@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 import aio_pika
 import pytest
 
-from pipeline.broker import rabbitmq_connection
+from pipeline.broker import rabbitmq, rabbitmq_connection
 from pipeline.broker.rabbitmq import RabbitBroker
 from pipeline.errors import (
     BrokerClosed,
@@ -135,6 +135,37 @@ async def test_full_queue_refuses(
         types = [type(result) for result in results]
         assert [PublishRefused, type(None), PublishRefused] == types
         assert 1 == await _ready(broker)
+
+
+async def test_channel_that_refuses_is_replaced_now_and_then(
+    open_rabbit: OpenRabbit,
+    rabbitmq_url: str,
+    rabbit_topology: Topology,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It may be the channel's fault; others that wait on it are not disturbed."""
+    monkeypatch.setattr(rabbitmq, "RENEWAL_SECONDS", 0)
+    full = make_publication(exchange=WORK, key="full")
+    async with (
+        open_rabbit(deadline=timedelta(milliseconds=300)) as broker,
+        _queue(rabbitmq_url, rabbit_topology, "full", {"x-max-length": 1}),
+    ):
+        await broker.publish(full)
+        seen = {broker._publisher}
+
+        async def is_replaced() -> bool:
+            with pytest.raises(PublishRefused):
+                await broker.publish(full)
+            await broker.publish(make_publication())
+            seen.add(broker._publisher)
+            return len(seen) > 4
+
+        await eventually(is_replaced)
+
+        transport = (await broker._publishing.connection(1)).transport
+        assert transport is not None
+        # The present one, the one before it, and one of the library's own.
+        assert len(vars(transport.connection)["channels"]) <= 3
 
 
 async def test_exchange_that_was_deleted_comes_back(
