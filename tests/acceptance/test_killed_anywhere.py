@@ -213,7 +213,7 @@ async def test_replay_killed_between_publish_and_acknowledgement(
         envelopes = [make_envelope(body=b"{}", message_id=name) for name in ids]
         await broker.publish(*map(make_publication, envelopes))
         async with broker.consume(DEDUPE, prefetch=len(ids)) as consumer:
-            for delivery in await receive(consumer, len(ids)):
+            for delivery in await receive(consumer, len(ids), within=30):
                 await delivery.dead_letter(Reject("poison"), at=datetime.now(UTC))
         replay = ("dead-letters", "replay")
         async with pipeline.running(
@@ -225,7 +225,7 @@ async def test_replay_killed_between_publish_and_acknowledgement(
         found: set[str] = set()
         async with broker.consume(DEDUPE, prefetch=100) as consumer:
             while len(found) < len(ids):
-                (delivery,) = await receive(consumer, 1)
+                (delivery,) = await receive(consumer, 1, within=30)
                 found.add(delivery.envelope.message_id)
                 await delivery.ack()
         dead = (await broker.depth(dead_letter_queue(DEDUPE))).ready
