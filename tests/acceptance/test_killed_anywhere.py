@@ -32,6 +32,7 @@ from tests.whole_pipeline import (
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from pipeline.broker.port import Broker
     from tests.command_line import Running
     from tests.whole_pipeline import WholePipeline
 
@@ -220,6 +221,8 @@ async def test_replay_killed_between_publish_and_acknowledgement(
             *replay, failpoints=f"{place}.before_ack=exit"
         ) as killed:
             await until_dead(killed)
+        # What the dead one held is nobody's until its lease has run out.
+        await eventually(lambda: _holds_nothing(broker), within=30)
         async with pipeline.running(*replay) as again:
             code = await asyncio.to_thread(again.process.wait, 30)
         found: set[str] = set()
@@ -285,3 +288,8 @@ async def _killed_once(broker_url: str, folder: Path, place: str) -> None:
 
 async def _has_accepted(pipeline: WholePipeline, count: int) -> bool:
     return len(pipeline.accepted) == count
+
+
+async def _holds_nothing(broker: Broker) -> bool:
+    depth = await broker.depth(dead_letter_queue(DEDUPE))
+    return depth.unacked == 0
