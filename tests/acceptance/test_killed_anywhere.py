@@ -222,7 +222,7 @@ async def test_replay_killed_between_publish_and_acknowledgement(
         ) as killed:
             await until_dead(killed)
         # What the dead one held is nobody's until its lease has run out.
-        await eventually(lambda: _holds_nothing(broker), within=30)
+        await eventually(lambda: _are_dead(broker, len(ids)), within=30)
         async with pipeline.running(*replay) as again:
             code = await asyncio.to_thread(again.process.wait, 30)
         found: set[str] = set()
@@ -290,6 +290,5 @@ async def _has_accepted(pipeline: WholePipeline, count: int) -> bool:
     return len(pipeline.accepted) == count
 
 
-async def _holds_nothing(broker: Broker) -> bool:
-    depth = await broker.depth(dead_letter_queue(DEDUPE))
-    return depth.unacked == 0
+async def _are_dead(broker: Broker, count: int) -> bool:
+    return (await broker.depth(dead_letter_queue(DEDUPE))).ready == count
