@@ -60,7 +60,7 @@ def main() -> None:
             LARGE: asyncio.run(make_ledger(postgres, options.rows)),
         }
         for place in places.values():
-            stack.callback(lambda place=place: asyncio.run(drop_schema(place)))
+            stack.callback(_drop, place)
 
         def measure(name: str, number_of_round: int) -> Round:
             case = dedupe(
@@ -88,6 +88,10 @@ def main() -> None:
         "ledger, PostgreSQL", LARGE, WANTED, results.cases, failed=results.failed
     )
     finish(results, [_table(rounds, options)], options.json)
+
+
+def _drop(place: str) -> None:
+    asyncio.run(drop_schema(place))
 
 
 def _options() -> argparse.Namespace:

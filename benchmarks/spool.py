@@ -43,7 +43,8 @@ from benchmarks.results import (
 )
 from pipeline.logs import configure_logs
 from pipeline.settings import SpoolSettings
-from tests.rabbitmq_node import RabbitNode, find_server, started_node
+from tests.rabbitmq_install import find_server
+from tests.rabbitmq_node import RabbitNode, started_node
 
 if TYPE_CHECKING:
     from collections.abc import Callable

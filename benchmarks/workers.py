@@ -62,7 +62,8 @@ from pipeline.topology import (
 from pipeline.worker import Worker
 from pipeline.workers.dedupe import Dedupe
 from tests.postgres_node import drop_schema
-from tests.rabbitmq_node import ServerMissing, delete_topology
+from tests.rabbitmq_node import delete_topology
+from tests.server_package import ServerMissing
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator

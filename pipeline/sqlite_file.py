@@ -116,6 +116,8 @@ class Call:
     future: asyncio.Future[Any]
     writes: bool
     asked_at: float
+    #: When it raises, it leaves nothing behind that has to be undone.
+    is_atomic: bool = False
 
 
 #: The result of a call, or the error that it ended with.
@@ -186,8 +188,8 @@ class File:
         if call.future.cancelled():
             return None, None
         # A savepoint copies every page that is changed in it: a call that has the
-        # transaction for itself does without.
-        has_savepoint = call.writes and not is_alone
+        # transaction for itself does without, as does one that needs no undoing.
+        has_savepoint = call.writes and not (is_alone or call.is_atomic)
         if has_savepoint:
             connection.execute("SAVEPOINT one")
         try:
@@ -198,7 +200,7 @@ class File:
             if has_savepoint:
                 connection.execute("ROLLBACK TO one")
                 connection.execute("RELEASE one")
-            elif call.writes:
+            elif call.writes and not call.is_atomic:
                 connection.execute("ROLLBACK")
                 connection.execute("BEGIN")
             return None, self._told(error)

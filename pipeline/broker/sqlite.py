@@ -122,7 +122,8 @@ class SqliteBroker(Broker):
         if publications:
             parcels = session.pack(publications)
             touched = await session.write(
-                partial(session.store.insert, parcels=parcels, now=session.now)
+                partial(session.store.insert, parcels=parcels, now=session.now),
+                is_atomic=True,
             )
             session.wake(touched)
 

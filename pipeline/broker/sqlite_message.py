@@ -12,7 +12,7 @@ import orjson
 
 from pipeline.errors import PublishRefused
 from pipeline.message import Failure, decode_headers, encode_headers
-from pipeline.topology import DELIVERY_LIMIT
+from pipeline.topology import DELIVERY_LIMIT, SUSPECT_DELIVERIES
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -130,3 +130,16 @@ def exceeded(envelope: Envelope, queue: str, at: datetime) -> Envelope:
             last_failed_at=at,
         ),
     )
+
+
+def isolate(rows: list[Row], *, idle: bool) -> tuple[list[Row], bool]:
+    """Leave out what must not be claimed together with others."""
+    first = next(
+        (at for at, row in enumerate(rows) if row.deliveries >= SUSPECT_DELIVERIES),
+        None,
+    )
+    if first is None:
+        return rows, False
+    if first > 0:
+        return rows[:first], False
+    return (rows[:1], True) if idle else ([], False)

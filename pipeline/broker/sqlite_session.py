@@ -189,15 +189,21 @@ class Session:
             parcels.append(pack(publication, exchange=exchange, mandatory=mandatory))
         return parcels
 
-    async def write(self, run: Callable[[apsw.Connection], T]) -> T:
+    async def write(
+        self, run: Callable[[apsw.Connection], T], *, is_atomic: bool = False
+    ) -> T:
         """Run ``run`` in a transaction and wait until that is on disk.
+
+        ``is_atomic`` says that ``run`` leaves nothing behind when it raises.
 
         Raises:
             BrokerClosed: the handle is not open.
             BrokerUnavailable: no answer in time; the outcome is unknown.
         """
         self.require_open()
-        return await self._answer(self.database.submit(run, writes=True))
+        return await self._answer(
+            self.database.submit(run, writes=True, is_atomic=is_atomic)
+        )
 
     async def read(self, run: Callable[[apsw.Connection], T]) -> T:
         """Run ``run``, which must not write.

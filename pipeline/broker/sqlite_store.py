@@ -18,6 +18,7 @@ from pipeline.broker.sqlite_message import (
     Pulse,
     Row,
     exceeded,
+    isolate,
     pack,
 )
 from pipeline.broker.sqlite_queries import (
@@ -32,13 +33,7 @@ from pipeline.broker.sqlite_routing import Router, StoredQueue, declare
 from pipeline.errors import BrokerUnavailable, DeliveryLost, Unroutable
 from pipeline.message import from_milliseconds
 from pipeline.sqlite import migrate
-from pipeline.topology import (
-    DEAD,
-    DELIVERY_LIMIT,
-    SUSPECT_DELIVERIES,
-    QueueKind,
-    dead_letter,
-)
+from pipeline.topology import DEAD, DELIVERY_LIMIT, QueueKind, dead_letter
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
@@ -74,13 +69,14 @@ class Store:
     def insert(
         self, connection: apsw.Connection, parcels: Iterable[Parcel], now: int
     ) -> Collection[str]:
-        """Store messages in their order; returns the queues that got some.
+        """Store messages in their order, all or none; returns the queues with some.
 
         Raises:
-            Unroutable: no queue wants one of them; nothing is stored.
+            Unroutable: no queue wants one of them.
         """
         self._router.refresh(connection)
         touched: set[str] = set()
+        rows: list[tuple[object, ...]] = []
         for parcel in parcels:
             exchange, mandatory, *message = parcel
             if not self._router.has_exchange(exchange):
@@ -95,8 +91,13 @@ class Store:
             for queue in queues:
                 delay = queue.delay_milliseconds
                 due_at = None if delay is None else now + delay
-                connection.execute(INSERT, (queue.id, due_at, *message))
+                rows.append((queue.id, due_at, *message))
                 touched.add(queue.name)
+        if len(rows) == 1:
+            connection.execute(INSERT, rows[0])
+        elif rows:
+            with connection:  # a savepoint: one of them may be too large
+                connection.executemany(INSERT, rows)
         return touched
 
     def claim(
@@ -130,7 +131,7 @@ class Store:
         fresh, touched = self._bury_spent(connection, queue, rows, now)
         chosen, alone = fresh, False
         if queue.kind is QueueKind.WORK:
-            chosen, alone = _isolate(fresh, idle=idle)
+            chosen, alone = isolate(fresh, idle=idle)
         more = len(rows) == room or len(chosen) < len(rows)
         if chosen:
             ids = orjson.dumps([row.id for row in chosen]).decode()
@@ -334,16 +335,3 @@ class Store:
                 again = now + (queue.delay_milliseconds or 0)
                 connection.execute(COPY, (queue.id, again, number))
             connection.execute("DELETE FROM messages WHERE id = ?", (number,))
-
-
-def _isolate(rows: list[Row], *, idle: bool) -> tuple[list[Row], bool]:
-    """Leave out what must not be claimed together with others."""
-    first = next(
-        (at for at, row in enumerate(rows) if row.deliveries >= SUSPECT_DELIVERIES),
-        None,
-    )
-    if first is None:
-        return rows, False
-    if first > 0:
-        return rows[:first], False
-    return (rows[:1], True) if idle else ([], False)

@@ -54,6 +54,9 @@ class Outlet:
         #: The last publish was confirmed, and nothing wrong was seen since; then the
         #: broker is not asked how it is, which costs more than all else here.
         self._is_sound = False
+        # Looked up once: that takes longer than counting.
+        causes = (REFUSED, UNROUTABLE, NO_ANSWER, NOT_ASKED)
+        self._spooled = {cause: SPOOLED.labels(cause) for cause in causes}
 
     @property
     def broker_problem(self) -> str | None:
@@ -155,7 +158,7 @@ class Outlet:
                 raise
             raise SpoolRefused(f"{error}; {refused}") from error
         await reach("spool.after_write")
-        SPOOLED.labels(cause).inc()
+        self._spooled[cause].inc()
         if is_first and self.spool.messages == 1:
             why = error or self.broker_problem
             log.warning("spool_filling", cause=cause, error=str(why))

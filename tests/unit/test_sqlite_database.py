@@ -111,6 +111,24 @@ async def test_failing_call_does_not_undo_its_neighbours(database: Database) -> 
     assert [1, 2, 5] == await database.read(numbers)
 
 
+async def test_call_that_undoes_itself_has_no_savepoint(database: Database) -> None:
+    """What it left behind, against its word, is there; it fails alone all the same."""
+
+    def fail(connection: apsw.Connection) -> None:
+        insert(6)(connection)
+        raise KeyError("mine")
+
+    results = await asyncio.gather(
+        database.write(insert(1)),
+        database.write(fail, is_atomic=True),
+        database.write(insert(2)),
+        return_exceptions=True,
+    )
+
+    assert [int, KeyError, int] == [type(result) for result in results]
+    assert [1, 2, 6] == await database.read(numbers)
+
+
 async def test_lone_failing_call_is_undone(database: Database) -> None:
     def fail(connection: apsw.Connection) -> None:
         insert(6)(connection)
