@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Self
 
 from pipeline.broker.port import Broker, Depth, Difference, FoundQueue
-from pipeline.broker.rabbitmq_connection import Link, bounded
+from pipeline.broker.rabbitmq_connection import Link, bounded, left_until
 from pipeline.broker.rabbitmq_consumer import RabbitConsumer
 from pipeline.broker.rabbitmq_lookup import find_queues
 from pipeline.broker.rabbitmq_plain import PlainPublisher, Publisher, Route
@@ -29,6 +29,7 @@ from pipeline.broker.rabbitmq_topology import (
 )
 from pipeline.errors import (
     BrokerClosed,
+    BrokerUnavailable,
     PublishRefused,
     TopologyMismatch,
     TopologyMissing,
@@ -199,11 +200,15 @@ class RabbitBroker(Broker):
         if publisher is None or not publisher.is_open:
             due_at = asyncio.get_running_loop().time() + seconds
             publisher = await self._wait_for_publisher(due_at)
-            seconds = _left_until(due_at)
+            seconds = left_until(due_at)
         try:
             await publisher.publish(routed, deadline_seconds=seconds)
         except PublishRefused:
             self._retire(publisher)
+            raise
+        except BrokerUnavailable:
+            # Whoever tries again at once must let the loop hear that an alarm is over.
+            await asyncio.sleep(0)
             raise
 
     def consume(self, queue: str, *, prefetch: int) -> RabbitConsumer:
@@ -328,9 +333,9 @@ class RabbitBroker(Broker):
 
         The broker closes one when an exchange is gone: that is declared again, too.
         """
-        connection = await self._publishing.connection(_left_until(due_at))
+        connection = await self._publishing.connection(left_until(due_at))
         what = "opening a channel to publish"
-        async with bounded(_left_until(due_at), what), self._reopening:
+        async with bounded(left_until(due_at), what), self._reopening:
             publisher = self._publisher
             if publisher is None or not publisher.is_open:
                 if publisher is not None:
@@ -339,11 +344,6 @@ class RabbitBroker(Broker):
                 while len(self._retired) > 1:
                     await self._retired.pop(0).shut()
         return publisher
-
-
-def _left_until(due_at: float) -> float:
-    """Give the seconds that are left; none if it is past."""
-    return max(0.0, due_at - asyncio.get_running_loop().time())
 
 
 async def _nothing_to_do(*_: AbstractConnection) -> None:

@@ -304,6 +304,11 @@ class Link:
             await _close_quietly(connection)
 
 
+def left_until(due_at: float) -> float:
+    """Give the seconds that are left; none if it is past."""
+    return max(0.0, due_at - asyncio.get_running_loop().time())
+
+
 def _with_options(url: str, name: str, heartbeat_seconds: int) -> URL:
     parsed = URL(url)
     if "heartbeat" not in parsed.query:

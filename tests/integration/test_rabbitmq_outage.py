@@ -46,6 +46,7 @@ pytestmark = [pytest.mark.rabbitmq, pytest.mark.usefixtures("nothing_unhandled")
 
 PATIENT = timedelta(seconds=10)
 SHORT = timedelta(seconds=1)
+IMPATIENT_TRIES = 5
 
 
 @pytest.fixture(scope="module")
@@ -242,6 +243,32 @@ async def test_stuck_connection_is_given_up_by_its_heartbeats(
         await receive_one(consumer, within=30)
 
 
+async def test_who_tries_again_at_once_leaves_the_event_loop_its_turns(
+    open_rabbit: OpenRabbit, rabbitmq_node: RabbitNode
+) -> None:
+    """Else nobody would hear that the alarm has ended."""
+    turns = 0
+
+    async def take_turns() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async with open_rabbit(deadline=SHORT) as broker:
+        async with _memory_alarm(rabbitmq_node):
+            with pytest.raises(BrokerUnavailable):  # RabbitMQ tells who publishes
+                await broker.publish(make_publication())
+            others = asyncio.create_task(take_turns())
+            for _ in range(IMPATIENT_TRIES):
+                with pytest.raises(BrokerUnavailable):
+                    await broker.publish(make_publication())
+            others.cancel()
+        await _until_it_works(broker)
+
+    assert turns >= IMPATIENT_TRIES
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["stop_app", "kill"])
 async def test_node_that_restarts_loses_nothing_that_was_confirmed(
@@ -257,6 +284,7 @@ async def test_node_that_restarts_loses_nothing_that_was_confirmed(
             try:
                 await broker.publish(publication)
             except BrokerUnavailable:
+                await asyncio.sleep(0.01)
                 continue
             confirmed.append(publication.envelope.message_id)
 
