@@ -25,6 +25,8 @@ def main() -> int:
     # What the soak's own look at the broker has to say during a restart is no news.
     configure_logs(level="CRITICAL", stream=sys.stderr)
     # Whoever ends it may do so as Ctrl-C would: what it has started is stopped, too.
+    # Shells let what runs in the background ignore Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     if options.broker == "rabbitmq":
         rabbitmq_install.install_server()
