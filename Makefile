@@ -4,8 +4,10 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 RUN := $(BIN)/python -m
-# Tests wait more than they compute; each process has a RabbitMQ of its own.
-JOBS ?= 2
+# Tests wait more than they compute; each process has a RabbitMQ of its own. A module
+# is run by one process, the slowest ones first (tests/conftest.py).
+JOBS ?= 3
+PYTEST = $(RUN) pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
 # Per cent of lines and branches; a little less than there is.
 COVERED ?= 96
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check
@@ -42,11 +44,11 @@ run: $(CAN_RUN) ## run everything in one process, with the simulated provider
 	$(BIN)/pipeline run --simulate
 
 test: $(CAN_DEVELOP) ## all tests, on real servers: RabbitMQ and PostgreSQL, too
-	$(RUN) pytest --numprocesses $(JOBS) --dist loadfile $(ARGS)
+	$(PYTEST) $(ARGS)
 
 # Apart from the tests: tracing slows them, and some of them measure time.
 coverage: $(CAN_DEVELOP) ## all tests, and how much they run; at least COVERED %
-	$(RUN) pytest --numprocesses $(JOBS) --dist loadfile --cov --cov-report term --cov-fail-under $(COVERED) $(ARGS)
+	$(PYTEST) --cov --cov-report term --cov-fail-under $(COVERED) $(ARGS)
 
 load: $(CAN_DEVELOP) ## 10,000 callbacks through the whole pipeline, on both brokers
 	PIPELINE_TEST_LOAD=10000 $(RUN) pytest tests/acceptance/test_demo.py -k load $(ARGS)

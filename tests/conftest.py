@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 import pytest
@@ -28,7 +29,13 @@ WITHOUT_POSTGRES: Final = "PIPELINE_TEST_WITHOUT_POSTGRES"
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Install servers before the first test, where its time limit does not count."""
+    """Begin with slow modules, and install servers before the first test.
+
+    A slow module that came last would be waited for by all the other processes. No
+    time limit counts for the installation here.
+    """
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
     if not os.environ.get(WITHOUT_RABBITMQ) and _wanted(
         items, "rabbitmq", "PIPELINE_TEST_AMQP_URL"
     ):

@@ -249,16 +249,18 @@ class Link:
         return is_connected
 
     async def _connect(self) -> AbstractConnection:
-        async with bounded(CONNECT_TIMEOUT_SECONDS, f"connecting to {self.address}"):
-            connection = self._make(self._url)
-            # No timeout of its own: that would lose an error when we are cancelled.
-            try:
-                await connection.connect()
-            except aiormq.exceptions.InvalidFrameError as error:
-                raise BrokerUnavailable(self._refusal(error)) from error
+        connection, what = self._make(self._url), f"connecting to {self.address}"
         try:
+            async with bounded(CONNECT_TIMEOUT_SECONDS, what):
+                # No timeout of its own: that would lose an error when we are cancelled.
+                try:
+                    await connection.connect()
+                except aiormq.exceptions.InvalidFrameError as error:
+                    raise BrokerUnavailable(self._refusal(error)) from error
             await self._on_up(connection)
         except BaseException:
+            # Also if there never was one: it closes itself when it is collected, which
+            # may happen in a thread that has no event loop.
             await _close_quietly(connection)
             raise
         return connection

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from tests.command_line import Running
     from tests.whole_pipeline import WholePipeline
 
-pytestmark = pytest.mark.timeout(150)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(150)]
 
 #: How many deaths the long form has on each broker; it is left out without.
 KILLS: Final = int(os.environ.get("PIPELINE_TEST_KILLS", "0"))
@@ -237,7 +237,6 @@ async def test_replay_killed_between_publish_and_acknowledgement(
     assert ({*ids}, 0) == (found, dead)
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.skipif(not KILLS, reason="takes long: make kills")
 async def test_killed_anywhere_again_and_again(broker_url: str, tmp_path: Path) -> None:

@@ -27,7 +27,11 @@ if TYPE_CHECKING:
     from tests.load import Answers, Caller
     from tests.rabbitmq_node import RabbitNode
 
-pytestmark = [pytest.mark.rabbitmq, pytest.mark.timeout(400, func_only=True)]
+pytestmark = [
+    pytest.mark.rabbitmq,
+    pytest.mark.slow,
+    pytest.mark.timeout(400, func_only=True),
+]
 
 #: How long callers call while the broker is there, while the ingress has to find out
 #: that it is not, and once it knows.

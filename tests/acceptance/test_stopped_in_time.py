@@ -22,7 +22,7 @@ from tests.whole_pipeline import (
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = pytest.mark.timeout(150)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(150)]
 
 #: Set here; it may be 25 s, which leaves five for everything else.
 DRAIN_SECONDS: Final = 2

@@ -25,7 +25,11 @@ if TYPE_CHECKING:
     from tests.traffic import Traffic
 
 #: Starting three nodes does not count.
-pytestmark = [pytest.mark.rabbitmq, pytest.mark.timeout(600, func_only=True)]
+pytestmark = [
+    pytest.mark.rabbitmq,
+    pytest.mark.slow,
+    pytest.mark.timeout(600, func_only=True),
+]
 
 #: The most that one answer of the ingress may take.
 ANSWER_SECONDS = 5.0
@@ -61,14 +65,13 @@ async def test_leader_is_killed_under_load(
     _check(traffic)
 
 
-@pytest.mark.slow
 async def test_leaders_are_killed_in_turn(
     rabbitmq_cluster: RabbitCluster, topology: Topology, tmp_path: Path
 ) -> None:
     """As soon as one is back the next one is killed."""
     cluster = rabbitmq_cluster
     async with running_traffic(cluster.url, topology, tmp_path) as traffic:
-        for _ in range(3):
+        for _ in range(2):
             await traffic.until_confirmed(300)
             leader = await _leader(cluster, topology)
 
@@ -81,7 +84,6 @@ async def test_leaders_are_killed_in_turn(
     _check(traffic)
 
 
-@pytest.mark.slow
 async def test_two_of_three_nodes_are_dead_and_come_back(
     rabbitmq_cluster: RabbitCluster, topology: Topology, tmp_path: Path
 ) -> None:
@@ -103,7 +105,6 @@ async def test_two_of_three_nodes_are_dead_and_come_back(
     _check(traffic)
 
 
-@pytest.mark.slow
 async def test_nobody_waits_long_while_two_of_three_nodes_are_dead(
     rabbitmq_cluster: RabbitCluster, topology: Topology, tmp_path: Path
 ) -> None:
@@ -125,7 +126,6 @@ async def test_nobody_waits_long_while_two_of_three_nodes_are_dead(
         assert one.slowest_seconds < ANSWER_SECONDS
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("how", ["cut", "hold"])
 async def test_partition_of_the_leader_from_the_others(
     rabbitmq_cluster: RabbitCluster, topology: Topology, tmp_path: Path, how: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from contextlib import suppress
 from datetime import timedelta
@@ -169,6 +170,38 @@ async def test_connection_that_cannot_be_set_up_is_given_up_and_tried_again(
         await eventually(is_alone)
     finally:
         await link.close()
+
+
+async def test_connection_that_was_never_made_is_closed_all_the_same(
+    rabbitmq_url: str, proxy: TcpProxy
+) -> None:
+    """Else it is closed by whichever thread collects it, which has no event loop."""
+    known = {*_connections()}
+    await proxy.refuse()
+    url = proxy.url_for(rabbitmq_url)
+
+    async def nothing(*_: AbstractConnection) -> None: ...
+
+    link = Link(url, name="t", on_up=nothing, on_down=nothing)
+    gc.disable()  # so that all of them are found
+    try:
+        link.open()
+        await eventually(lambda: _are_more(known, 3), within=10)
+        await link.close()
+        made = [one for one in _connections() if one not in known]
+    finally:
+        gc.enable()
+
+    assert made
+    assert all(connection.is_closed for connection in made)
+
+
+def _connections() -> list[aio_pika.Connection]:
+    return [one for one in gc.get_objects() if isinstance(one, aio_pika.Connection)]
+
+
+async def _are_more(known: set[aio_pika.Connection], count: int) -> bool:
+    return len([one for one in _connections() if one not in known]) >= count
 
 
 async def test_surprise_while_connecting_is_told_and_tried_again(
