@@ -20,7 +20,7 @@ from pipeline.provider.signature import sign
 from tests.ingress import CALLBACK, running_ingress
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from tests.ingress import Ingress
 
@@ -439,31 +439,32 @@ def _signed(
     }
 
 
+# Signed when the test runs, which may be long after it was collected.
 @pytest.mark.parametrize(
-    ("headers", "status"),
+    ("sign_now", "status"),
     [
-        (_signed(), 200),
-        (_signed(key="old-key"), 200),
-        (_signed(age_seconds=100), 200),
-        (_signed(age_seconds=-100), 200),
-        (_signed(key="wrong"), 401),
-        (_signed("another"), 401),
-        (_signed(age_seconds=1000), 401),
-        (_signed(age_seconds=-1000), 401),
-        ({}, 401),
-        ({"X_Webhook_Timestamp": "1763000000"}, 401),
-        ({"X_Webhook_Signature": _signed()["X_Webhook_Signature"]}, 401),
-        ({**_signed(), "X_Webhook_Timestamp": "soon"}, 401),
-        ({**_signed(), "X_Webhook_Signature": "ü"}, 401),
+        (_signed, 200),
+        (lambda: _signed(key="old-key"), 200),
+        (lambda: _signed(age_seconds=100), 200),
+        (lambda: _signed(age_seconds=-100), 200),
+        (lambda: _signed(key="wrong"), 401),
+        (lambda: _signed("another"), 401),
+        (lambda: _signed(age_seconds=1000), 401),
+        (lambda: _signed(age_seconds=-1000), 401),
+        (dict, 401),
+        (lambda: {"X_Webhook_Timestamp": "1763000000"}, 401),
+        (lambda: {"X_Webhook_Signature": _signed()["X_Webhook_Signature"]}, 401),
+        (lambda: {**_signed(), "X_Webhook_Timestamp": "soon"}, 401),
+        (lambda: {**_signed(), "X_Webhook_Signature": "ü"}, 401),
     ],
 )
 async def test_signature_of_the_provider_is_checked(
-    sqlite_url: str, headers: dict[str, str], status: int
+    sqlite_url: str, sign_now: Callable[[], dict[str, str]], status: int
 ) -> None:
     """Key, id and time have to fit; one of several keys is enough."""
     signature = {"keys": [KEY, "old-key"], "tolerance": "5m"}
     async with running_ingress(sqlite_url, signature=signature) as ingress:
-        answer = await ingress.post(**headers)
+        answer = await ingress.post(**sign_now())
 
         assert status == answer.status
         assert (1 if status == 200 else 0) == await ingress.count()
