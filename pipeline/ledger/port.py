@@ -1,18 +1,19 @@
 """What every ledger does for us: remember what was seen, fetched and delivered.
 
-Two adapters (``sqlite.py``, ``postgres.py``), one contract suite for both. All
-methods that take several items are one transaction, so that a batch of callbacks
-costs one commit. Every write is idempotent: the same call by the same owner has
-the same answer, because a worker may crash between the write and the settlement.
+Two adapters (``sqlite.py``, ``postgres.py``), one contract suite for both. Methods
+that take several items are one transaction: a batch of callbacks costs one commit.
+Every write is idempotent: the same call by the same owner has the same answer,
+because a worker may crash between the write and the settlement.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from datetime import timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Self
 
+from pipeline.ledger.expectations import Expectations
 from pipeline.task import Asset, AssetState, StageReady, StoredAsset
 from pipeline.values import value
 
@@ -68,6 +69,8 @@ class Claim:
     #: The raw body, kept with the first claim of an event: it may hold more than
     #: we can read today.
     body: bytes = b""
+    #: When to ask for the task if it has not ended by then; ``None``: as before.
+    due_at: datetime | None = None
 
 
 @value
@@ -168,10 +171,10 @@ class Totals:
     notifications_delivered: int
 
 
-class Ledger(ABC):
+class Ledger(Expectations):
     """A handle on a ledger, to be used as an async context manager.
 
-    Entering applies the migrations that are missing. Every method may raise
+    Entering applies missing migrations. Every method may raise
     ``LedgerUnavailable``; workers then wait and try again.
     """
 
@@ -325,10 +328,7 @@ class Ledger(ABC):
 
     @abstractmethod
     async def list_notifications(self, task_id: TaskId) -> Sequence[Notification]:
-        """List what became of a task's events for each subscription.
-
-        One of which no try has ended yet is not among them.
-        """
+        """List notifications of a task of which at least one try has ended."""
 
     @abstractmethod
     async def totals(self) -> Totals:

@@ -48,11 +48,31 @@ _INSERT_UPDATES: Final = _many(
 )
 _INSERT_DUPLICATES: Final = _many(sql.INSERT_DUPLICATE, "text, text, bigint")
 _PUT_TASKS: Final = _many(
-    sql.PUT_TASK, "text, text, text, bigint, text, bigint, bigint"
+    sql.PUT_TASK, "text, text, text, bigint, text, bigint, bigint, bigint"
 )
 _PUT_ASSETS: Final = _many(sql.PUT_ASSET, _ASSET_TYPES)
 PUT_ASSETS: Final = _numbered(_PUT_ASSETS)
 INSERT_ATTEMPTS: Final = _numbered(_many(sql.INSERT_ATTEMPT, _ATTEMPT_TYPES))
+
+EXPECT: Final = _numbered(
+    _many(
+        sql.EXPECT,
+        "text, text, text, bigint, text, bigint, bigint, bigint, bigint, text",
+    )
+)
+SELECT_EXPECTED: Final = _numbered(sql.SELECT_EXPECTED)
+SELECT_NEXT_DUE: Final = _numbered(sql.SELECT_NEXT_DUE)
+#: Locks the turns until the transaction ends.
+SELECT_TURN: Final = f"{_numbered(sql.SELECT_TURN)} FOR UPDATE"
+PASS_TURNS: Final = _numbered(sql.PASS_TURNS)
+#: A task that is being recorded at this moment is news, and not due any more.
+SELECT_DUE: Final = f"{_numbered(sql.SELECT_DUE)} FOR UPDATE SKIP LOCKED"
+PUT_OFF: Final = _numbered(sql.PUT_OFF).replace(
+    "IN (SELECT value FROM json_each($2))", "= ANY($2::text[])"
+)
+NOTE_ANSWER: Final = _numbered(sql.NOTE_ANSWER)
+GIVE_UP: Final = _numbered(sql.GIVE_UP)
+COUNT_OPEN: Final = _numbered(sql.COUNT_OPEN)
 
 BEGIN_ASSET: Final = _numbered(sql.BEGIN_ASSET)
 SELECT_HELD_ASSET: Final = _numbered(sql.SELECT_HELD_ASSET)

@@ -26,6 +26,7 @@ from pipeline.ledger.files import files_of, find_file, settle_file
 from pipeline.ledger.migrations import migrations
 from pipeline.ledger.port import Ledger
 from pipeline.ledger.recording import names_files, record
+from pipeline.ledger.sqlite_expectations import SqliteExpectations
 from pipeline.ledger.sqlite_leases import (
     begin_file,
     begin_telling,
@@ -63,7 +64,7 @@ T = TypeVar("T")
 APPLICATION_ID: Final = 0x504C4752
 
 
-class SqliteLedger(Ledger):
+class SqliteLedger(SqliteExpectations, Ledger):
     """The ledger in the SQLite file at ``path``, which is made if need be.
 
     Args:

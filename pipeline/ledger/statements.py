@@ -35,11 +35,17 @@ INSERT_DUPLICATE: Final = (
     "INSERT INTO duplicates (event_id, owner, received_at) VALUES (?, ?, ?)"
     " ON CONFLICT DO NOTHING"
 )
+#: A task that has ended is not asked for; news of another puts the question off.
 PUT_TASK: Final = (
-    f"INSERT INTO tasks ({TASK_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)"
+    f"INSERT INTO tasks ({TASK_COLUMNS}, due_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
     " ON CONFLICT (task_id) DO UPDATE SET operation = excluded.operation,"
     " stage = excluded.stage, code = excluded.code, message = excluded.message,"
-    " first_seen_at = excluded.first_seen_at, last_seen_at = excluded.last_seen_at"
+    " first_seen_at = excluded.first_seen_at, last_seen_at = excluded.last_seen_at,"
+    " due_at = CASE WHEN excluded.stage IN ('failed', 'complete') THEN NULL"
+    " WHEN tasks.due_at > excluded.due_at THEN tasks.due_at"
+    " ELSE COALESCE(excluded.due_at, tasks.due_at) END,"
+    " given_up_at = CASE WHEN excluded.stage IN ('failed', 'complete')"
+    " OR excluded.due_at IS NOT NULL THEN NULL ELSE tasks.given_up_at END"
 )
 PUT_ASSET: Final = (
     f"INSERT INTO assets ({ASSET_COLUMNS})"
@@ -101,6 +107,52 @@ NOTE_NOTIFICATION: Final = (
     "UPDATE notifications SET attempts = ?, delivered_at = ?, status = ?,"
     f" lease_until = 0 WHERE {_NOTIFICATION_KEY} AND lease_token = ?"
     " AND (delivered_at IS NULL OR delivered_at = ?) RETURNING 1"
+)
+EXPECT: Final = (
+    f"INSERT INTO tasks ({TASK_COLUMNS}, due_at, submitted_at, job_id)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    " ON CONFLICT (task_id) DO UPDATE SET first_seen_at = CASE"
+    " WHEN excluded.first_seen_at < tasks.first_seen_at THEN excluded.first_seen_at"
+    " ELSE tasks.first_seen_at END,"
+    " submitted_at = COALESCE(tasks.submitted_at, excluded.submitted_at),"
+    " job_id = COALESCE(tasks.job_id, excluded.job_id),"
+    " due_at = CASE WHEN tasks.stage IN ('failed', 'complete')"
+    " OR tasks.given_up_at IS NOT NULL THEN NULL"
+    " ELSE COALESCE(tasks.due_at, excluded.due_at) END"
+)
+SELECT_EXPECTED: Final = (
+    "SELECT task_id, submitted_at, job_id, due_at, questions, given_up_at"
+    " FROM tasks WHERE task_id = ?"
+)
+SELECT_NEXT_DUE: Final = (
+    f"SELECT due_at - {NOW} FROM tasks WHERE due_at IS NOT NULL"
+    " ORDER BY due_at LIMIT 1"
+)
+#: How long it is until the next turn, in milliseconds.
+SELECT_TURN: Final = f"SELECT next_at - {NOW} FROM turns WHERE name = 'details'"
+PASS_TURNS: Final = (
+    f"UPDATE turns SET next_at = CASE WHEN next_at > {NOW} THEN next_at"
+    f" ELSE {NOW} END + ? WHERE name = 'details'"
+)
+#: The present time is asked for once, or no index could be used.
+SELECT_DUE: Final = (
+    f"SELECT task_id, operation, stage, {NOW} - first_seen_at, {NOW} - due_at,"
+    f" questions, answered FROM tasks WHERE due_at <= (SELECT {NOW})"
+    " ORDER BY due_at LIMIT ?"
+)
+PUT_OFF: Final = (
+    f"UPDATE tasks SET due_at = {NOW} + ?, questions = questions + 1"
+    " WHERE task_id IN (SELECT value FROM json_each(?))"
+)
+_ASKED: Final = "task_id = ? AND questions = ? AND due_at IS NOT NULL RETURNING 1"
+NOTE_ANSWER: Final = (
+    f"UPDATE tasks SET due_at = {NOW} + ?, answered = COALESCE(?, answered)"
+    f" WHERE {_ASKED}"
+)
+GIVE_UP: Final = f"UPDATE tasks SET due_at = NULL, given_up_at = {NOW} WHERE {_ASKED}"
+COUNT_OPEN: Final = (
+    "SELECT (SELECT COUNT(*) FROM tasks WHERE due_at IS NOT NULL),"
+    f" (SELECT COUNT(*) FROM tasks WHERE due_at <= (SELECT {NOW} - ?))"
 )
 SELECT_TASK: Final = f"SELECT {TASK_COLUMNS} FROM tasks WHERE task_id = ?"
 SELECT_TASKS: Final = (

@@ -1,9 +1,10 @@
 """All settings: what there is, where it is read from, how it is shown.
 
-``load_settings`` reads defaults < TOML file < environment < flags and reports all
+``load_settings`` reads defaults < door in use < TOML file < environment < flags and reports all
 mistakes at once; ``Settings`` is what the rest of the package sees.
 """
 
+from pipeline.settings.door import DoorSettings
 from pipeline.settings.keys import leaf_keys, variable
 from pipeline.settings.layers import Mistake
 from pipeline.settings.load import (
@@ -35,6 +36,7 @@ __all__ = [
     "DEFAULT",
     "BrokerSettings",
     "DedupeSettings",
+    "DoorSettings",
     "DownloadSettings",
     "IngressSettings",
     "Loaded",

@@ -26,6 +26,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from pipeline.logs import LogFormat  # noqa: TC001
 from pipeline.retry import DEFAULT_WAITS, RetryPolicy
+from pipeline.settings.door import DoorSettings
+from pipeline.settings.doors import built_in_doors
 from pipeline.settings.provider import ProviderSettings
 from pipeline.settings.section import Section
 from pipeline.settings.values import (
@@ -70,6 +72,7 @@ Key = Annotated[SecretStr, Field(min_length=1)]
 Size = Annotated[ByteSize, Field(ge=1)]
 Tokens = Annotated[tuple[Token, ...], BeforeValidator(parse_list)]
 Networks = Annotated[tuple[Network, ...], BeforeValidator(parse_list)]
+DoorName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")]
 
 
 class BrokerSettings(Section):
@@ -91,7 +94,7 @@ class SignatureSettings(Section):
     """The provider's signature of a callback."""
 
     #: What is signed and how: the task's id and the time, the time and the body, or
-    #: the body alone.
+    #: the body alone. Not given: as the door in use says.
     scheme: Literal["task-and-time", "time-and-body", "body"] = "task-and-time"
     #: Keys of which one must fit; empty: signatures are not checked.
     keys: Annotated[tuple[Key, ...], BeforeValidator(parse_list), Hidden()] = ()
@@ -303,6 +306,10 @@ class Settings(BaseSettings):
     #: How long work in progress may go on after a request to stop.
     drain: Annotated[Duration, between(timedelta(0), timedelta(seconds=25))] = (
         timedelta(seconds=20)
+    )
+    #: The doors to the provider, by name: those that come with us, and others.
+    doors: Annotated[dict[DoorName, DoorSettings], BeforeValidator(parse_table)] = (
+        Field(default_factory=built_in_doors)
     )
 
     broker: BrokerSettings = BrokerSettings()

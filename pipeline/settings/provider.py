@@ -16,7 +16,10 @@ _Key = Annotated[SecretStr, Field(min_length=1)]
 class ProviderSettings(Section):
     """The provider's API, and what is believed without asking there."""
 
-    #: Where the API is, without the path of a call; none: it is not asked.
+    #: The door in use, one of ``doors``.
+    door: str = "generic"
+    #: Where the API is, without the path of a call. Not given: as the door in use
+    #: says; none: it is not asked.
     base_url: ProviderUrl | None = None
     #: The key of our account there.
     api_key: Annotated[_Key | None, Hidden()] = None

@@ -62,5 +62,7 @@ def _plain(value: object) -> ShownValue:
             return format_duration(value)
         case tuple():
             return [_plain(item) for item in value]
+        case dict():
+            return sorted(value)  # names: tables are as long as they like
         case _:
             return str(value)
