@@ -51,6 +51,8 @@ class Plan:
     ingress: bool
     #: Of ``dedupe``, ``download`` and ``notify``.
     workers: frozenset[str]
+    #: Whether the provider is asked for tasks that are still to end.
+    polls: bool = False
     #: Only this subscription is told; ``None``: all are.
     subscription: str | None = None
 
@@ -106,7 +108,8 @@ def provider_of(settings: Settings) -> ProviderClient:
         name = "api_key" if api_key is None else "base_url"
         message = (
             f"provider.{name}: expected a value where the provider is asked, as the"
-            ' dedupe worker does with provider.trust = "verify", got none'
+            ' poller does, and the dedupe worker with provider.trust = "verify", got'
+            " none"
         )
         raise ConfigurationError(message)
     return ProviderClient(
@@ -116,6 +119,14 @@ def provider_of(settings: Settings) -> ProviderClient:
         concurrency=provider.concurrency,
         rate_per_second=provider.rate_per_second,
     )
+
+
+def is_polling(settings: Settings) -> bool:
+    """Tell whether a process with every role has a poller."""
+    provider = settings.provider
+    if settings.poller.enabled is None:
+        return provider.base_url is not None and provider.api_key is not None
+    return settings.poller.enabled
 
 
 def spool_of(settings: Settings) -> Spool | None:

@@ -1,4 +1,4 @@
-"""``pipeline run``, ``ingress`` and ``worker``: the processes that stay."""
+"""``pipeline run``, ``ingress``, ``worker`` and ``poller``: the processes that stay."""
 
 from __future__ import annotations
 
@@ -66,6 +66,7 @@ def add_to(app: typer.Typer) -> None:
         "  pipeline worker notify --subscription studio\n"
         "  pipeline worker download --set metrics.port=9101"
     )(worker)
+    app.command(epilog="Example: pipeline poller --set poller.quiet=2m")(poller)
 
 
 def run(
@@ -85,7 +86,7 @@ def run(
         ),
     ] = False,
 ) -> None:
-    """Run everything in this process: ingress and all workers.
+    """Run everything in this process: ingress, all workers, and the poller.
 
     Without settings it needs no server and keeps its data in ./data. Stop it with
     Ctrl-C: work in progress is finished first; a second Ctrl-C stops at once.
@@ -100,7 +101,7 @@ def run(
         }
         run_simulation(port, [name for name, value in options.items() if value])
         return
-    from pipeline.bootstrap import Plan
+    from pipeline.bootstrap import Plan, is_polling
 
     loaded = read_settings(
         config,
@@ -110,7 +111,11 @@ def run(
         ingress__host=host,
         ingress__port=port,
     )
-    plan = Plan(ingress=True, workers=frozenset(WorkerName), subscription=None)
+    plan = Plan(
+        ingress=True,
+        workers=frozenset(WorkerName),
+        polls=is_polling(loaded.settings),
+    )
     stay(loaded, plan)
 
 
@@ -190,6 +195,26 @@ def worker(
         loaded,
         Plan(ingress=False, workers=frozenset({name}), subscription=subscription),
     )
+
+
+def poller(
+    *,
+    config: ConfigFile = None,
+    assignments: Assignments = None,
+    broker_url: BrokerUrl = None,
+    ledger_url: LedgerUrl = None,
+) -> None:
+    """Ask the provider for tasks of which no end was heard.
+
+    Start as many as you like; they share the work and the rate. With metrics.port set
+    it answers /healthz, /readyz and /metrics there.
+    """
+    from pipeline.bootstrap import Plan
+
+    loaded = read_settings(
+        config, assignments, broker_url=broker_url, ledger_url=ledger_url
+    )
+    stay(loaded, Plan(ingress=False, workers=frozenset(), polls=True))
 
 
 def stay(loaded: Loaded, plan: Plan) -> None:
