@@ -30,10 +30,12 @@ from pipeline.settings.model import (
 )
 from pipeline.settings.provider import ProviderSettings
 from pipeline.settings.show import Shown, show_settings
+from pipeline.settings.submit import AdminSettings, SubmitSettings
 from pipeline.settings.values import format_duration, mask_password, parse_duration
 
 __all__ = [
     "DEFAULT",
+    "AdminSettings",
     "BrokerSettings",
     "DedupeSettings",
     "DoorSettings",
@@ -49,6 +51,7 @@ __all__ = [
     "Shown",
     "SignatureSettings",
     "SpoolSettings",
+    "SubmitSettings",
     "TlsSettings",
     "WorkerSettings",
     "find_value",

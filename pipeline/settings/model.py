@@ -30,6 +30,7 @@ from pipeline.settings.door import DoorSettings
 from pipeline.settings.doors import built_in_doors
 from pipeline.settings.provider import ProviderSettings
 from pipeline.settings.section import Section
+from pipeline.settings.submit import AdminSettings, SubmitSettings
 from pipeline.settings.values import (
     AssetsUrl,
     BrokerUrl,
@@ -321,6 +322,8 @@ class Settings(BaseSettings):
     notify: NotifySettings = NotifySettings()
     log: LogSettings = LogSettings()
     metrics: MetricsSettings = MetricsSettings()
+    submit: SubmitSettings = SubmitSettings()
+    admin: AdminSettings = AdminSettings()
 
     @classmethod
     def settings_customise_sources(
