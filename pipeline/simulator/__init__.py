@@ -32,11 +32,14 @@ if TYPE_CHECKING:
         plan_load,
         run_load,
     )
-    from pipeline.simulator.options import OPERATIONS, PLAIN, ScenarioOptions
+    from pipeline.simulator.operations import OPERATIONS
+    from pipeline.simulator.options import PLAIN, ScenarioOptions
     from pipeline.simulator.picture import make_picture
     from pipeline.simulator.plan import Oddity, SemanticId, TaskPlan
     from pipeline.simulator.poster import PostingRules
-    from pipeline.simulator.provider import ProviderOptions, SimulatedProvider
+    from pipeline.simulator.provider import SimulatedProvider
+    from pipeline.simulator.provider_options import ProviderOptions
+    from pipeline.simulator.rates import RateLimits, Violation
     from pipeline.simulator.scenario import Scenario, plan_scenario
     from pipeline.simulator.subscriber import ReceivedRequest, SimulatedSubscriber
 
@@ -50,6 +53,7 @@ __all__ = [
     "Outcome",
     "PostingRules",
     "ProviderOptions",
+    "RateLimits",
     "ReceivedRequest",
     "Report",
     "Scenario",
@@ -60,6 +64,7 @@ __all__ = [
     "SimulatedProvider",
     "SimulatedSubscriber",
     "TaskPlan",
+    "Violation",
     "audio_format",
     "make_audio",
     "make_picture",
@@ -69,7 +74,7 @@ __all__ = [
 ]
 
 _HOMES: Final = {
-    "OPERATIONS": "options",
+    "OPERATIONS": "operations",
     "PLAIN": "options",
     "ExpectedFile": "journal",
     "LoadOptions": "load",
@@ -77,7 +82,8 @@ _HOMES: Final = {
     "Oddity": "plan",
     "Outcome": "journal",
     "PostingRules": "poster",
-    "ProviderOptions": "provider",
+    "ProviderOptions": "provider_options",
+    "RateLimits": "rates",
     "ReceivedRequest": "subscriber",
     "Report": "journal",
     "Scenario": "scenario",
@@ -88,6 +94,7 @@ _HOMES: Final = {
     "SimulatedProvider": "provider",
     "SimulatedSubscriber": "subscriber",
     "TaskPlan": "plan",
+    "Violation": "rates",
     "audio_format": "audio",
     "make_audio": "audio",
     "make_picture": "picture",
