@@ -14,6 +14,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Self
 
 from pipeline.ledger.expectations import Expectations
+from pipeline.ledger.links import Links
 from pipeline.task import Asset, AssetState, StageReady, StoredAsset
 from pipeline.values import value
 
@@ -171,7 +172,7 @@ class Totals:
     notifications_delivered: int
 
 
-class Ledger(Expectations):
+class Ledger(Expectations, Links):
     """A handle on a ledger, to be used as an async context manager.
 
     Entering applies missing migrations. Every method may raise
