@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Final
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from pipeline.broker import open_broker
 from pipeline.errors import ConfigurationError
@@ -19,18 +21,20 @@ from pipeline.topology import build_topology
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
-    from datetime import timedelta
 
     from pipeline.broker.port import Broker, Difference
     from pipeline.ledger.port import Ledger
     from pipeline.provider.client import ProviderClient
     from pipeline.settings import Settings
     from pipeline.spool.spool import Spool
+    from pipeline.submission import Checker, Submitter
     from pipeline.subscriptions import Subscription
     from pipeline.topology import Topology
 
 #: The worker that has a queue for each subscription.
 NOTIFY: Final = "notify"
+#: How long nothing has to be heard of a task before it is asked for.
+QUIET: Final = timedelta(minutes=3)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,23 +105,28 @@ def provider_of(settings: Settings) -> ProviderClient:
         ConfigurationError: its address or the key is not set.
     """
     from pipeline.provider.client import ProviderClient  # noqa: PLC0415  few ask
+    from pipeline.provider.door import door_of  # noqa: PLC0415
 
     provider = settings.provider
-    base_url, api_key = provider.base_url, provider.api_key
+    door = door_of(settings)
+    base_url, api_key = door.base_url, provider.api_key
     if base_url is None or api_key is None:
         name = "api_key" if api_key is None else "base_url"
         message = (
-            f"provider.{name}: expected a value where the provider is asked, as the"
-            ' poller does, and the dedupe worker with provider.trust = "verify", got'
-            " none"
+            f"provider.{name}: expected a value where the provider is asked, as by"
+            " `pipeline submit`, by the poller, and by the dedupe worker with"
+            ' provider.trust = "verify"; got none'
         )
         raise ConfigurationError(message)
     return ProviderClient(
         base_url,
         api_key,
+        door=door,
         timeout=provider.timeout,
         concurrency=provider.concurrency,
         rate_per_second=provider.rate_per_second,
+        submit_timeout=settings.submit.timeout,
+        submit_waits=settings.submit.waits,
     )
 
 
@@ -183,3 +192,93 @@ def subscriptions_of(
         message = f"expected a subscription that there is ({known}), got {only!r}"
         raise ConfigurationError(message)
     return chosen
+
+
+def callback_address_of(settings: Settings, operation: str) -> str:
+    """Give the address that the provider posts results of an operation to.
+
+    It ends in the first token of the ingress' settings, if there is any: keep it as
+    secret as that.
+
+    Raises:
+        ConfigurationError: there is no public address, or no token where some are.
+    """
+    from pipeline.provider.callback import OPERATIONS  # noqa: PLC0415  few ask
+    from pipeline.provider.calls import VOICE, VOICE_VALIDATE  # noqa: PLC0415
+
+    base, ingress = settings.provider.callback_url, settings.ingress
+    if base is None:
+        message = (
+            "provider.callback_url: expected the public address of the ingress, such"
+            " as https://hooks.example.com, got none"
+        )
+        raise ConfigurationError(message)
+    if operation == VOICE_VALIDATE and operation not in OPERATIONS:
+        operation = VOICE
+    address = f"{base}/callbacks/{operation}"
+    tokens = ingress.operation_tokens.get(operation, ingress.tokens)
+    if tokens:
+        return f"{address}/{quote(tokens[0].get_secret_value(), safe='')}"
+    if ingress.operation_tokens:
+        message = (
+            f"ingress.operation_tokens: expected a token for {operation}, got none, so"
+            " the ingress would refuse its callbacks"
+        )
+        raise ConfigurationError(message)
+    return address
+
+
+@asynccontextmanager
+async def open_checker(settings: Settings) -> AsyncIterator[Checker]:
+    """Open what submissions are checked with.
+
+    Raises:
+        ConfigurationError: there is nothing to decode the source audio with.
+    """
+    from pipeline.assets.fetch import Fetcher, FetchRules  # noqa: PLC0415  few ask
+    from pipeline.audio.probe import require_decoder  # noqa: PLC0415
+    from pipeline.provider.door import door_of  # noqa: PLC0415
+    from pipeline.submission import Checker, SourceCheck  # noqa: PLC0415
+
+    submit = settings.submit
+    rules = FetchRules(
+        max_bytes=int(submit.max_source_bytes),
+        deadline=submit.source_timeout,
+        allow_private_addresses=submit.allow_private_addresses,
+    )
+    async with Fetcher(rules) as fetcher:
+        sources = None
+        if submit.check_source:
+            require_decoder("submit.check_source")
+            sources = SourceCheck(fetcher)
+        yield Checker(
+            door_of(settings),
+            partial(callback_address_of, settings),
+            sources=sources,
+            private=submit.allow_private_addresses,
+        )
+
+
+@asynccontextmanager
+async def open_submitter(settings: Settings) -> AsyncIterator[Submitter]:
+    """Open what tasks are submitted with: the provider, the ledger, the checks.
+
+    Raises:
+        ConfigurationError: a setting is missing, or there is no decoder.
+        LedgerUnavailable, LedgerMismatch: the ledger cannot be opened.
+    """
+    from pipeline.submission import Submitter  # noqa: PLC0415  few ask
+
+    client = provider_of(settings)
+    async with (
+        ledger_of(settings) as ledger,
+        open_checker(settings) as checker,
+        client,
+    ):
+        yield Submitter(
+            checker,
+            client,
+            ledger,
+            clock=partial(datetime.now, UTC),
+            quiet=lambda _: QUIET,
+        )

@@ -48,6 +48,8 @@ NAMES: Final = (
     "notify.before_settle",
     "rabbitmq.before_ack",
     "dead_letters.before_ack",
+    "submit.before_send",
+    "submit.before_note",
 )
 
 P = ParamSpec("P")

@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from pipeline.assets.fetch import Fetcher, FetchRules
+from pipeline.assets.lifetime import Lifetimes
 from pipeline.assets.store import open_store
 from pipeline.audio.check import AudioCheck
 from pipeline.audio.probe import require_decoder
@@ -17,19 +18,21 @@ from pipeline.bootstrap import (
     Parts,
     Plan,
     broker_of,
+    callback_address_of,
     ledger_of,
     provider_of,
     spool_of,
     subscriptions_of,
     topology_of,
 )
-from pipeline.errors import FetchFailed
+from pipeline.errors import ConfigurationError, FetchFailed
 from pipeline.ingress.app import Routes, make_ingress
 from pipeline.ingress.health import health_routes
 from pipeline.ingress.tls import certificate_of
 from pipeline.logs import get_logger
 from pipeline.poller.poller import Limits, Poller
 from pipeline.poller.rhythm import Rhythm, refuse_unknown_operations
+from pipeline.provider.door import door_of
 from pipeline.service import (
     HttpRole,
     IdleRole,
@@ -45,7 +48,9 @@ from pipeline.worker import Worker, one_by_one
 from pipeline.workers.confirm import Confirmation, turns_within
 from pipeline.workers.dedupe import Dedupe
 from pipeline.workers.download import Download
+from pipeline.workers.link_watch import LinkWatch
 from pipeline.workers.notify import Notify, make_session
+from pipeline.workers.refresh import RECOVERY, Refresh
 
 if TYPE_CHECKING:
     import asyncio
@@ -109,6 +114,7 @@ async def _open_workers(
         download = await _open_download(stack, settings, ledger)
         handler = one_by_one(download.handle)
         roles.append(_role(settings, parts, DOWNLOAD, handler, settings.download))
+        roles.append(_make_link_watch(settings, ledger))
     if NOTIFY in plan.workers:
         session = await stack.enter_async_context(make_session())
         limits = settings.notify
@@ -133,12 +139,12 @@ async def _open_dedupe(
     stack: AsyncExitStack, settings: Settings, parts: Parts, ledger: Ledger
 ) -> Role:
     limits = settings.dedupe
-    confirmation = None
+    door, confirmation = door_of(settings), None
     if settings.provider.trust == "verify":
         # The other half is for the ledger.
         within = limits.deadline / 2
         client = await stack.enter_async_context(provider_of(settings))
-        confirmation = Confirmation(client, within=within)
+        confirmation = Confirmation(client, within=within, door=door)
         turns = turns_within(within, settings.provider, limits.concurrency)
         fitting = min(limits.batch_size, turns)
         limits = limits.model_copy(update={"batch_size": fitting})
@@ -147,6 +153,7 @@ async def _open_dedupe(
         clock=now,
         quiet=settings.poller.quiet_for,
         confirmation=confirmation,
+        door=door,
     )
     return _role(settings, parts, DEDUPE, dedupe.handle, limits)
 
@@ -170,6 +177,7 @@ async def _open_poller(
         ),
         clock=now,
         chance=random.SystemRandom().random,
+        door=door_of(settings),
     )
     return PollerRole(poller, parts.broker, parts.topology)
 
@@ -201,7 +209,48 @@ async def _open_download(
     if limits.check_audio:
         require_decoder()
         check = AudioCheck().check
-    return Download(fetcher, store, ledger, clock=now, check=check)
+    refresh = await _open_refresh(stack, settings, ledger)
+    return Download(
+        fetcher,
+        store,
+        ledger,
+        clock=now,
+        check=check,
+        refresh=None if refresh is None else refresh.links,
+    )
+
+
+async def _open_refresh(
+    stack: AsyncExitStack, settings: Settings, ledger: Ledger
+) -> Refresh | None:
+    """Open what asks the provider for fresh links, where it can be asked."""
+    door = door_of(settings)
+    if door.base_url is None or settings.provider.api_key is None:
+        return None
+    try:
+        callback_url = callback_address_of(settings, RECOVERY)
+    except ConfigurationError as error:
+        # Then a lost file stays lost; everything else works without.
+        log.info("nothing_is_recovered", reason=str(error))
+        callback_url = None
+    return Refresh(
+        await stack.enter_async_context(provider_of(settings)),
+        ledger,
+        clock=now,
+        minted_lifetime=door.lifetimes.minted_links,
+        callback_url=callback_url,
+    )
+
+
+def _make_link_watch(settings: Settings, ledger: Ledger) -> LinkWatch:
+    known = door_of(settings).lifetimes
+    lifetimes = Lifetimes(
+        files=known.files,
+        upstream=known.upstream_links,
+        upstream_hosts=known.upstream_hosts,
+    )
+    every = settings.download.link_check_interval
+    return LinkWatch(ledger, lifetimes, clock=now, every=every)
 
 
 def _role(

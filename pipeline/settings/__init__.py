@@ -1,7 +1,7 @@
 """All settings: what there is, where it is read from, how it is shown.
 
-``load_settings`` reads defaults < door in use < TOML file < environment < flags and reports all
-mistakes at once; ``Settings`` is what the rest of the package sees.
+``load_settings`` reads defaults < door in use < TOML file < environment < flags and
+reports all mistakes at once; ``Settings`` is what the rest of the package sees.
 """
 
 from pipeline.settings.door import DoorSettings
@@ -31,10 +31,12 @@ from pipeline.settings.model import (
 from pipeline.settings.poller import PollerSettings
 from pipeline.settings.provider import ProviderSettings
 from pipeline.settings.show import Shown, show_settings
+from pipeline.settings.submit import AdminSettings, SubmitSettings
 from pipeline.settings.values import format_duration, mask_password, parse_duration
 
 __all__ = [
     "DEFAULT",
+    "AdminSettings",
     "BrokerSettings",
     "DedupeSettings",
     "DoorSettings",
@@ -51,6 +53,7 @@ __all__ = [
     "Shown",
     "SignatureSettings",
     "SpoolSettings",
+    "SubmitSettings",
     "TlsSettings",
     "WorkerSettings",
     "find_value",

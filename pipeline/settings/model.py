@@ -26,11 +26,12 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from pipeline.logs import LogFormat  # noqa: TC001
 from pipeline.retry import DEFAULT_WAITS, RetryPolicy
-from pipeline.settings.door import DoorSettings
+from pipeline.settings.door import DoorSettings  # noqa: TC001
 from pipeline.settings.doors import built_in_doors
 from pipeline.settings.poller import PollerSettings
 from pipeline.settings.provider import ProviderSettings
 from pipeline.settings.section import Section
+from pipeline.settings.submit import AdminSettings, SubmitSettings
 from pipeline.settings.values import (
     AssetsUrl,
     BrokerUrl,
@@ -234,6 +235,10 @@ class DownloadSettings(WorkerSettings):
     ports: Annotated[tuple[Port, ...], BeforeValidator(parse_list)] = (443,)
     #: Decode each audio file, in a process of its own, before it is told of.
     check_audio: bool = False
+    #: How often links of files still to be fetched are looked at for their age.
+    link_check_interval: Annotated[Duration, between(timedelta(milliseconds=10))] = (
+        timedelta(minutes=1)
+    )
     #: Fetch from loopback and private addresses too; only for a provider simulated
     #: on this machine.
     allow_private_addresses: bool = False
@@ -323,6 +328,8 @@ class Settings(BaseSettings):
     notify: NotifySettings = NotifySettings()
     log: LogSettings = LogSettings()
     metrics: MetricsSettings = MetricsSettings()
+    submit: SubmitSettings = SubmitSettings()
+    admin: AdminSettings = AdminSettings()
 
     @classmethod
     def settings_customise_sources(

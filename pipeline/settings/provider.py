@@ -23,6 +23,9 @@ class ProviderSettings(Section):
     base_url: ProviderUrl | None = None
     #: The key of our account there.
     api_key: Annotated[_Key | None, Hidden()] = None
+    #: Where the provider reaches our ingress: its public base address, such as
+    #: ``https://hooks.example.com``; none: no tasks are submitted.
+    callback_url: ProviderUrl | None = None
     #: ``body``: what a callback says is taken as it is. ``verify``: the provider is
     #: asked first, and only what it says itself is taken.
     trust: Literal["body", "verify"] = "body"

@@ -73,5 +73,5 @@ def _plain(value: object) -> ShownValue:
 def _table(value: dict[str, object]) -> ShownValue:
     """Show a table; of one with tables in it, which may be long, the names."""
     if any(isinstance(item, BaseModel) for item in value.values()):
-        return sorted(value)
+        return [*sorted(value)]
     return {name: _plain(item) for name, item in value.items()}

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pipeline.errors import Settlement
     from pipeline.ledger.port import Ledger, Recorded
     from pipeline.message import Envelope, Publication
+    from pipeline.provider.door import Door
     from pipeline.workers.confirm import Confirmation
 
 log = get_logger("dedupe")
@@ -52,6 +53,7 @@ class Dedupe:
             before it is asked for; ``None``: nobody asks.
         confirmation: asks the provider about each callback before anything comes of
             it; ``None``: what the bodies say is taken as it is.
+        door: knows what a failure means; ``None``: what it means at every door.
         source: the CloudEvents source of what is published.
     """
 
@@ -62,12 +64,14 @@ class Dedupe:
         clock: Callable[[], datetime],
         quiet: Callable[[str], timedelta] | None = None,
         confirmation: Confirmation | None = None,
+        door: Door | None = None,
         source: str = DEFAULT_SOURCE,
     ) -> None:
         self._ledger = ledger
         self._clock = clock
         self._quiet = quiet
         self._confirmation = confirmation
+        self._door = door
         self._source = source
 
     async def handle(
@@ -83,7 +87,9 @@ class Dedupe:
         """
         now = self._clock()
         read: Sequence[Claim | Settlement]
-        read = [_claim(envelope, now, self._quiet) for envelope in envelopes]
+        read = [
+            _claim(envelope, now, self._quiet, self._door) for envelope in envelopes
+        ]
         if self._confirmation is not None:
             read = await self._confirmation.confirm(read)
         claims = [claim for claim in read if isinstance(claim, Claim)]
@@ -133,10 +139,13 @@ class Dedupe:
 
 
 def _claim(
-    envelope: Envelope, now: datetime, quiet: Callable[[str], timedelta] | None
+    envelope: Envelope,
+    now: datetime,
+    quiet: Callable[[str], timedelta] | None,
+    door: Door | None,
 ) -> Claim | Reject:
     try:
-        update = normalise(envelope.body, operation_of(envelope))
+        update = normalise(envelope.body, operation_of(envelope), door)
     except Unreadable as error:
         return Reject(str(error))
     origin = envelope.headers.get(ORIGIN)
