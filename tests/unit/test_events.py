@@ -99,7 +99,7 @@ def every_publication() -> Iterator[Publication]:
     yield assets_ready(make_ready(), source=SOURCE, at=START)
     yield task_given_up(
         TASK,
-        "generate",
+        "upload-extend",
         Stage.TEXT,
         reason="nothing_new",
         questions=50,
