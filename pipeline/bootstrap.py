@@ -57,6 +57,8 @@ class Plan:
     workers: frozenset[str]
     #: Only this subscription is told; ``None``: all are.
     subscription: str | None = None
+    #: Whether submissions are taken, where ``admin.port`` is set.
+    admin: bool = False
 
 
 def topology_of(settings: Settings) -> Topology:

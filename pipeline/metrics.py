@@ -48,6 +48,11 @@ CONFIRMATIONS = Counter(
     "Callbacks about which the provider was asked, by what it said.",
     ("outcome",),
 )
+SUBMISSIONS = Counter(
+    "pipeline_submissions_total",
+    "Tasks submitted to the provider, by what came of it.",
+    ["operation", "outcome"],
+)
 ASSETS = Counter(
     "pipeline_assets_total",
     "Files settled by download, by kind and outcome (stored, expired).",

@@ -19,6 +19,7 @@ from pipeline.cli import (
     render,
     run,
     simulate,
+    submit,
     tasks,
     topology,
 )
@@ -49,6 +50,7 @@ app = typer.Typer(
 run.add_to(app)
 demo.add_to(app)
 simulate.add_to(app)
+submit.add_to(app)
 doctor.add_to(app)
 openapi.add_to(app)
 app.add_typer(tasks.app)

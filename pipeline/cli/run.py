@@ -60,6 +60,7 @@ def add_to(app: typer.Typer) -> None:
         " upload-extend."
     )(run)
     app.command(epilog="Example: pipeline ingress --host 0.0.0.0 --port 8080")(ingress)
+    app.command(epilog="Example: pipeline admin --set admin.port=8090")(admin)
     app.command(
         epilog="\b\nExamples\n"
         "  pipeline worker dedupe\n"
@@ -110,7 +111,7 @@ def run(
         ingress__host=host,
         ingress__port=port,
     )
-    plan = Plan(ingress=True, workers=frozenset(WorkerName), subscription=None)
+    plan = Plan(ingress=True, workers=frozenset(WorkerName), admin=True)
     stay(loaded, plan)
 
 
@@ -158,6 +159,26 @@ def ingress(
         ingress__port=port,
     )
     stay(loaded, Plan(ingress=True, workers=frozenset(), subscription=None))
+
+
+def admin(
+    *,
+    config: ConfigFile = None,
+    assignments: Assignments = None,
+    ledger_url: LedgerUrl = None,
+) -> None:
+    """Take submissions over HTTP: POST /tasks, with one of admin.tokens.
+
+    Needs admin.port, the provider's key and the ledger; `pipeline run` has it, too,
+    where admin.port is set.
+    """
+    from pipeline.bootstrap import Plan
+
+    loaded = read_settings(config, assignments, ledger_url=ledger_url)
+    if loaded.settings.admin.port is None:
+        message = "expected a port, got none: set admin.port, and admin.tokens"
+        raise typer.BadParameter(message, param_hint="admin.port")
+    stay(loaded, Plan(ingress=False, workers=frozenset(), admin=True))
 
 
 def worker(

@@ -125,8 +125,7 @@ SELECT_EXPECTED: Final = (
     " FROM tasks WHERE task_id = ?"
 )
 SELECT_NEXT_DUE: Final = (
-    f"SELECT due_at - {NOW} FROM tasks WHERE due_at IS NOT NULL"
-    " ORDER BY due_at LIMIT 1"
+    f"SELECT due_at - {NOW} FROM tasks WHERE due_at IS NOT NULL ORDER BY due_at LIMIT 1"
 )
 #: How long it is until the next turn, in milliseconds.
 SELECT_TURN: Final = f"SELECT next_at - {NOW} FROM turns WHERE name = 'details'"

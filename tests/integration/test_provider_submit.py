@@ -1,4 +1,4 @@
-"""Submitting through the client: what is sent, what a refusal means, what is unknown."""
+"""Submitting through the client: what is sent, and what each answer means."""
 
 from __future__ import annotations
 
