@@ -16,8 +16,13 @@ from pipeline.cli.options import (
     LedgerUrl,
     read_settings,
 )
-from pipeline.cli.submit_batch import submit_batch
-from pipeline.cli.submit_one import submit_one
+from pipeline.cli.submit_one import Manner, submit_one
+from pipeline.cli.submit_options import (  # noqa: TC001 - typer reads them
+    DryRun,
+    Operation,
+    Timeout,
+    Wait,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,8 +34,8 @@ _EPILOG = (
     '    --style "slow waltz" --title "Copper Lanterns" --prompt "$(cat lyrics.txt)"'
     " --wait\n"
     "  pipeline submit --operation wav --field taskId=5c79 --field audioId=8551\n"
-    "  pipeline submit --batch songs.csv --dry-run\n"
-    "  pipeline submit --batch songs.csv --wait\n\n"
+    "  pipeline submit https://files.example.com/song.mp3 --model V5"
+    " --continue-at 60 --dry-run\n\n"
     "It needs provider.api_key, provider.door (or provider.base_url), and"
     " provider.callback_url: the public address of the ingress, to which the"
     " operation and the first of ingress.tokens are added.\n\n"
@@ -39,6 +44,7 @@ _EPILOG = (
     " All mistakes are named at once.\n\n"
     "A submission without an answer may have been accepted, and is never sent again"
     " by itself: it would be paid for twice.\n\n"
+    "Many at once: pipeline submit-batch.\n\n"
     "Exit codes: 0 submitted (with --wait: and all files are there), 1 not, or not"
     " known, 2 wrong usage."
 )
@@ -48,12 +54,6 @@ _Link = Annotated[
         metavar="[LINK]",
         help="Link to the source audio (uploadUrl), public and https.",
         show_default=False,
-    ),
-]
-_Operation = Annotated[
-    str,
-    typer.Option(
-        "--operation", "-o", help="What to do: upload-extend, generate, extend, wav, …"
     ),
 ]
 _Model = Annotated[str | None, typer.Option(help="Such as V5; it must fit the source.")]
@@ -83,40 +83,6 @@ _SourceFile = Annotated[
         help="Decode this copy of the source instead of fetching the link.",
     ),
 ]
-_Batch = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="FILE",
-        help="Submit every line of a .csv or .jsonl file. Start it again to go on"
-        " where it was stopped: no line is sent twice.",
-    ),
-]
-_KeepGoing = Annotated[
-    bool,
-    typer.Option(
-        "--keep-going", help="Batch: submit the good lines though others have mistakes."
-    ),
-]
-_Again = Annotated[
-    bool,
-    typer.Option(
-        "--resubmit-unknown",
-        help="Batch: send lines again of which nobody knows whether they were"
-        " accepted. They may be paid for twice.",
-    ),
-]
-_Wait = Annotated[
-    bool,
-    typer.Option(
-        "--wait", help="Wait until all files are on disk; needs a running pipeline."
-    ),
-]
-_Timeout = Annotated[
-    str, typer.Option(metavar="AGE", help="The longest to wait: 90s, 30m.")
-]
-_DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Check everything, send nothing.")
-]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -127,7 +93,7 @@ def add_to(app: typer.Typer) -> None:
 def submit(
     *,
     link: _Link = None,
-    operation: _Operation = "upload-extend",
+    operation: Operation = "upload-extend",
     model: _Model = None,
     prompt: _Prompt = None,
     style: _Style = None,
@@ -136,60 +102,35 @@ def submit(
     instrumental: _Instrumental = False,
     fields: _Fields = None,
     source_file: _SourceFile = None,
-    batch: _Batch = None,
-    keep_going: _KeepGoing = False,
-    again: _Again = False,
-    wait: _Wait = False,
-    timeout: _Timeout = "30m",
-    dry_run: _DryRun = False,
+    wait: Wait = False,
+    timeout: Timeout = "30m",
+    dry_run: DryRun = False,
     as_json: AsJson = False,
     config: ConfigFile = None,
     assignments: Assignments = None,
     ledger_url: LedgerUrl = None,
 ) -> None:
-    """Submit a task to the provider, or many, and wait for the files if you like."""
-    named = {
-        "model": model,
-        "prompt": prompt,
-        "style": style,
-        "title": title,
-        "continueAt": continue_at,
-        "instrumental": "true" if instrumental else None,
-    }
-    given = {name: what for name, what in named.items() if what is not None}
-    given |= _assigned(fields)
+    """Submit a task to the provider, and wait for its files if you like."""
+    given = _assigned(fields) | _named(
+        model=model,
+        prompt=prompt,
+        style=style,
+        title=title,
+        continueAt=continue_at,
+        instrumental="true" if instrumental else None,
+    )
     if link is not None:
         given[_link_field(operation)] = link
     within = render.parse_age(timeout)
-    assert within is not None  # noqa: S101 - the option has a default
     settings = read_settings(config, assignments, ledger_url=ledger_url).settings
-    if batch is None:
-        _refuse_with({"--keep-going": keep_going, "--resubmit-unknown": again})
-        run = submit_one(
-            settings,
-            operation,
-            given,
-            source_file,
-            within=within if wait else None,
-            dry_run=dry_run,
-            as_json=as_json,
-        )
-    else:
-        _refuse_without({"LINK": link, "--source-file": source_file, **named})
-        if fields:
-            _refuse_without({"--field": fields})
-        run = submit_batch(
-            settings,
-            operation,
-            batch,
-            keep_going=keep_going,
-            again=again,
-            within=within if wait else None,
-            dry_run=dry_run,
-            as_json=as_json,
-        )
-    if not run_once(run):
+    how = Manner(within=within if wait else None, dry_run=dry_run, as_json=as_json)
+    if not run_once(submit_one(settings, operation, given, source_file, how)):
         raise typer.Exit(1)
+
+
+def _named(**given: str | None) -> dict[str, Any]:
+    """Give what was given."""
+    return {name: what for name, what in given.items() if what is not None}
 
 
 def _assigned(fields: Sequence[str] | None) -> dict[str, Any]:
@@ -230,17 +171,3 @@ def _link_field(operation: str) -> str:
         message = f"expected none with {operation}: it takes no single source"
         raise typer.BadParameter(message, param_hint="LINK")
     return names[0]
-
-
-def _refuse_with(given: dict[str, bool]) -> None:
-    for name, is_given in given.items():
-        if is_given:
-            message = "expected it with --batch only"
-            raise typer.BadParameter(message, param_hint=name)
-
-
-def _refuse_without(given: dict[str, object]) -> None:
-    found = [name for name, what in given.items() if what is not None]
-    if found:
-        message = f"expected fields in the file only, got {', '.join(found)} beside it"
-        raise typer.BadParameter(message, param_hint="--batch")

@@ -4,17 +4,32 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pipeline.cli import render
+from pipeline.cli.loop import run_once
+from pipeline.cli.options import (
+    AsJson,
+    Assignments,
+    ConfigFile,
+    LedgerUrl,
+    read_settings,
+)
 from pipeline.cli.progress import counting_bar
+from pipeline.cli.submit_one import Manner
+from pipeline.cli.submit_options import (  # noqa: TC001 - typer reads them
+    DryRun,
+    Operation,
+    Timeout,
+    Wait,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
     from datetime import timedelta
-    from pathlib import Path
 
     from pipeline.settings import Settings
     from pipeline.submission import Followed
@@ -23,6 +38,36 @@ if TYPE_CHECKING:
     from pipeline.submission.lines import Line
     from pipeline.task import TaskId
 
+_EPILOG = (
+    "\b\nExamples\n"
+    "  pipeline submit-batch songs.csv --dry-run\n"
+    "  pipeline submit-batch songs.csv --wait\n\n"
+    "The file is CSV with a head, or JSON lines (.jsonl): the fields of a request as"
+    " the provider calls them, and if you like operation, and source_file, a copy of"
+    " the source on this machine.\n\n"
+    "First all lines are checked; with a mistake in any nothing is sent, unless with"
+    " --keep-going. What becomes of each is noted in FILE.submitted.jsonl beside it:"
+    " start the same again to go on where it was stopped or killed. A line that was"
+    " just being sent then is reported as unknown, and only sent again with"
+    " --resubmit-unknown.\n\n"
+    "Exit codes: 0 every line is submitted (with --wait: and all files are there),"
+    " 1 not, or not known, 2 wrong usage."
+)
+_Path = Annotated[Path, typer.Argument(metavar="FILE", help="A .csv or .jsonl file.")]
+_KeepGoing = Annotated[
+    bool,
+    typer.Option(
+        "--keep-going", help="Submit the good lines though others have mistakes."
+    ),
+]
+_Again = Annotated[
+    bool,
+    typer.Option(
+        "--resubmit-unknown",
+        help="Send lines again of which nobody knows whether they were accepted."
+        " They may be paid for twice.",
+    ),
+]
 COLUMNS = (
     render.Column("LINE", 5),
     render.Column("STATE", 10),
@@ -31,22 +76,44 @@ COLUMNS = (
 )
 
 
-async def submit_batch(
+def add_to(app: typer.Typer) -> None:
+    """Add the command of this module."""
+    app.command("submit-batch", epilog=_EPILOG)(submit_batch)
+
+
+def submit_batch(
+    *,
+    path: _Path,
+    operation: Operation = "upload-extend",
+    keep_going: _KeepGoing = False,
+    again: _Again = False,
+    wait: Wait = False,
+    timeout: Timeout = "30m",
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+    config: ConfigFile = None,
+    assignments: Assignments = None,
+    ledger_url: LedgerUrl = None,
+) -> None:
+    """Submit every line of a file, each of them once, and report what came of it."""
+    within = render.parse_age(timeout)
+    settings = read_settings(config, assignments, ledger_url=ledger_url).settings
+    how = Manner(within=within if wait else None, dry_run=dry_run, as_json=as_json)
+    run = _run(settings, operation, path, how, keep_going=keep_going, again=again)
+    if not run_once(run):
+        raise typer.Exit(1)
+
+
+async def _run(
     settings: Settings,
     operation: str,
     path: Path,
+    how: Manner,
     *,
     keep_going: bool,
     again: bool,
-    within: timedelta | None,
-    dry_run: bool,
-    as_json: bool,
 ) -> bool:
-    """Submit the lines of a file; tell whether all of them are, and all is well.
-
-    Raises:
-        SubmissionInvalid: the file cannot be read, or another process submits it.
-    """
+    """Submit the lines of a file; tell whether all of them are, and all is well."""
     from pipeline.bootstrap import open_submitter
     from pipeline.service import stopping_on_signals
     from pipeline.submission.batch import Batch
@@ -54,15 +121,12 @@ async def submit_batch(
     from pipeline.submission.lines import read_lines
 
     lines = read_lines(path, operation=operation)
-    if dry_run:
-        return await _check(settings, lines, as_json=as_json)
-    async with (
-        open_submitter(settings) as submitter,
-        stopping_on_signals() as stopping,
-    ):
+    if how.dry_run:
+        return await _check(settings, lines, as_json=how.as_json)
+    async with open_submitter(settings) as submitter, stopping_on_signals() as stopping:
         with (
             Journal.opened(path) as journal,
-            counting_bar(shown=not as_json) as on_progress,
+            counting_bar(shown=not how.as_json) as on_progress,
         ):
             batch = Batch(
                 submitter,
@@ -74,9 +138,9 @@ async def submit_batch(
             )
             report = await batch.run(lines)
     followed: dict[str, Followed] = {}
-    if within is not None and not stopping.is_set():
-        followed = await _wait(settings, report, within, shown=not as_json)
-    await _show(report, followed, as_json=as_json)
+    if how.within is not None and not stopping.is_set():
+        followed = await _wait(settings, report, how.within, shown=not how.as_json)
+    await _show(report, followed, as_json=how.as_json)
     return report.is_good and all(one.is_good for one in followed.values())
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -19,8 +20,17 @@ if TYPE_CHECKING:
     from pipeline.submission import Checked, Followed, Submitted
     from pipeline.task import TaskId
 
-#: Nothing heard for so long: perhaps nobody listens.
-SILENCE_SECONDS: Final = 30.0
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manner:
+    """How something is submitted."""
+
+    #: How long to wait until its files are there; ``None``: not at all.
+    within: timedelta | None
+    #: Check only.
+    dry_run: bool
+    #: Print JSON, and nothing beside it.
+    as_json: bool
 
 
 async def submit_one(
@@ -28,12 +38,9 @@ async def submit_one(
     operation: str,
     given: Mapping[str, Any],
     source_file: Path | None,
-    *,
-    within: timedelta | None,
-    dry_run: bool,
-    as_json: bool,
+    how: Manner,
 ) -> bool:
-    """Check and submit; wait if ``within`` is given. Tell whether all is well.
+    """Check and submit, and wait if that is wanted. Tell whether all is well.
 
     Raises:
         SubmissionInvalid: there are mistakes; nothing was sent.
@@ -42,7 +49,8 @@ async def submit_one(
     from pipeline.bootstrap import open_checker, open_submitter
     from pipeline.service import stopping_on_signals
 
-    if dry_run:
+    as_json, within = how.as_json, how.within
+    if how.dry_run:
         async with open_checker(settings) as checker:
             checked = await checker.check(operation, given, source_file)
         checked.good()
@@ -91,9 +99,10 @@ async def wait_for(
 
 def describe(followed: Followed) -> str:
     """Say how far a task is, in one line."""
-    from pipeline.task import AssetState
+    from pipeline.task import AssetState, Stage
 
-    stage = "nothing heard yet" if followed.stage is None else followed.stage.value
+    is_heard = followed.stage not in (None, Stage.UNKNOWN)
+    stage = str(followed.stage) if is_heard else "nothing heard yet"
     text = f"{followed.task_id}: {stage}"
     if followed.assets:
         stored = followed.count(AssetState.STORED)

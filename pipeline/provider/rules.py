@@ -161,8 +161,9 @@ def _between_fields(
         yield from _custom_mode(fields, flag)
     for start, end in _SPANS:
         first, last = fields.get(start), fields.get(end)
-        are_numbers = isinstance(first, int | float) and isinstance(last, int | float)
-        if are_numbers and first >= last:
+        if not isinstance(first, int | float) or not isinstance(last, int | float):
+            continue
+        if first >= last:
             text = f"expected more than {start}, which is {first:g}; got {last:g}"
             yield Mistake(field=end, text=text)
 
