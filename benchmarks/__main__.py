@@ -138,6 +138,11 @@ def _runs(url: str, rounds: int | None, *, quick: bool) -> Sequence[Run]:
             arguments=(*broker, *again, "--callbacks", str(callbacks)),
             expected_seconds=20 + repeat * callbacks / 750,
         ),
+        Run(
+            name="normalise",
+            arguments=(*again, "--bodies", str(callbacks)),
+            expected_seconds=5 + (repeat + 1) * callbacks / 7000,
+        ),
         *_on_postgres(broker, again, callbacks, repeat, quick=quick),
         Run(
             name="spool",

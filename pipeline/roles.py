@@ -29,6 +29,7 @@ from pipeline.ingress.app import Routes, make_ingress
 from pipeline.ingress.health import health_routes
 from pipeline.ingress.tls import certificate_of
 from pipeline.logs import get_logger
+from pipeline.provider.door import door_of
 from pipeline.service import HttpRole, IdleRole, WorkerRole, declare_when_up
 from pipeline.settings import DedupeSettings
 from pipeline.spool.forwarder import Forwarder
@@ -122,17 +123,17 @@ async def _open_dedupe(
     stack: AsyncExitStack, settings: Settings, parts: Parts, ledger: Ledger
 ) -> Role:
     limits = settings.dedupe
-    confirmation = None
+    door, confirmation = door_of(settings), None
     if settings.provider.trust == "verify":
         # The other half is for the ledger.
         within = limits.deadline / 2
         client = await stack.enter_async_context(provider_of(settings))
-        confirmation = Confirmation(client, within=within)
+        confirmation = Confirmation(client, within=within, door=door)
         turns = turns_within(within, settings.provider, limits.concurrency)
         fitting = min(limits.batch_size, turns)
         limits = limits.model_copy(update={"batch_size": fitting})
-    handle = Dedupe(ledger, clock=now, confirmation=confirmation).handle
-    return _role(settings, parts, DEDUPE, handle, limits)
+    dedupe = Dedupe(ledger, clock=now, confirmation=confirmation, door=door)
+    return _role(settings, parts, DEDUPE, dedupe.handle, limits)
 
 
 async def _open_download(

@@ -165,6 +165,7 @@ def _print_task(document: dict[str, Any]) -> None:
             f"  track {render.plain(track['track_id'])}"
             f"  {render.plain(track['title'] or '(no title)')}"
             f"  {track['duration_seconds']:g} s"
+            f"{'  failed: ' + render.plain(track['error']) if track['error'] else ''}"
         )
     for asset in document["assets"]:
         typer.echo(f"  file  {render.plain(_settled(asset))}")

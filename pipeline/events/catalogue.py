@@ -36,6 +36,7 @@ from pydantic import (
 )
 
 from pipeline.errors import Reject
+from pipeline.failure import FailureClass  # noqa: TC001  pydantic reads it
 from pipeline.task import AssetKey, AssetState, Stage, TaskId
 
 #: Media type of an event's body.
@@ -74,6 +75,8 @@ class TrackData(_Model):
     created_at: AwareDatetime | None = None
     #: The provider's links to final files, by kind. They expire.
     links: dict[str, str] = {}
+    #: Why this one has failed, where others of its task have not.
+    error: str = ""
 
 
 class TaskData(_Model):
@@ -90,6 +93,10 @@ class TaskData(_Model):
     message: str = ""
     #: Why the stage is ``unknown``.
     unknown_reason: str = ""
+    #: What a failure means for another attempt; ``None`` unless it is ``failed``.
+    failure: FailureClass | None = None
+    #: What to do about the failure, for people.
+    advice: str = ""
     #: ``callback`` or ``poll``.
     origin: str = "callback"
     tracks: tuple[TrackData, ...] = ()

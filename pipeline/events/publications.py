@@ -157,6 +157,7 @@ def assets_ready(ready: StageReady, *, source: str, at: datetime) -> Publication
 
 
 def _said(update: TaskUpdate, *, late: bool, origin: str) -> dict[str, JSONValue]:
+    failure = update.failure
     return {
         "task_id": update.task_id,
         "operation": update.operation,
@@ -165,6 +166,8 @@ def _said(update: TaskUpdate, *, late: bool, origin: str) -> dict[str, JSONValue
         "code": update.code,
         "message": update.message,
         "unknown_reason": update.unknown_reason,
+        "failure": failure,
+        "advice": "" if failure is None else failure.advice,
         "origin": origin,
         "tracks": update.tracks,
     }

@@ -51,9 +51,10 @@ class Door:
 
         Args:
             code: of a callback, of an answer, or the HTTP status of one.
-            status: the word of the details endpoint; it says more than a code.
+            status: the word of the details endpoint, in any letter case; it says more
+                than a code.
         """
-        found = self.settings.statuses.get(status)
+        found = self.settings.statuses.get(status.upper())
         if found is None and code is not None:
             found = self.settings.codes.get(code)
         return FailureClass.UNKNOWN if found is None else found

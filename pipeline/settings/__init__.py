@@ -1,7 +1,7 @@
 """All settings: what there is, where it is read from, how it is shown.
 
-``load_settings`` reads defaults < door in use < TOML file < environment < flags and reports all
-mistakes at once; ``Settings`` is what the rest of the package sees.
+``load_settings`` reads defaults < door in use < TOML file < environment < flags and
+reports all mistakes at once; ``Settings`` is what the rest of the package sees.
 """
 
 from pipeline.settings.door import DoorSettings

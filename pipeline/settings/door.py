@@ -11,9 +11,13 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import BeforeValidator, Field
 
-from pipeline.failure import FailureClass
+from pipeline.failure import FailureClass  # noqa: TC001  pydantic reads it
 from pipeline.settings.section import Section
-from pipeline.settings.values import HostPattern, ProviderUrl, Timeout
+from pipeline.settings.values import (  # noqa: TC001  pydantic reads them
+    HostPattern,
+    ProviderUrl,
+    Timeout,
+)
 
 #: The key of what holds for every model that is not named.
 DEFAULT_MODEL = "default"

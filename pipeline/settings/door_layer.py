@@ -33,7 +33,8 @@ def door_layer(layers: Sequence[Layer]) -> Layer:
     layer, tables = Layer(), built_in_tables()
     for given in reversed(layers):
         tables = merge_trees(tables, _tables(given))
-    doors = layer.values[_DOORS] = {}
+    doors: Tree = {}
+    layer.values[_DOORS] = doors
     for name in tables:
         try:
             doors[name] = join_door(name, tables)

@@ -54,8 +54,10 @@ def merge_trees(one: Tree, other: Tree) -> Tree:
     merged = dict(one)
     for name, value in other.items():
         old = merged.get(name)
-        both = isinstance(old, dict) and isinstance(value, dict)
-        merged[name] = merge_trees(old, value) if both else value
+        if isinstance(old, dict) and isinstance(value, dict):
+            merged[name] = merge_trees(old, value)
+        else:
+            merged[name] = value
     return merged
 
 

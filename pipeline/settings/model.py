@@ -26,7 +26,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from pipeline.logs import LogFormat  # noqa: TC001
 from pipeline.retry import DEFAULT_WAITS, RetryPolicy
-from pipeline.settings.door import DoorSettings
+from pipeline.settings.door import DoorSettings  # noqa: TC001
 from pipeline.settings.doors import built_in_doors
 from pipeline.settings.provider import ProviderSettings
 from pipeline.settings.section import Section

@@ -52,17 +52,15 @@ def _show(loaded: Loaded, key: str) -> ShownValue:
 
 def _plain(value: object) -> ShownValue:
     match value:
-        case None | bool() | str():
+        case None | bool() | str() | float():
             return value
         case int():
             return int(value)
-        case float():
-            return value
         case timedelta():
             return format_duration(value)
         case tuple():
             return [_plain(item) for item in value]
         case dict():
-            return sorted(value)  # names: tables are as long as they like
+            return sorted(value)  # names: what stands under them can be long
         case _:
             return str(value)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pipeline.errors import Settlement
     from pipeline.ledger.port import Ledger, Recorded
     from pipeline.message import Envelope, Publication
+    from pipeline.provider.door import Door
     from pipeline.workers.confirm import Confirmation
 
 #: How a callback came if its envelope does not say.
@@ -46,6 +47,7 @@ class Dedupe:
         clock: gives the present time, aware.
         confirmation: asks the provider about each callback before anything comes of
             it; ``None``: what the bodies say is taken as it is.
+        door: knows what a failure means; ``None``: what it means at every door.
         source: the CloudEvents source of what is published.
     """
 
@@ -55,11 +57,13 @@ class Dedupe:
         *,
         clock: Callable[[], datetime],
         confirmation: Confirmation | None = None,
+        door: Door | None = None,
         source: str = DEFAULT_SOURCE,
     ) -> None:
         self._ledger = ledger
         self._clock = clock
         self._confirmation = confirmation
+        self._door = door
         self._source = source
 
     async def handle(
@@ -75,7 +79,7 @@ class Dedupe:
         """
         now = self._clock()
         read: Sequence[Claim | Settlement]
-        read = [_claim(envelope, now) for envelope in envelopes]
+        read = [_claim(envelope, now, self._door) for envelope in envelopes]
         if self._confirmation is not None:
             read = await self._confirmation.confirm(read)
         claims = [claim for claim in read if isinstance(claim, Claim)]
@@ -124,9 +128,9 @@ class Dedupe:
         return publications
 
 
-def _claim(envelope: Envelope, now: datetime) -> Claim | Reject:
+def _claim(envelope: Envelope, now: datetime, door: Door | None) -> Claim | Reject:
     try:
-        update = normalise(envelope.body, operation_of(envelope))
+        update = normalise(envelope.body, operation_of(envelope), door)
     except Unreadable as error:
         return Reject(str(error))
     origin = envelope.headers.get(ORIGIN)

@@ -330,7 +330,7 @@ def test_keys_go_with_a_scheme_that_is_said_at_a_door_that_signs_nothing() -> No
 
 
 def test_a_door_that_settings_made_by_hand_do_not_have_is_refused() -> None:
-    settings = Settings(provider={"door": "nowhere"})  # type: ignore[arg-type]
+    settings = Settings(provider={"door": "nowhere"})
 
     with pytest.raises(ConfigurationError, match=r"provider\.door: expected one of"):
         door_of(settings)
