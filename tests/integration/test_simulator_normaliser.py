@@ -21,6 +21,7 @@ from pipeline.simulator import (
 from pipeline.simulator.payloads import (
     callback_body,
     encode,
+    record_info,
     semantic_id,
     told_files,
 )
@@ -67,6 +68,25 @@ def test_every_planned_callback_is_understood_as_it_was_meant(seed: int) -> None
 
     assert {len(ids) for ids in names.values()} == {1}, "a repeat has another id"
     assert len(names) == len(set().union(*names.values())), "two events share an id"
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_details_of_every_operation_are_understood(operation: str) -> None:
+    """How it has ended, and with which files; before that there is no end."""
+    options = ScenarioOptions(tasks=30, operations=(operation,), failure_rate=0.3)
+    for task in plan_scenario(options).tasks:
+        end = task.milestones[-1][0]
+
+        early = normalise(encode(record_info(task, None, BASE.__add__)), operation)
+        late = normalise(encode(record_info(task, end, BASE.__add__)), operation)
+
+        assert not early.stage.is_final
+        assert late.stage is end
+        assert early.task_id == late.task_id == task.task_id
+        links = [link for track in late.tracks for link in track.links.values()]
+        kept = [f for f in task.files if operation != "recovery" or not f.expiry]
+        if end is Stage.COMPLETE:
+            assert {BASE + file.path for file in kept} == set(links)
 
 
 @pytest.mark.parametrize("links", [(), (f"{BASE}/files/a.mp3",)])
