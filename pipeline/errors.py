@@ -25,6 +25,7 @@ PipelineError
 │   ├── AssetRefused          too large, wrong type, forbidden address
 │   ├── AssetMissing          the store has no such file
 │   └── FetchFailed           anything that may work next time
+│       └── EmptyFile         the server says 200 and sends nothing, as new links do
 ├── ProviderError
 │   ├── ProviderUnavailable   the provider gave no answer that can be used, this time
 │   ├── ProviderRefused       it does not take our key, or the account is at an end
@@ -184,6 +185,10 @@ class FetchFailed(AssetError):
     def __init__(self, reason: str, *, after: timedelta | None = None) -> None:
         super().__init__(reason)
         self.after = after
+
+
+class EmptyFile(FetchFailed):
+    """There is nothing in the file: a new link may be like that for a while."""
 
 
 class ProviderError(PipelineError):

@@ -85,6 +85,16 @@ ASSETS = Counter(
     ("kind", "outcome"),
 )
 ASSET_BYTES = Counter("pipeline_asset_bytes_total", "Bytes of files stored.")
+LINKS_RENEWED = Counter(
+    "pipeline_links_renewed_total",
+    "Links that took the place of dead ones, by where they came from.",
+    ("source",),
+)
+UNFETCHED_LINKS = Gauge(
+    "pipeline_unfetched_links",
+    "Links of files still to be fetched, by the share of their lifetime that is over.",
+    ("spent_percent",),
+)
 NOTIFICATIONS = Counter(
     "pipeline_notifications_total",
     "Requests to subscribers, by subscription and outcome.",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from pipeline.admin import AdminRoutes, TasksView
 from pipeline.assets.fetch import Fetcher, FetchRules
+from pipeline.assets.lifetime import Lifetimes
 from pipeline.assets.store import open_store
 from pipeline.audio.check import AudioCheck
 from pipeline.audio.probe import require_decoder
@@ -18,6 +19,7 @@ from pipeline.bootstrap import (
     Parts,
     Plan,
     broker_of,
+    callback_address_of,
     ledger_of,
     open_submitter,
     provider_of,
@@ -25,7 +27,7 @@ from pipeline.bootstrap import (
     subscriptions_of,
     topology_of,
 )
-from pipeline.errors import FetchFailed
+from pipeline.errors import ConfigurationError, FetchFailed
 from pipeline.ingress.app import Routes, make_ingress
 from pipeline.ingress.health import health_routes
 from pipeline.ingress.tls import certificate_of
@@ -48,7 +50,9 @@ from pipeline.worker import Worker, one_by_one
 from pipeline.workers.confirm import Confirmation, turns_within
 from pipeline.workers.dedupe import Dedupe
 from pipeline.workers.download import Download
+from pipeline.workers.link_watch import LinkWatch
 from pipeline.workers.notify import Notify, make_session
+from pipeline.workers.refresh import RECOVERY, Refresh
 
 if TYPE_CHECKING:
     import asyncio
@@ -114,6 +118,7 @@ async def _open_workers(
         download = await _open_download(stack, settings, ledger)
         handler = one_by_one(download.handle)
         roles.append(_role(settings, parts, DOWNLOAD, handler, settings.download))
+        roles.append(_make_link_watch(settings, ledger))
     if NOTIFY in plan.workers:
         session = await stack.enter_async_context(make_session())
         limits = settings.notify
@@ -207,7 +212,48 @@ async def _open_download(
     if limits.check_audio:
         require_decoder()
         check = AudioCheck().check
-    return Download(fetcher, store, ledger, clock=now, check=check)
+    refresh = await _open_refresh(stack, settings, ledger)
+    return Download(
+        fetcher,
+        store,
+        ledger,
+        clock=now,
+        check=check,
+        refresh=None if refresh is None else refresh.links,
+    )
+
+
+async def _open_refresh(
+    stack: AsyncExitStack, settings: Settings, ledger: Ledger
+) -> Refresh | None:
+    """Open what asks the provider for fresh links, where it can be asked."""
+    door = door_of(settings)
+    if door.base_url is None or settings.provider.api_key is None:
+        return None
+    try:
+        callback_url = callback_address_of(settings, RECOVERY)
+    except ConfigurationError as error:
+        # Then a lost file stays lost; everything else works without.
+        log.info("nothing_is_recovered", reason=str(error))
+        callback_url = None
+    return Refresh(
+        await stack.enter_async_context(provider_of(settings)),
+        ledger,
+        clock=now,
+        minted_lifetime=door.lifetimes.minted_links,
+        callback_url=callback_url,
+    )
+
+
+def _make_link_watch(settings: Settings, ledger: Ledger) -> LinkWatch:
+    known = door_of(settings).lifetimes
+    lifetimes = Lifetimes(
+        files=known.files,
+        upstream=known.upstream_links,
+        upstream_hosts=known.upstream_hosts,
+    )
+    every = settings.download.link_check_interval
+    return LinkWatch(ledger, lifetimes, clock=now, every=every)
 
 
 def _role(

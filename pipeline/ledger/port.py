@@ -15,6 +15,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Self
 
 from pipeline.ledger.expectations import Expectations
+from pipeline.ledger.links import Links
 from pipeline.ledger.records import SeenUpdate, TaskRecord, Totals
 from pipeline.task import Asset, AssetState, StageReady, StoredAsset
 from pipeline.values import value
@@ -135,7 +136,7 @@ class Notification:
     status: int | None
 
 
-class Ledger(Expectations):
+class Ledger(Expectations, Links):
     """A handle on a ledger, to be used as an async context manager.
 
     Entering applies missing migrations. Every method may raise

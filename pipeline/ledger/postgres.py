@@ -16,6 +16,7 @@ from pipeline.ledger import postgres_statements as sql
 from pipeline.ledger.port import Ledger, Settled
 from pipeline.ledger.postgres_connections import Connections
 from pipeline.ledger.postgres_expectations import PostgresExpectations
+from pipeline.ledger.postgres_links import PostgresLinks
 from pipeline.ledger.postgres_locks import lock
 from pipeline.ledger.postgres_schema import prepare
 from pipeline.ledger.recording import names_files, ready_stages, record
@@ -50,7 +51,7 @@ DEADLINE: Final = timedelta(seconds=10)
 CONNECTIONS: Final = 8
 
 
-class PostgresLedger(PostgresExpectations, Ledger):
+class PostgresLedger(PostgresExpectations, PostgresLinks, Ledger):
     """The ledger in the database at ``url``; its tables are made if need be.
 
     Args:

@@ -129,6 +129,16 @@ TOLD: Final = (
     "SELECT task_id, stage, tracks FROM updates WHERE task_id = ANY($1::text[])"
 )
 
+RENEW_LINK: Final = _numbered(sql.RENEW_LINK)
+PUT_RENEWAL: Final = _numbered(sql.PUT_RENEWAL)
+SELECT_RENEWALS: Final = _numbered(sql.SELECT_RENEWALS)
+SELECT_UNFETCHED: Final = _numbered(sql.SELECT_UNFETCHED)
+NOTE_WARNING: Final = _numbered(sql.NOTE_WARNING)
+CLAIM_RECOVERY: Final = _numbered(sql.CLAIM_RECOVERY)
+NOTE_RECOVERY: Final = _numbered(sql.NOTE_RECOVERY)
+DROP_RECOVERY: Final = _numbered(sql.DROP_RECOVERY)
+SELECT_RECOVERY: Final = _numbered(sql.SELECT_RECOVERY)
+
 SELECT_TASK: Final = _numbered(sql.SELECT_TASK)
 SELECT_TASKS: Final = _numbered(sql.SELECT_TASKS)
 SELECT_TASKS_OF_STAGE: Final = _numbered(sql.SELECT_TASKS_OF_STAGE)

@@ -33,6 +33,7 @@ from pipeline.ledger.sqlite_leases import (
     note_telling,
     renew_lease,
 )
+from pipeline.ledger.sqlite_links import SqliteLinks
 from pipeline.message import to_milliseconds
 from pipeline.sqlite import Database, DatabaseUnavailable, SchemaMismatch, migrate
 
@@ -64,7 +65,7 @@ T = TypeVar("T")
 APPLICATION_ID: Final = 0x504C4752
 
 
-class SqliteLedger(SqliteExpectations, Ledger):
+class SqliteLedger(SqliteExpectations, SqliteLinks, Ledger):
     """The ledger in the SQLite file at ``path``, which is made if need be.
 
     Args:

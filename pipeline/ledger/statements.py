@@ -153,6 +153,46 @@ COUNT_OPEN: Final = (
     "SELECT (SELECT COUNT(*) FROM tasks WHERE due_at IS NOT NULL),"
     f" (SELECT COUNT(*) FROM tasks WHERE due_at <= (SELECT {NOW} - ?))"
 )
+RENEW_LINK: Final = (
+    "UPDATE assets SET url = ?, url_received_at = CASE WHEN url_received_at > ?"
+    " THEN url_received_at ELSE ? END"
+    f" WHERE {_ASSET_KEY} AND lease_token = ? AND state = 'pending' RETURNING 1"
+)
+PUT_RENEWAL: Final = (
+    "INSERT INTO renewals (task_id, track_id, kind, link, old_url, new_url, source,"
+    " until, renewed_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    " ON CONFLICT (task_id, track_id, kind, link) DO UPDATE SET"
+    " until = excluded.until, renewed_at = excluded.renewed_at"
+)
+SELECT_RENEWALS: Final = (
+    "SELECT task_id, track_id, kind, old_url, new_url, source, until, renewed_at"
+    " FROM renewals WHERE task_id = ? ORDER BY renewed_at, track_id, kind, link"
+)
+#: A renewal whose new link is not the file's any more says nothing of it.
+SELECT_UNFETCHED: Final = (
+    "SELECT a.task_id, a.track_id, a.kind, a.url, a.url_received_at, r.until"
+    " FROM assets AS a LEFT JOIN renewals AS r ON r.task_id = a.task_id"
+    " AND r.track_id = a.track_id AND r.kind = a.kind AND r.new_url = a.url"
+    " WHERE a.state = 'pending' AND (a.url_received_at < ? OR r.until IS NOT NULL)"
+    " ORDER BY a.url_received_at, a.task_id, a.track_id, a.kind LIMIT ?"
+)
+NOTE_WARNING: Final = (
+    "INSERT INTO link_warnings (task_id, track_id, kind, link, share)"
+    " VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING RETURNING 1"
+)
+CLAIM_RECOVERY: Final = (
+    f"INSERT INTO recoveries (task_id, asked_at) VALUES (?, {NOW})"
+    " ON CONFLICT (task_id) DO UPDATE SET asked_at = excluded.asked_at,"
+    " recovery_id = NULL WHERE recoveries.asked_at <= excluded.asked_at - ?"
+    " RETURNING 1"
+)
+NOTE_RECOVERY: Final = (
+    "UPDATE recoveries SET recovery_id = ? WHERE task_id = ? RETURNING 1"
+)
+DROP_RECOVERY: Final = "DELETE FROM recoveries WHERE task_id = ? RETURNING 1"
+SELECT_RECOVERY: Final = (
+    "SELECT recovery_id, asked_at FROM recoveries WHERE task_id = ?"
+)
 SELECT_TASK: Final = f"SELECT {TASK_COLUMNS} FROM tasks WHERE task_id = ?"
 SELECT_TASKS: Final = (
     f"SELECT {TASK_COLUMNS} FROM tasks ORDER BY last_seen_at DESC, task_id LIMIT ?"
@@ -211,6 +251,9 @@ FORGET: Final = tuple(
         "DELETE FROM assets WHERE task_id IN (?)",
         "DELETE FROM attempts WHERE task_id IN (?)",
         "DELETE FROM notifications WHERE task_id IN (?)",
+        "DELETE FROM renewals WHERE task_id IN (?)",
+        "DELETE FROM link_warnings WHERE task_id IN (?)",
+        "DELETE FROM recoveries WHERE task_id IN (?)",
         "DELETE FROM tasks WHERE task_id IN (?)",
     )
 )

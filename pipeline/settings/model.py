@@ -235,6 +235,10 @@ class DownloadSettings(WorkerSettings):
     ports: Annotated[tuple[Port, ...], BeforeValidator(parse_list)] = (443,)
     #: Decode each audio file, in a process of its own, before it is told of.
     check_audio: bool = False
+    #: How often links of files still to be fetched are looked at for their age.
+    link_check_interval: Annotated[Duration, between(timedelta(milliseconds=10))] = (
+        timedelta(minutes=1)
+    )
     #: Fetch from loopback and private addresses too; only for a provider simulated
     #: on this machine.
     allow_private_addresses: bool = False

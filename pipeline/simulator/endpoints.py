@@ -156,9 +156,7 @@ class Endpoints:
 
         return submit
 
-    def _refusal(
-        self, operation: str, body: Mapping[str, Any]
-    ) -> web.Response | None:
+    def _refusal(self, operation: str, body: Mapping[str, Any]) -> web.Response | None:
         """Say why no task is made, if none is."""
         fault = find_fault(operation, body, door=self._door)
         if fault is not None:
@@ -214,11 +212,10 @@ class Endpoints:
 
     async def _download_url(self, request: web.Request) -> web.Response:
         url = str((await _read_object(request) or {}).get("url", ""))
-        base, path = self._desk.url, url.partition("?")[0]
+        base = f"{self._desk.url}/"
+        path = url.partition("?")[0] if url.startswith(base) else ""
+        path = unquote(path.removeprefix(base.rstrip("/")))
         try:
-            if not path.startswith(f"{base}/"):
-                raise KeyError(path)
-            path = unquote(path.removeprefix(base))
             link = self._desk.link(path, lifetime=DOWNLOAD_LINK_LIFETIME)
         except KeyError:
             return _answer(refused(422, "The url is not one of our files"))

@@ -7,7 +7,7 @@ provider's pages; only fields that every one of them asks for are required here.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, auto
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
@@ -55,7 +55,7 @@ class Operation:
     details_path: str
     family: Family = Family.AUDIO
     #: Fields that a submission cannot do without, and their types.
-    required: Mapping[str, type] = MappingProxyType({})
+    required: Mapping[str, type] = field(default_factory=dict)
     #: Whether the model has to be said.
     needs_model: bool = False
     #: Only its end is told of, no stage before it.

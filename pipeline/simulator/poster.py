@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from datetime import datetime
     from types import TracebackType
 
-    from pipeline.simulator.clock import SimulatedClock
     from pipeline.simulator.bodies import Link
+    from pipeline.simulator.clock import SimulatedClock
     from pipeline.simulator.doors import Door
     from pipeline.simulator.journal import Journal
     from pipeline.simulator.plan import CallbackPlan, SemanticId, TaskPlan

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Final
 from pipeline.simulator.chance import seeded
 from pipeline.simulator.operations import Family, family_of
 from pipeline.simulator.results import STEM_GROUPS, shape_of, stem_kind
-from pipeline.task import Stage
 
 if TYPE_CHECKING:
     from pipeline.simulator.bodies import Body, Link
     from pipeline.simulator.failures import Failure
     from pipeline.simulator.plan import TaskPlan
+    from pipeline.task import Stage
 
 #: Stems that are documented and that nothing here makes: empty, one way or another.
 _EMPTY_STEMS: Final = {"piano_url": None, "strings_url": "", "fx_url": None}
@@ -90,26 +90,29 @@ def recovered(task: TaskPlan, link: Link) -> Body:
 def _data(task: TaskPlan, family: Family, link: Link) -> Body:
     """Write ``data`` of a callback of success."""
     chance = shape_of(task)
+    # Most pages write it one way; of these two, every other body has the other one.
+    name = "task_id" if family in (Family.VOCALS, Family.VIDEO) else "taskId"
+    if family in (Family.LYRICS, Family.WAV):
+        name = chance.choice(("task_id", "taskId"))
+    data: Body = {name: task.task_id}
     match family:
         case Family.LYRICS:
-            name = chance.choice(("task_id", "taskId"))
-            items = _lyrics(task, chance.choice(("error_message", "errorMessage")))
-            return {"callbackType": "complete", name: task.task_id, "data": items}
+            error = chance.choice(("error_message", "errorMessage"))
+            data |= {"callbackType": "complete", "data": _lyrics(task, error)}
         case Family.WAV:
-            name = chance.choice(("task_id", "taskId"))
-            return {"audioWavUrl": link(task.files[0].path), name: task.task_id}
+            data["audioWavUrl"] = link(task.files[0].path)
         case Family.VOCALS:
-            name = chance.choice(("vocal_removal_info", "vocal_separation_info"))
-            return {"task_id": task.task_id, name: _stems(task, link)}
+            info = chance.choice(("vocal_removal_info", "vocal_separation_info"))
+            data[info] = _stems(task, link)
         case Family.MIDI:
-            return {"taskId": task.task_id, "state": "complete", **_midi(task)}
+            data |= {"state": "complete", **_midi(task)}
         case Family.VIDEO:
-            return {"task_id": task.task_id, "video_url": link(task.files[0].path)}
+            data["video_url"] = link(task.files[0].path)
         case Family.COVER:
-            images = [link(file.path) for file in task.files]
-            return {"taskId": task.task_id, "images": images}
+            data["images"] = [link(file.path) for file in task.files]
         case _:
-            return {"taskId": task.task_id, **_voice(task, family)}
+            data |= _voice(task, family)
+    return data
 
 
 def _answer(task: TaskPlan, family: Family, link: Link, is_done: bool) -> Body:  # noqa: FBT001 - private, and what it says is plain
@@ -140,25 +143,23 @@ def _standing(
 ) -> Body:
     """Write how far a task is, in the words or numbers of its family."""
     is_refused = failure is not None and failure.status == "CREATE_TASK_FAILED"
+    name = "successFlag"
+    state: str | int
+    failed: str | int
     if family in (Family.MIDI, Family.COVER):
-        if failure is not None:
-            is_number_two = is_refused and family is Family.MIDI
-            return {"successFlag": _NOT_CREATED if is_number_two else _FAILED}
         waiting = _GENERATING if family is Family.COVER else _PENDING
-        return {"successFlag": _DONE if is_done else waiting}
-    if family in (Family.VOICE, Family.VALIDATION):
-        if failure is not None:
-            return {"status": "fail"}
-        return {"status": "success" if is_done else "wait"}
-    name = "status" if family is Family.LYRICS else "successFlag"
-    word = _FLAG_WORDS.get(family, "LYRICS")
-    if is_refused:
-        return {name: "CREATE_TASK_FAILED"}
-    if failure is not None:
-        return {name: f"GENERATE_{word}_FAILED"}
-    if gave_up:
-        return {name: "CALLBACK_EXCEPTION"}
-    return {name: "SUCCESS" if is_done else "PENDING"}
+        failed = _NOT_CREATED if is_refused and family is Family.MIDI else _FAILED
+        state = _DONE if is_done else waiting
+    elif family in (Family.VOICE, Family.VALIDATION):
+        name, failed = "status", "fail"
+        state = "success" if is_done else "wait"
+    else:
+        word = _FLAG_WORDS.get(family, "LYRICS")
+        name = "status" if family is Family.LYRICS else name
+        failed = "CREATE_TASK_FAILED" if is_refused else f"GENERATE_{word}_FAILED"
+        state = "SUCCESS" if is_done else "PENDING"
+        state = "CALLBACK_EXCEPTION" if gave_up else state
+    return {name: state if failure is None else failed}
 
 
 def _failure(task: TaskPlan, family: Family, failure: Failure) -> Body:

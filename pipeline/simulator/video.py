@@ -9,12 +9,9 @@ from __future__ import annotations
 import io
 import struct
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias, cast
+from typing import Final, Literal, TypeAlias
 
 from pipeline.simulator.chance import seeded
-
-if TYPE_CHECKING:
-    from av.video.stream import VideoStream
 
 VideoFormat: TypeAlias = Literal["mp4"]
 
@@ -41,7 +38,7 @@ def _encode(seed: int) -> bytes:
     target = io.BytesIO()
     options = {"fflags": "+bitexact"}
     with av.open(target, "w", format="mp4", options=options) as output:
-        stream = cast("VideoStream", output.add_stream("mpeg4", rate=FRAMES))
+        stream = output.add_stream("mpeg4", rate=FRAMES)
         stream.width = stream.height = SIDE
         stream.pix_fmt = "yuv420p"
         for number in range(FRAMES):

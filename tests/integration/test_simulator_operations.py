@@ -1,4 +1,4 @@
-"""Every operation of the provider can be submitted, asked for, and limited, over HTTP."""
+"""Every operation can be submitted and asked for over HTTP, within the limits."""
 
 from __future__ import annotations
 
@@ -219,9 +219,7 @@ async def test_no_link_is_minted_for_a_file_of_somebody_else() -> None:
     async with SimulatedProvider(options) as provider, client(provider) as session:
         path = provider.plan_of(await finished(provider)).files[0].path
         urls = [f"https://example.com{path}", f"{provider.url}.example{path}", path, ""]
-        answers = [
-            await call(session, "POST", MINT, json={"url": url}) for url in urls
-        ]
+        answers = [await call(session, "POST", MINT, json={"url": url}) for url in urls]
 
     assert [answer["code"] for _, answer in answers] == [422] * 4
 
