@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 
 #: The worker that has a queue for each subscription.
 NOTIFY: Final = "notify"
-#: How long nothing has to be heard of a task before it is asked for.
-QUIET: Final = timedelta(minutes=3)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +57,8 @@ class Plan:
     polls: bool = False
     #: Only this subscription is told; ``None``: all are.
     subscription: str | None = None
+    #: Whether submissions are taken, where ``admin.port`` is set.
+    admin: bool = False
 
 
 def topology_of(settings: Settings) -> Topology:
@@ -114,8 +114,8 @@ def provider_of(settings: Settings) -> ProviderClient:
         name = "api_key" if api_key is None else "base_url"
         message = (
             f"provider.{name}: expected a value where the provider is asked, as by"
-            " `pipeline submit`, by the poller, and by the dedupe worker with"
-            ' provider.trust = "verify"; got none'
+            " `pipeline submit`, the poller, and the dedupe worker with provider.trust"
+            ' = "verify"; got none'
         )
         raise ConfigurationError(message)
     return ProviderClient(
@@ -280,5 +280,5 @@ async def open_submitter(settings: Settings) -> AsyncIterator[Submitter]:
             client,
             ledger,
             clock=partial(datetime.now, UTC),
-            quiet=lambda _: QUIET,
+            quiet=settings.poller.quiet_for,
         )

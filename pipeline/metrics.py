@@ -48,6 +48,11 @@ CONFIRMATIONS = Counter(
     "Callbacks about which the provider was asked, by what it said.",
     ("outcome",),
 )
+SUBMISSIONS = Counter(
+    "pipeline_submissions_total",
+    "Tasks submitted to the provider, by what came of it.",
+    ("operation", "outcome"),
+)
 QUESTIONS = Counter(
     "pipeline_questions_total",
     "Questions of the poller to the provider, by operation and what they brought.",

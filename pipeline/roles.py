@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from pipeline.admin import AdminRoutes, TasksView
 from pipeline.assets.fetch import Fetcher, FetchRules
 from pipeline.assets.lifetime import Lifetimes
 from pipeline.assets.store import open_store
@@ -20,6 +21,7 @@ from pipeline.bootstrap import (
     broker_of,
     callback_address_of,
     ledger_of,
+    open_submitter,
     provider_of,
     spool_of,
     subscriptions_of,
@@ -99,6 +101,8 @@ async def open_roles(settings: Settings, plan: Plan) -> AsyncIterator[Sequence[R
             roles.append(_make_ingress(settings, parts, roles, outlet))
             if outlet is not None:
                 roles.append(Forwarder(outlet))
+        if plan.admin and settings.admin.port is not None:
+            roles.append(await _open_admin(stack, settings, settings.admin.port))
         yield roles
 
 
@@ -302,6 +306,18 @@ def _make_health(
         Routes(health_routes(checks), None),
         host=settings.metrics.host,
         port=port,
+    )
+
+
+async def _open_admin(stack: AsyncExitStack, settings: Settings, port: int) -> HttpRole:
+    submitter = await stack.enter_async_context(open_submitter(settings))
+    admin = settings.admin
+    return HttpRole(
+        "admin",
+        AdminRoutes(health_routes({}), TasksView(submitter, admin)),
+        host=admin.host,
+        port=port,
+        max_body_bytes=int(admin.max_body_bytes),
     )
 
 

@@ -22,7 +22,7 @@ from pipeline.cli.options import (
 
 if TYPE_CHECKING:
     from pipeline.bootstrap import Plan
-    from pipeline.settings import Loaded
+    from pipeline.settings import Loaded, Settings
 
 Host = Annotated[
     str | None,
@@ -60,6 +60,7 @@ def add_to(app: typer.Typer) -> None:
         " upload-extend."
     )(run)
     app.command(epilog="Example: pipeline ingress --host 0.0.0.0 --port 8080")(ingress)
+    app.command(epilog="Example: pipeline admin --set admin.port=8090")(admin)
     app.command(
         epilog="\b\nExamples\n"
         "  pipeline worker dedupe\n"
@@ -101,8 +102,6 @@ def run(
         }
         run_simulation(port, [name for name, value in options.items() if value])
         return
-    from pipeline.bootstrap import Plan, is_polling
-
     loaded = read_settings(
         config,
         assignments,
@@ -111,12 +110,19 @@ def run(
         ingress__host=host,
         ingress__port=port,
     )
-    plan = Plan(
+    stay(loaded, everything(loaded.settings))
+
+
+def everything(settings: Settings) -> Plan:
+    """Plan every role that the settings leave room for."""
+    from pipeline.bootstrap import Plan, is_polling
+
+    return Plan(
         ingress=True,
         workers=frozenset(WorkerName),
-        polls=is_polling(loaded.settings),
+        polls=is_polling(settings),
+        admin=True,
     )
-    stay(loaded, plan)
 
 
 def run_simulation(port: int | None, given: list[str]) -> None:
@@ -163,6 +169,26 @@ def ingress(
         ingress__port=port,
     )
     stay(loaded, Plan(ingress=True, workers=frozenset(), subscription=None))
+
+
+def admin(
+    *,
+    config: ConfigFile = None,
+    assignments: Assignments = None,
+    ledger_url: LedgerUrl = None,
+) -> None:
+    """Take submissions over HTTP: POST /tasks, with one of admin.tokens.
+
+    Needs admin.port, the provider's key and the ledger; `pipeline run` has it, too,
+    where admin.port is set.
+    """
+    from pipeline.bootstrap import Plan
+
+    loaded = read_settings(config, assignments, ledger_url=ledger_url)
+    if loaded.settings.admin.port is None:
+        message = "expected a port, got none: set admin.port, and admin.tokens"
+        raise typer.BadParameter(message, param_hint="admin.port")
+    stay(loaded, Plan(ingress=False, workers=frozenset(), admin=True))
 
 
 def worker(

@@ -87,9 +87,7 @@ class Dedupe:
         """
         now = self._clock()
         read: Sequence[Claim | Settlement]
-        read = [
-            _claim(envelope, now, self._quiet, self._door) for envelope in envelopes
-        ]
+        read = [_claim(one, now, self._quiet, self._door) for one in envelopes]
         if self._confirmation is not None:
             read = await self._confirmation.confirm(read)
         claims = [claim for claim in read if isinstance(claim, Claim)]
