@@ -14,7 +14,7 @@ CAN_RUN := .venv/.can-run
 CAN_DEVELOP := .venv/.can-develop
 CAN_BENCH := .venv/.can-bench
 
-.PHONY: help run test coverage load bodies fuzz soak kills check lint types imports code licences docs format bench lock image compose-check clean
+.PHONY: help run test coverage load bodies fuzz soak kills losses check lint types imports code licences docs format bench lock image compose-check clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -62,6 +62,9 @@ soak: $(CAN_DEVELOP) ## random faults under traffic; ARGS="--short", "--callback
 
 kills: $(CAN_DEVELOP) ## kill processes at random places under traffic; KILLS=500 for more than 50
 	PIPELINE_TEST_KILLS=$(or $(KILLS),50) $(RUN) pytest tests/acceptance/test_killed_anywhere.py -k again_and_again $(ARGS)
+
+losses: $(CAN_DEVELOP) ## lose 30 % of all callbacks, and find them out by asking; ARGS="--tasks 1000"
+	$(RUN) tests.losses $(ARGS)
 
 check: lint types imports code licences docs ## everything that needs no test run
 

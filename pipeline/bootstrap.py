@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 
 #: The worker that has a queue for each subscription.
 NOTIFY: Final = "notify"
-#: How long nothing has to be heard of a task before it is asked for.
-QUIET: Final = timedelta(minutes=3)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,8 +53,12 @@ class Plan:
     ingress: bool
     #: Of ``dedupe``, ``download`` and ``notify``.
     workers: frozenset[str]
+    #: Whether the provider is asked for tasks that are still to end.
+    polls: bool = False
     #: Only this subscription is told; ``None``: all are.
     subscription: str | None = None
+    #: Whether submissions are taken, where ``admin.port`` is set.
+    admin: bool = False
 
 
 def topology_of(settings: Settings) -> Topology:
@@ -112,8 +114,8 @@ def provider_of(settings: Settings) -> ProviderClient:
         name = "api_key" if api_key is None else "base_url"
         message = (
             f"provider.{name}: expected a value where the provider is asked, as by"
-            " `pipeline submit`, and by the dedupe worker with provider.trust ="
-            ' "verify"; got none'
+            " `pipeline submit`, the poller, and the dedupe worker with provider.trust"
+            ' = "verify"; got none'
         )
         raise ConfigurationError(message)
     return ProviderClient(
@@ -126,6 +128,14 @@ def provider_of(settings: Settings) -> ProviderClient:
         submit_timeout=settings.submit.timeout,
         submit_waits=settings.submit.waits,
     )
+
+
+def is_polling(settings: Settings) -> bool:
+    """Tell whether a process with every role has a poller."""
+    provider = settings.provider
+    if settings.poller.enabled is None:
+        return provider.base_url is not None and provider.api_key is not None
+    return settings.poller.enabled
 
 
 def spool_of(settings: Settings) -> Spool | None:
@@ -270,5 +280,5 @@ async def open_submitter(settings: Settings) -> AsyncIterator[Submitter]:
             client,
             ledger,
             clock=partial(datetime.now, UTC),
-            quiet=lambda _: QUIET,
+            quiet=settings.poller.quiet_for,
         )

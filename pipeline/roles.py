@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import random
 from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from pipeline.admin import AdminRoutes, TasksView
 from pipeline.assets.fetch import Fetcher, FetchRules
 from pipeline.assets.lifetime import Lifetimes
 from pipeline.assets.store import open_store
@@ -19,6 +21,7 @@ from pipeline.bootstrap import (
     broker_of,
     callback_address_of,
     ledger_of,
+    open_submitter,
     provider_of,
     spool_of,
     subscriptions_of,
@@ -29,8 +32,16 @@ from pipeline.ingress.app import Routes, make_ingress
 from pipeline.ingress.health import health_routes
 from pipeline.ingress.tls import certificate_of
 from pipeline.logs import get_logger
+from pipeline.poller.poller import Limits, Poller
+from pipeline.poller.rhythm import Rhythm, refuse_unknown_operations
 from pipeline.provider.door import door_of
-from pipeline.service import HttpRole, IdleRole, WorkerRole, declare_when_up
+from pipeline.service import (
+    HttpRole,
+    IdleRole,
+    PollerRole,
+    WorkerRole,
+    declare_when_up,
+)
 from pipeline.settings import DedupeSettings
 from pipeline.spool.forwarder import Forwarder
 from pipeline.spool.outlet import Outlet
@@ -55,6 +66,9 @@ if TYPE_CHECKING:
 
 log = get_logger("roles")
 
+#: What the ledger may take to note an answer.
+LEDGER_ROOM: Final = timedelta(seconds=2)
+
 
 @asynccontextmanager
 async def open_roles(settings: Settings, plan: Plan) -> AsyncIterator[Sequence[Role]]:
@@ -70,7 +84,7 @@ async def open_roles(settings: Settings, plan: Plan) -> AsyncIterator[Sequence[R
     topology = topology_of(settings)
     async with AsyncExitStack() as stack:
         roles: list[Role] = []
-        if plan.workers:
+        if plan.workers or plan.polls:
             broker = await stack.enter_async_context(broker_of(settings))
             parts = Parts(broker=broker, topology=topology)
             roles += await _open_workers(stack, settings, plan, parts)
@@ -87,12 +101,15 @@ async def open_roles(settings: Settings, plan: Plan) -> AsyncIterator[Sequence[R
             roles.append(_make_ingress(settings, parts, roles, outlet))
             if outlet is not None:
                 roles.append(Forwarder(outlet))
+        if plan.admin and settings.admin.port is not None:
+            roles.append(await _open_admin(stack, settings, settings.admin.port))
         yield roles
 
 
 async def _open_workers(
     stack: AsyncExitStack, settings: Settings, plan: Plan, parts: Parts
 ) -> list[Role]:
+    refuse_unknown_operations(settings.poller)
     ledger = await stack.enter_async_context(ledger_of(settings))
     roles: list[Role] = []
     if DEDUPE in plan.workers:
@@ -117,6 +134,8 @@ async def _open_workers(
             handler = one_by_one(notify.handle)
             queue = notify_queue(one.name)
             roles.append(_role(settings, parts, queue, handler, fitting))
+    if plan.polls:
+        roles.append(await _open_poller(stack, settings, parts, ledger))
     return roles
 
 
@@ -133,8 +152,37 @@ async def _open_dedupe(
         turns = turns_within(within, settings.provider, limits.concurrency)
         fitting = min(limits.batch_size, turns)
         limits = limits.model_copy(update={"batch_size": fitting})
-    dedupe = Dedupe(ledger, clock=now, confirmation=confirmation, door=door)
+    dedupe = Dedupe(
+        ledger,
+        clock=now,
+        quiet=settings.poller.quiet_for,
+        confirmation=confirmation,
+        door=door,
+    )
     return _role(settings, parts, DEDUPE, dedupe.handle, limits)
+
+
+async def _open_poller(
+    stack: AsyncExitStack, settings: Settings, parts: Parts, ledger: Ledger
+) -> Role:
+    limits, provider = settings.poller, settings.provider
+    poller = Poller(
+        ledger,
+        await stack.enter_async_context(provider_of(settings)),
+        parts.broker.publish,
+        rhythm=Rhythm(interval=limits.interval, give_up_after=limits.give_up_after),
+        limits=Limits(
+            rate_per_second=limits.rate_per_second,
+            concurrency=provider.concurrency,
+            # An answer, a confirm, and a note in the ledger, each in its own time.
+            lasts=provider.timeout + settings.broker.deadline + LEDGER_ROOM,
+            overdue=limits.overdue_after,
+            drain=settings.drain,
+        ),
+        clock=now,
+        chance=random.SystemRandom().random,
+    )
+    return PollerRole(poller, parts.broker, parts.topology)
 
 
 async def _open_download(
@@ -257,6 +305,18 @@ def _make_health(
         Routes(health_routes(checks), None),
         host=settings.metrics.host,
         port=port,
+    )
+
+
+async def _open_admin(stack: AsyncExitStack, settings: Settings, port: int) -> HttpRole:
+    submitter = await stack.enter_async_context(open_submitter(settings))
+    admin = settings.admin
+    return HttpRole(
+        "admin",
+        AdminRoutes(health_routes({}), TasksView(submitter, admin)),
+        host=admin.host,
+        port=port,
+        max_body_bytes=int(admin.max_body_bytes),
     )
 
 

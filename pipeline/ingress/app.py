@@ -82,7 +82,7 @@ class Routes:
         view, door = self._view, self._door
         if view is not None and door is not None and path.startswith(CALLBACKS_PATH):
             if request.method != "POST":
-                return _wrong_method(request, "POST")
+                return wrong_method(request, "POST")
             operation, _, token = path[len(CALLBACKS_PATH) :].partition("/")
             if (refusal := door.refuse(request)) is not None:
                 known = operation if operation in OPERATIONS else "other"
@@ -97,7 +97,7 @@ class Routes:
         if answer is None or (door is not None and not door.shows_health_to(request)):
             return self._not_found()
         if request.method not in ("GET", "HEAD"):
-            return _wrong_method(request, "GET, HEAD")
+            return wrong_method(request, "GET, HEAD")
         return await answer()
 
     def _not_found(self) -> web.Response:
@@ -271,7 +271,8 @@ def _wrong_version(request: web.BaseRequest) -> web.Response:
     return response
 
 
-def _wrong_method(request: web.BaseRequest, allowed: str) -> web.Response:
+def wrong_method(request: web.BaseRequest, allowed: str) -> web.Response:
+    """Answer 405, and name the methods there are."""
     return problem(
         405,
         f"expected {allowed}, got {request.method[:20]}",

@@ -9,12 +9,14 @@ because a worker may crash between the write and the settlement.
 from __future__ import annotations
 
 from abc import abstractmethod
+from dataclasses import field
 from datetime import timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Self
 
 from pipeline.ledger.expectations import Expectations
 from pipeline.ledger.links import Links
+from pipeline.ledger.records import SeenUpdate, TaskRecord, Totals
 from pipeline.task import Asset, AssetState, StageReady, StoredAsset
 from pipeline.values import value
 
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 
     from pipeline.ledger.lease import BegunAsset, BegunNotification, Lease
     from pipeline.message import MessageId
-    from pipeline.task import AssetKey, EventId, Stage, TaskId, TaskUpdate, Track
+    from pipeline.task import AssetKey, EventId, Stage, TaskId, TaskUpdate
 
 __all__ = [
     "Asset",
@@ -85,6 +87,8 @@ class Recorded:
     requested: tuple[Asset, ...] = ()
     #: Set if all files of the update's stage are settled already.
     ready: StageReady | None = None
+    #: Whether this is what has ended the task; not said again.
+    ended: bool = field(default=False, compare=False)
 
 
 @value
@@ -130,46 +134,6 @@ class Notification:
     delivered_at: datetime | None
     #: HTTP status of the last answer; ``None``: there was no answer.
     status: int | None
-
-
-@value
-class SeenUpdate:
-    """One recorded update of a task, for its timeline."""
-
-    event_id: EventId
-    stage: Stage
-    verdict: Verdict
-    origin: str
-    received_at: datetime
-    #: How many further messages said the same.
-    duplicates: int
-
-
-@value
-class TaskRecord:
-    """A task as it stands."""
-
-    task_id: TaskId
-    operation: str
-    stage: Stage
-    message: str
-    code: int | None
-    tracks: tuple[Track, ...]
-    first_seen_at: datetime
-    last_seen_at: datetime
-
-
-@value
-class Totals:
-    """Sums over everything, for the demo, the console and ``doctor``."""
-
-    tasks: int
-    updates: int
-    duplicates: int
-    assets_pending: int
-    assets_stored: int
-    assets_expired: int
-    notifications_delivered: int
 
 
 class Ledger(Expectations, Links):

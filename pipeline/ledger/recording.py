@@ -187,15 +187,23 @@ def _record_one(claim: Claim, known: Known, changes: Changes) -> Recorded:
     else:
         verdict = Verdict.DUPLICATE
         changes.duplicates.append((claim, at))
+    had_ended = task is not None and task.stage.is_final
     task = _note_task(task, claim, at, known, changes)
+    ended = task.stage.is_final and not had_ended
     if not names_files(update):
-        return Recorded(verdict=verdict, stage=task.stage)
+        return Recorded(verdict=verdict, stage=task.stage, ended=ended)
     files = known.files.setdefault(update.task_id, {})
     requested = _note_files(claim, at, files, changes)
     ready = None
     if verdict is not Verdict.DUPLICATE and not requested:
         ready = _ready(update.stage, files.values())
-    return Recorded(verdict=verdict, stage=task.stage, requested=requested, ready=ready)
+    return Recorded(
+        verdict=verdict,
+        stage=task.stage,
+        requested=requested,
+        ready=ready,
+        ended=ended,
+    )
 
 
 def _note_task(

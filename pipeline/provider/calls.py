@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from typing import Literal
 
-RECOVERY: Final[Literal["recovery"]] = "recovery"
+RECOVERY: Final = "recovery"
 VOICE: Final = "voice"
 #: The phrase that somebody has to speak before there is a voice.
 VOICE_VALIDATE: Final = "voice-validate"

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Final, Self
 
 from pipeline.errors import (
     OutcomeUnknown,
-    ProviderRefused,
     ProviderUnavailable,
     SubmissionRefused,
     TaskNotFound,
@@ -38,7 +37,6 @@ if TYPE_CHECKING:
 
     from pydantic import SecretStr
 
-    from pipeline.errors import ProviderError
     from pipeline.message import JSONValue
     from pipeline.provider.door import Door
     from pipeline.provider.session import Answer

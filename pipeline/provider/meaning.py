@@ -43,7 +43,8 @@ _REDIRECTS: Final = range(300, 400)
 
 def refusal_of_question(answer: Answer, door: Door) -> ProviderError:
     """Make the error of a question that was not answered well."""
-    if _class_of(answer, door) is FailureClass.OPERATOR:
+    is_elsewhere = answer.status in _REDIRECTS
+    if not is_elsewhere and _class_of(answer, door) is FailureClass.OPERATOR:
         message = f"expected our key to be taken, got {answer}"
         return _coded(ProviderRefused(message), answer)
     message = f"expected code 200 of the provider, got {answer}"

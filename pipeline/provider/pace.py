@@ -92,4 +92,6 @@ class PaceOfEach:
         if len(self._paces) < MOST_TASKS:
             return
         now = asyncio.get_running_loop().time()
-        self._paces = {k: pace for k, pace in self._paces.items() if not pace.is_idle(now)}
+        self._paces = {
+            k: pace for k, pace in self._paces.items() if not pace.is_idle(now)
+        }

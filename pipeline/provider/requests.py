@@ -38,6 +38,7 @@ class Request(BaseModel):
     model_config = ConfigDict(
         extra="forbid",
         frozen=True,
+        allow_inf_nan=False,
         alias_generator=AliasGenerator(
             validation_alias=_either, serialization_alias=to_camel
         ),

@@ -154,16 +154,18 @@ def _between_fields(
         limit = door.text_limit(name, model if isinstance(model, str) else "")
         text = fields.get(name)
         if limit is not None and isinstance(text, str) and len(text) > limit:
-            got = f"expected at most {limit} characters with {model}, got {len(text)}"
+            shown = str(model)[:_SHOWN_CHARACTERS]
+            got = f"expected at most {limit} characters with {shown}, got {len(text)}"
             yield Mistake(field=name, text=got)
     if (flag := _MODES.get(operation)) is not None:
         yield from _custom_mode(fields, flag)
     for start, end in _SPANS:
         first, last = fields.get(start), fields.get(end)
-        if isinstance(first, int | float) and isinstance(last, int | float):
-            if first >= last:
-                text = f"expected more than {start}, which is {first:g}; got {last:g}"
-                yield Mistake(field=end, text=text)
+        if not isinstance(first, int | float) or not isinstance(last, int | float):
+            continue
+        if first >= last:
+            text = f"expected more than {start}, which is {first:g}; got {last:g}"
+            yield Mistake(field=end, text=text)
 
 
 def _custom_mode(fields: Mapping[str, Any], flag: str) -> Iterator[Mistake]:

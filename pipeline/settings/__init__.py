@@ -28,6 +28,7 @@ from pipeline.settings.model import (
     TlsSettings,
     WorkerSettings,
 )
+from pipeline.settings.poller import PollerSettings
 from pipeline.settings.provider import ProviderSettings
 from pipeline.settings.show import Shown, show_settings
 from pipeline.settings.submit import AdminSettings, SubmitSettings
@@ -46,6 +47,7 @@ __all__ = [
     "MetricsSettings",
     "Mistake",
     "NotifySettings",
+    "PollerSettings",
     "ProviderSettings",
     "Settings",
     "Shown",

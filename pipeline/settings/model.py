@@ -28,6 +28,7 @@ from pipeline.logs import LogFormat  # noqa: TC001
 from pipeline.retry import DEFAULT_WAITS, RetryPolicy
 from pipeline.settings.door import DoorSettings  # noqa: TC001
 from pipeline.settings.doors import built_in_doors
+from pipeline.settings.poller import PollerSettings
 from pipeline.settings.provider import ProviderSettings
 from pipeline.settings.section import Section
 from pipeline.settings.submit import AdminSettings, SubmitSettings
@@ -319,6 +320,7 @@ class Settings(BaseSettings):
 
     broker: BrokerSettings = BrokerSettings()
     provider: ProviderSettings = ProviderSettings()
+    poller: PollerSettings = PollerSettings()
     ingress: IngressSettings = IngressSettings()
     spool: SpoolSettings = SpoolSettings()
     dedupe: DedupeSettings = DedupeSettings()

@@ -39,13 +39,14 @@ if TYPE_CHECKING:
     from pipeline.simulator.poster import PostingRules
     from pipeline.simulator.provider import SimulatedProvider
     from pipeline.simulator.provider_options import ProviderOptions
-    from pipeline.simulator.rates import RateLimits, Violation
+    from pipeline.simulator.rates import AskedDetails, RateLimits, Violation
     from pipeline.simulator.scenario import Scenario, plan_scenario
     from pipeline.simulator.subscriber import ReceivedRequest, SimulatedSubscriber
 
 __all__ = [
     "OPERATIONS",
     "PLAIN",
+    "AskedDetails",
     "ExpectedFile",
     "LoadOptions",
     "LoadResult",
@@ -76,6 +77,7 @@ __all__ = [
 _HOMES: Final = {
     "OPERATIONS": "operations",
     "PLAIN": "options",
+    "AskedDetails": "rates",
     "ExpectedFile": "journal",
     "LoadOptions": "load",
     "LoadResult": "load",

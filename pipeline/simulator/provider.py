@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from pipeline.simulator.files import Content
     from pipeline.simulator.journal import Outcome, Report, SentCallback
     from pipeline.simulator.plan import TaskPlan
-    from pipeline.simulator.rates import Violation
+    from pipeline.simulator.rates import AskedDetails, Violation
     from pipeline.simulator.scenario import Scenario
 
 #: Submitted tasks are planned so many at a time, so that rates can be met exactly.
@@ -158,6 +158,11 @@ class SimulatedProvider:
     def violations(self) -> Sequence[Violation]:
         """Every call of the API that came too often and was refused, in order."""
         return tuple(self._rates.violations)
+
+    @property
+    def asked(self) -> Sequence[AskedDetails]:
+        """Every question to a details endpoint, in order."""
+        return tuple(self._rates.questions)
 
     def questions(self, task_id: str) -> int:
         """Count the questions about a task, those that were refused included."""

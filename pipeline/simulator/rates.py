@@ -41,6 +41,15 @@ class Violation:
     at: datetime
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AskedDetails:
+    """A question to a details endpoint, refused or not."""
+
+    task_id: str
+    #: On the simulated clock.
+    at: datetime
+
+
 class RateKeeper:
     """Counts calls; what is refused does not count against what comes later."""
 
@@ -51,6 +60,8 @@ class RateKeeper:
         self._questions: dict[str, deque[float]] = {}
         #: How often each task was asked for, refused or not.
         self.asked: Counter[str] = Counter()
+        #: Every question, in order.
+        self.questions: list[AskedDetails] = []
         #: Every call that was refused, in order.
         self.violations: list[Violation] = []
 
@@ -62,6 +73,7 @@ class RateKeeper:
     def allows_question(self, task_id: str) -> bool:
         """Tell whether one more question about a task may come now, and count it."""
         self.asked[task_id] += 1
+        self.questions.append(AskedDetails(task_id=task_id, at=self._clock.now()))
         recent = self._questions.get(task_id)
         if recent is None:
             recent = self._questions[task_id] = deque(maxlen=self._limits.questions)

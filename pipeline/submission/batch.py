@@ -128,9 +128,7 @@ class Batch:
 
         async with asyncio.TaskGroup() as group:
             checks = [group.create_task(check(line)) for line in lines]
-        return [
-            (line, task.result()) for line, task in zip(lines, checks, strict=True)
-        ]
+        return [(line, task.result()) for line, task in zip(lines, checks, strict=True)]
 
     async def _submit_all(self, found: Sequence[tuple[Line, Checked]]) -> None:
         for done, (line, checked) in enumerate(found, start=1):

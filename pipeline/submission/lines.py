@@ -106,7 +106,10 @@ def _read_csv(text: str) -> Iterator[tuple[int, dict[str, Any] | str]]:
             number = reader.line_num
             if None in row or None in row.values():
                 width = len(reader.fieldnames or ())
-                yield number, f"expected {width} cells, as in the head, got another number"
+                yield (
+                    number,
+                    f"expected {width} cells, as in the head, got another number",
+                )
                 continue
             yield number, _with_json({str(k).strip(): v for k, v in row.items()})
     except csv.Error as error:

@@ -75,11 +75,12 @@ class SourceCheck:
             AssetRefused: it is no audio that can be heard.
             FetchFailed: it could not be decoded this time.
         """
-        if not path.is_file():
+        path = path.absolute()  # noqa: ASYNC240  asks nobody
+        if not await asyncio.to_thread(path.is_file):
             message = f"expected a file, found none at {path}"
             raise AssetRefused(message)
         async with self._turns:
-            return await self._decode(path.absolute())
+            return await self._decode(path)
 
     async def _decode(self, path: Path) -> float:
         found = await probe(path, limits=self._limits)

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from pipeline.errors import LedgerError
+from pipeline.errors import (
+    LedgerError,
+    OutcomeUnknown,
+    ProviderError,
+    ProviderUnavailable,
+)
 from pipeline.ledger.expectations import Expectation
 from pipeline.logs import get_logger
+from pipeline.metrics import SUBMISSIONS
 from pipeline.values import value
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from datetime import datetime, timedelta
     from pathlib import Path
     from typing import Any
@@ -81,11 +89,12 @@ class Submitter:
             ProviderError: as ``ProviderClient.submit``.
         """
         request = checked.good()
-        task_id = await self._client.submit(
-            request.operation, request.fields(), callback_url=checked.callback_url
-        )
-        at = self._clock()
         operation = request.operation
+        with _counted(operation):
+            task_id = await self._client.submit(
+                operation, request.fields(), callback_url=checked.callback_url
+            )
+        at = self._clock()
         log.info("task_submitted", task_id=task_id, operation=operation, job_id=job_id)
         expectation = Expectation(
             task_id=task_id,
@@ -107,3 +116,26 @@ class Submitter:
             submitted_at=at,
             is_expected=is_expected,
         )
+
+
+@contextmanager
+def _counted(operation: str) -> Iterator[None]:
+    """Count what came of it, and say what was cut off."""
+    outcome = "accepted"
+    try:
+        yield
+    except OutcomeUnknown:
+        outcome = "unknown"
+        raise
+    except ProviderUnavailable:
+        outcome = "unavailable"
+        raise
+    except ProviderError:
+        outcome = "refused"
+        raise
+    except asyncio.CancelledError:
+        outcome = "unknown"
+        log.warning("submission_cut_off", operation=operation)
+        raise
+    finally:
+        SUBMISSIONS.labels(operation, outcome).inc()

@@ -1,4 +1,4 @@
-"""Submitting through the client: what is sent, what a refusal means, what is unknown."""
+"""Submitting through the client: what is sent, and what each answer means."""
 
 from __future__ import annotations
 
@@ -239,7 +239,7 @@ async def test_outcome_that_is_unknown_is_said_and_never_sent_again(
 ) -> None:
     """It would be paid for twice."""
     server.add(PATH, how)
-    changes = {
+    changes: dict[str, Any] = {
         "submit_timeout": timedelta(milliseconds=300),
         "submit_waits": (timedelta(0),) * 3,
     }
