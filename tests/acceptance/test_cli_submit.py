@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import os
+import pty
+import signal
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -201,6 +204,34 @@ async def test_batch_is_reported_once_and_waited_for(
     assert 0 == done.returncode, done.stderr
     assert 3 == done.stdout.count("complete")
     assert "3 lines: 3 submitted" in done.stdout
+
+
+@pytest.mark.timeout(120)
+async def test_terminal_shows_bars_and_the_first_ctrl_c_ends_after_the_line(
+    cli: CommandLine, around: Surroundings
+) -> None:
+    """What is being sent is paid for."""
+    write_batch(around.folder, around.link, 3)
+    ours, theirs = pty.openpty()
+    before = around.provider.credits
+    with cli.running(
+        "submit-batch",
+        "songs.csv",
+        environ={VARIABLE: "submit.before_note=sleep:2"},
+        errors=theirs,
+    ) as run:
+        os.close(theirs)
+        while around.provider.credits == before:  # noqa: ASYNC110  a process does it
+            await asyncio.sleep(0.02)
+        code = await asyncio.to_thread(run.stop, signal.SIGINT)
+    shown = os.read(ours, 65536).decode()
+    os.close(ours)
+
+    printed = run.log.read_text(encoding="utf-8")
+    assert 1 == code
+    assert "3 lines: 1 submitted, 2 not tried" in printed
+    assert "checking" in shown
+    assert 1 == before - around.provider.credits
 
 
 async def test_dry_run_of_a_batch_names_the_lines_with_mistakes(
