@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from pipeline.settings.door import DoorSettings
 from pipeline.settings.doors import GENERIC, built_in_tables, join_door, merge_trees
 from pipeline.settings.layers import Layer, Mistake, Tree
+from pipeline.settings.model import SignatureSettings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,6 +23,7 @@ _CHOSEN: Final = "provider.door"
 _BASE_URL: Final = "provider.base_url"
 _SCHEME: Final = "ingress.signature.scheme"
 _KEYS: Final = "ingress.signature.keys"
+_DEFAULT_SCHEME: Final = SignatureSettings.model_fields["scheme"].default
 
 
 def door_layer(layers: Sequence[Layer]) -> Layer:
@@ -60,7 +62,7 @@ def _choose(layer: Layer, name: str, layers: Sequence[Layer]) -> None:
     if door.base_url is not None:
         layer.put(_BASE_URL, door.base_url, f"door {name}")
     if door.signature != "none":
-        if name != GENERIC:
+        if name != GENERIC or door.signature != _DEFAULT_SCHEME:
             layer.put(_SCHEME, door.signature, f"door {name}")
     elif _given(layers, _KEYS) and _given(layers, _SCHEME) is None:
         text = f"expected {_SCHEME} beside it, because the door {name} signs nothing"

@@ -75,6 +75,19 @@ def test_the_ingress_checks_the_signature_of_the_door_in_use() -> None:
     assert "time-and-body" == settings.ingress.signature.scheme
 
 
+def test_even_the_generic_door_can_be_told_how_callbacks_are_signed(
+    toml: Path,
+) -> None:
+    toml.write_text('[doors.generic]\nsignature = "body"\n', encoding="utf-8")
+
+    settings = load_settings(file=toml, environ={}).settings
+
+    assert ("body", Scheme.BODY) == (
+        settings.ingress.signature.scheme,
+        door_of(settings).scheme,
+    )
+
+
 def test_without_a_door_nobody_is_asked() -> None:
     assert door().base_url is None
     assert load_settings(environ={}).settings.provider.base_url is None
