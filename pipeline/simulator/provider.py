@@ -206,12 +206,22 @@ class SimulatedProvider:
         known = self._running.get(task_id)
         if known is None:
             return False
-        plan = plan_recovery(known.plan, self.shelf)
+        plan = plan_recovery(known.plan, self.shelf, self.options.recovery_takes)
         now = self.clock.now()
         self._recoveries[task_id] = Running(plan=plan, origin_at=now)
         if callback_url:
             self._start(self._callbacks_of(plan, now, callback_url))
         return True
+
+    def finish_recovery(self, task_id: str) -> None:
+        """Let a recovery be at its end, however long it would take.
+
+        Raises:
+            KeyError: the task is not being recovered.
+        """
+        running = self._recoveries[task_id]
+        began_at = self.clock.now() - self.options.recovery_takes
+        self._recoveries[task_id] = replace(running, origin_at=began_at)
 
     async def drain(self) -> Report:
         """Wait until every callback of submitted tasks was accepted or given up."""

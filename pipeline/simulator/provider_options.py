@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 #: Files are kept for 14 days.
 LINK_LIFETIME: Final = timedelta(days=14)
+RECOVERY_TAKES: Final = timedelta(seconds=20)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +39,8 @@ class ProviderOptions:
     credits: int = 10_000
     #: How long signed links work, on the simulated clock.
     link_lifetime: timedelta = LINK_LIFETIME
+    #: How long it takes to recover files, on the simulated clock.
+    recovery_takes: timedelta = RECOVERY_TAKES
     #: What happens to tasks that are submitted one by one.
     behaviour: ScenarioOptions = PLAIN
     posting: PostingRules = field(default_factory=PostingRules)

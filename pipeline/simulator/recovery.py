@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from pipeline.simulator.files import FileShelf
     from pipeline.simulator.plan import TaskPlan, TrackPlan
 
-#: How long it takes, on the simulated clock.
-RECOVERY_TAKES: Final = timedelta(seconds=20)
 NAME: Final = "recovery"
 _NOTHING: Final = Failure(
     callback_type="error",
@@ -28,7 +26,7 @@ _NOTHING: Final = Failure(
 _AT_ONCE: Final = timedelta(0)
 
 
-def plan_recovery(task: TaskPlan, shelf: FileShelf) -> TaskPlan:
+def plan_recovery(task: TaskPlan, shelf: FileShelf, takes: timedelta) -> TaskPlan:
     """Plan the recovery of a task's audio, and put what it brings on the shelf.
 
     A file that is there is told of as it is. One that is lost comes back under another
@@ -41,8 +39,8 @@ def plan_recovery(task: TaskPlan, shelf: FileShelf) -> TaskPlan:
         task,
         starts_at=_AT_ONCE,
         tracks=tracks,
-        milestones=((stage, RECOVERY_TAKES),),
-        callbacks=(CallbackPlan(stage=stage, at=RECOVERY_TAKES),),
+        milestones=((stage, takes),),
+        callbacks=(CallbackPlan(stage=stage, at=takes),),
         failure=_NOTHING if is_hopeless else None,
     )
     return for_operation(plan, NAME)
