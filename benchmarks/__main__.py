@@ -152,6 +152,12 @@ def _runs(url: str, rounds: int | None, *, quick: bool) -> Sequence[Run]:
         ),
         *_replays(broker, letters),
         Run(
+            name="poller",
+            arguments=(*again, "--seconds", str(5 * seconds)),
+            # On both ledgers, after a hundred thousand tasks were put into each.
+            expected_seconds=40 + 2 * (repeat + 1) * (5 * seconds + 5),
+        ),
+        Run(
             name="download",
             arguments=again,
             expected_seconds=15 + (repeat + 1) * 12,

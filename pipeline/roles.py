@@ -181,6 +181,7 @@ async def _open_poller(
         ),
         clock=now,
         chance=random.SystemRandom().random,
+        door=door_of(settings),
     )
     return PollerRole(poller, parts.broker, parts.topology)
 

@@ -19,7 +19,7 @@ from pipeline.cli.options import (
 from pipeline.task import Stage, TaskId
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Iterator, Sequence
     from datetime import datetime
 
     from pipeline.ledger.port import Ledger, TaskRecord
@@ -103,8 +103,10 @@ async def task_document(ledger: Ledger, task_id: TaskId) -> dict[str, Any] | Non
     task = await ledger.find_task(task_id)
     if task is None:
         return None
+    expected = await ledger.find_expected(task_id)
     return {
         **asdict(task),
+        "expected": None if expected is None else asdict(expected),
         "updates": [asdict(u) for u in await ledger.list_updates(task_id)],
         "assets": [asdict(a) for a in await ledger.list_assets(task_id)],
         "attempts": [asdict(a) for a in await ledger.list_attempts(task_id)],
@@ -122,6 +124,7 @@ def timeline(document: dict[str, Any]) -> list[tuple[datetime, str]]:
         )
         for update in document["updates"]
     ]
+    happened += _expected(document["expected"] or {})
     happened += [
         (
             attempt["finished_at"],
@@ -144,6 +147,18 @@ def timeline(document: dict[str, Any]) -> list[tuple[datetime, str]]:
         if note["delivered_at"] is not None
     ]
     return sorted(happened, key=lambda item: item[0])
+
+
+def _expected(expected: dict[str, Any]) -> Iterator[tuple[datetime, str]]:
+    """Say when a task was submitted, is asked for next, and was given up."""
+    if at := expected.get("submitted_at"):
+        job = f" as {expected['job_id']}" if expected["job_id"] else ""
+        yield at, f"submitted{job}"
+    questions = expected.get("questions", 0)
+    if at := expected.get("given_up_at"):
+        yield at, f"given up at question {questions}"
+    if at := expected.get("due_at"):
+        yield at, f"question {questions + 1}, unless news comes before"
 
 
 def _settled(asset: dict[str, Any]) -> str:
