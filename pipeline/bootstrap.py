@@ -203,9 +203,6 @@ def callback_address_of(settings: Settings, operation: str) -> str:
     Raises:
         ConfigurationError: there is no public address, or no token where some are.
     """
-    from pipeline.provider.callback import OPERATIONS  # noqa: PLC0415  few ask
-    from pipeline.provider.calls import VOICE, VOICE_VALIDATE  # noqa: PLC0415
-
     base, ingress = settings.provider.callback_url, settings.ingress
     if base is None:
         message = (
@@ -213,8 +210,6 @@ def callback_address_of(settings: Settings, operation: str) -> str:
             " as https://hooks.example.com, got none"
         )
         raise ConfigurationError(message)
-    if operation == VOICE_VALIDATE and operation not in OPERATIONS:
-        operation = VOICE
     address = f"{base}/callbacks/{operation}"
     tokens = ingress.operation_tokens.get(operation, ingress.tokens)
     if tokens:
