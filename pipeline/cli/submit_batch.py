@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -175,6 +174,8 @@ async def _wait(
     settings: Settings, report: Report, within: timedelta, *, shown: bool
 ) -> dict[str, Followed]:
     """Follow every task that was submitted, until all are over or time is up."""
+    import asyncio
+
     from pipeline.bootstrap import ledger_of
     from pipeline.submission import look
     from pipeline.submission.follow import EVERY_SECONDS

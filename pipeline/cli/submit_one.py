@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -79,6 +78,8 @@ async def wait_for(
     settings: Settings, task_id: TaskId, *, within: timedelta, shown: bool
 ) -> Followed:
     """Follow a task until it is over, or for as long as that may take."""
+    import asyncio
+
     from pipeline.bootstrap import ledger_of
     from pipeline.submission import follow, look
 

@@ -66,12 +66,16 @@ def settled(asset: dict[str, Any]) -> str:
 
 
 def _submitted(document: dict[str, Any]) -> Iterator[Entry]:
+    """Say when a task was submitted, is asked for next, and was given up."""
     expected = document["expected"] or {}
     if at := expected.get("submitted_at"):
         job = expected["job_id"]
         yield Entry(at, "submitted" + (f" as {job}" if job else ""))
+    questions = expected.get("questions", 0)
     if at := expected.get("given_up_at"):
-        yield Entry(at, f"given up after {expected['questions']} questions")
+        yield Entry(at, f"given up at question {questions}")
+    if at := expected.get("due_at"):
+        yield Entry(at, f"question {questions + 1}, unless news comes before")
 
 
 def _updates(document: dict[str, Any]) -> Iterator[Entry]:

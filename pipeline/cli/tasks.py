@@ -160,7 +160,8 @@ async def _follow(settings: Settings, task_id: TaskId, *, as_json: bool) -> None
         while True:
             document = await task_document(ledger, task_id)
             for entry in timeline(document) if document else ():
-                if entry not in printed:
+                # What is still to come changes with each question.
+                if entry not in printed and entry.at <= datetime.now(UTC):
                     printed.add(entry)
                     _print_entry(entry, as_json=as_json)
             if document and is_over(document):

@@ -54,12 +54,15 @@ if TYPE_CHECKING:
     from pipeline.ledger.port import Ledger
     from pipeline.poller.rhythm import Rhythm, Step
     from pipeline.provider.client import ProviderClient
+    from pipeline.provider.door import Door
     from pipeline.task import TaskUpdate
 
 log = get_logger("poller")
 
-#: The longest for which nobody looks whether a task is due.
+#: The longest for which nobody looks whether a task is due: so long, or a tenth of
+#: the interval.
 TICK_SECONDS: Final = 1.0
+TICKS: Final = 10
 #: How often expectations are counted, and what is late for longer is overdue.
 COUNT_SECONDS: Final = 15.0
 
@@ -99,6 +102,7 @@ class Poller:
         limits: how much at the same time.
         clock: gives the present time, aware.
         chance: gives numbers between 0 and 1.
+        door: knows what a failure means; ``None``: what it means at every door.
     """
 
     def __init__(
@@ -111,6 +115,7 @@ class Poller:
         limits: Limits,
         clock: Callable[[], datetime],
         chance: Callable[[], float],
+        door: Door | None = None,
         source: str = DEFAULT_SOURCE,
     ) -> None:
         self._ledger = ledger
@@ -120,11 +125,14 @@ class Poller:
         self._limits = limits
         self._clock = clock
         self._chance = chance
+        self._door = door
         self._source = source
         self._asking: set[asyncio.Task[None]] = set()
         self._pause_seconds = 1 / limits.rate_per_second
+        interval_seconds = rhythm.interval.total_seconds()
+        self._tick_seconds = min(TICK_SECONDS, interval_seconds / TICKS)
         #: So many are taken at a time; more would keep others waiting for their turn.
-        self._most = max(1, math.ceil(limits.rate_per_second * TICK_SECONDS))
+        self._most = max(1, math.ceil(limits.rate_per_second * self._tick_seconds))
         self._failures = 0
         self._resume_at = 0.0
         self._count_at = 0.0
@@ -149,12 +157,10 @@ class Poller:
             left = await self._ledger.until_due()
             late_seconds = 0.0 if left is None else -left.total_seconds()
             POLLER_LATE_SECONDS.set(max(0.0, late_seconds))
-            if left is None or late_seconds < 0:
-                return min(
-                    TICK_SECONDS, TICK_SECONDS if left is None else -late_seconds
-                )
-            if now < self._resume_at:
-                return min(TICK_SECONDS, self._resume_at - now)
+            if left is None:
+                return self._tick_seconds
+            if (seconds := max(-late_seconds, self._resume_at - now)) > 0:
+                return min(self._tick_seconds, seconds)
             questions = await self._take()
         except LedgerUnavailable as error:
             log.warning("poller_paused", error=str(error))
@@ -163,7 +169,7 @@ class Poller:
             task = group.create_task(self._ask(question, stopping))
             self._asking.add(task)
             task.add_done_callback(self._asking.discard)
-        return min(TICK_SECONDS, self._pause_seconds * max(1, len(questions)))
+        return min(self._tick_seconds, self._pause_seconds * max(1, len(questions)))
 
     async def _take(self) -> list[Question]:
         room = min(self._most, self._limits.concurrency - len(self._asking))
@@ -207,7 +213,7 @@ class Poller:
         task_id, operation = question.task_id, question.operation
         try:
             details = await self._client.details(task_id, operation)
-            update = normalise(details.body, operation)
+            update = normalise(details.body, operation, self._door)
         except ProviderError as error:
             return error
         except Unreadable as error:

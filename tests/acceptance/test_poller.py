@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import pytest
 
@@ -115,36 +115,6 @@ async def test_a_poller_stops_in_order_and_shows_its_health(
     (line,) = run.events("task_asked_for")
     assert ("final", "failed") == (line["outcome"], line["stage"])
     assert ["poller", "health"] == run.events("roles_started")[0]["roles"]
-
-
-@pytest.mark.parametrize(
-    ("given", "polls"),
-    [
-        ({}, False),
-        ({"provider__base_url": "https://a.example"}, False),
-        ({"provider__base_url": "https://a.example", **SHORT}, True),
-        (
-            {
-                "provider__base_url": "https://a.example",
-                "poller__enabled": False,
-                **SHORT,
-            },
-            False,
-        ),
-    ],
-    ids=["nothing set", "no key", "address and key", "switched off"],
-)
-async def test_run_has_a_poller_where_the_provider_can_be_asked(
-    sqlite_url: str, tmp_path: Path, given: dict[str, Any], *, polls: bool
-) -> None:
-    async with (
-        whole_pipeline(sqlite_url, tmp_path, **given) as pipeline,
-        pipeline.running() as run,
-    ):
-        await asyncio.to_thread(run.address)
-        (line,) = run.events("roles_started")
-
-    assert polls is ("poller" in line["roles"])
 
 
 async def test_a_poller_without_a_key_says_what_to_set(
