@@ -42,14 +42,18 @@ def dedupe(ledger: Ledger) -> Dedupe:
 
 
 def make_callback(
-    body: bytes, *, origin: str = "callback", operation: str = "generate"
+    body: bytes,
+    *,
+    origin: str = "callback",
+    operation: str = "generate",
+    seconds: float = 5,
 ) -> Envelope:
     return make_envelope(
         body=body,
         headers={
             "operation": operation,
             "origin": origin,
-            "received-at": to_milliseconds(after(5)),
+            "received-at": to_milliseconds(after(seconds)),
         },
     )
 
@@ -90,7 +94,7 @@ async def test_news_that_was_asked_for_puts_no_question_off(
     before = await ledger.find_expected(TASK)
 
     body = make_record_info("FIRST_SUCCESS")
-    await dedupe.handle([make_callback(body, origin="poll")])
+    await dedupe.handle([make_callback(body, origin="poll", seconds=50)])
 
     task = await ledger.find_task(TASK)
     assert task is not None
