@@ -6,7 +6,7 @@ knows which settings make which object.
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -130,6 +130,26 @@ def provider_of(settings: Settings) -> ProviderClient:
     )
 
 
+class RoleStack(AsyncExitStack):
+    """What the roles of a process have open."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__()
+        self._settings = settings
+        self._client: ProviderClient | None = None
+
+    async def provider(self) -> ProviderClient:
+        """Give the one client of the process, so that its limits hold for all roles.
+
+        Raises:
+            ConfigurationError: the provider's address or the key is not set.
+        """
+        if self._client is None:
+            client = provider_of(self._settings)
+            self._client = await self.enter_async_context(client)
+        return self._client
+
+
 def is_polling(settings: Settings) -> bool:
     """Tell whether a process with every role has a poller."""
     provider = settings.provider
@@ -203,9 +223,6 @@ def callback_address_of(settings: Settings, operation: str) -> str:
     Raises:
         ConfigurationError: there is no public address, or no token where some are.
     """
-    from pipeline.provider.callback import OPERATIONS  # noqa: PLC0415  few ask
-    from pipeline.provider.calls import VOICE, VOICE_VALIDATE  # noqa: PLC0415
-
     base, ingress = settings.provider.callback_url, settings.ingress
     if base is None:
         message = (
@@ -213,8 +230,6 @@ def callback_address_of(settings: Settings, operation: str) -> str:
             " as https://hooks.example.com, got none"
         )
         raise ConfigurationError(message)
-    if operation == VOICE_VALIDATE and operation not in OPERATIONS:
-        operation = VOICE
     address = f"{base}/callbacks/{operation}"
     tokens = ingress.operation_tokens.get(operation, ingress.tokens)
     if tokens:
@@ -260,8 +275,14 @@ async def open_checker(settings: Settings) -> AsyncIterator[Checker]:
 
 
 @asynccontextmanager
-async def open_submitter(settings: Settings) -> AsyncIterator[Submitter]:
+async def open_submitter(
+    settings: Settings, client: ProviderClient | None = None
+) -> AsyncIterator[Submitter]:
     """Open what tasks are submitted with: the provider, the ledger, the checks.
+
+    Args:
+        settings: all of them.
+        client: an open one to share; ``None``: one of its own.
 
     Raises:
         ConfigurationError: a setting is missing, or there is no decoder.
@@ -269,16 +290,13 @@ async def open_submitter(settings: Settings) -> AsyncIterator[Submitter]:
     """
     from pipeline.submission import Submitter  # noqa: PLC0415  few ask
 
-    client = provider_of(settings)
-    async with (
-        ledger_of(settings) as ledger,
-        open_checker(settings) as checker,
-        client,
-    ):
+    async with AsyncExitStack() as stack:
+        if client is None:
+            client = await stack.enter_async_context(provider_of(settings))
         yield Submitter(
-            checker,
+            await stack.enter_async_context(open_checker(settings)),
             client,
-            ledger,
+            await stack.enter_async_context(ledger_of(settings)),
             clock=partial(datetime.now, UTC),
             quiet=settings.poller.quiet_for,
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -18,11 +18,11 @@ from pipeline.bootstrap import (
     NOTIFY,
     Parts,
     Plan,
+    RoleStack,
     broker_of,
     callback_address_of,
     ledger_of,
     open_submitter,
-    provider_of,
     spool_of,
     subscriptions_of,
     topology_of,
@@ -82,7 +82,7 @@ async def open_roles(settings: Settings, plan: Plan) -> AsyncIterator[Sequence[R
         LedgerUnavailable, LedgerMismatch: the ledger cannot be opened.
     """
     topology = topology_of(settings)
-    async with AsyncExitStack() as stack:
+    async with RoleStack(settings) as stack:
         roles: list[Role] = []
         if plan.workers or plan.polls:
             broker = await stack.enter_async_context(broker_of(settings))
@@ -107,7 +107,7 @@ async def open_roles(settings: Settings, plan: Plan) -> AsyncIterator[Sequence[R
 
 
 async def _open_workers(
-    stack: AsyncExitStack, settings: Settings, plan: Plan, parts: Parts
+    stack: RoleStack, settings: Settings, plan: Plan, parts: Parts
 ) -> list[Role]:
     refuse_unknown_operations(settings.poller)
     ledger = await stack.enter_async_context(ledger_of(settings))
@@ -140,14 +140,14 @@ async def _open_workers(
 
 
 async def _open_dedupe(
-    stack: AsyncExitStack, settings: Settings, parts: Parts, ledger: Ledger
+    stack: RoleStack, settings: Settings, parts: Parts, ledger: Ledger
 ) -> Role:
     limits = settings.dedupe
     door, confirmation = door_of(settings), None
     if settings.provider.trust == "verify":
         # The other half is for the ledger.
         within = limits.deadline / 2
-        client = await stack.enter_async_context(provider_of(settings))
+        client = await stack.provider()
         confirmation = Confirmation(client, within=within, door=door)
         turns = turns_within(within, settings.provider, limits.concurrency)
         fitting = min(limits.batch_size, turns)
@@ -163,12 +163,12 @@ async def _open_dedupe(
 
 
 async def _open_poller(
-    stack: AsyncExitStack, settings: Settings, parts: Parts, ledger: Ledger
+    stack: RoleStack, settings: Settings, parts: Parts, ledger: Ledger
 ) -> Role:
     limits, provider = settings.poller, settings.provider
     poller = Poller(
         ledger,
-        await stack.enter_async_context(provider_of(settings)),
+        await stack.provider(),
         parts.broker.publish,
         rhythm=Rhythm(interval=limits.interval, give_up_after=limits.give_up_after),
         limits=Limits(
@@ -187,7 +187,7 @@ async def _open_poller(
 
 
 async def _open_download(
-    stack: AsyncExitStack, settings: Settings, ledger: Ledger
+    stack: RoleStack, settings: Settings, ledger: Ledger
 ) -> Download:
     limits = settings.download
     store = await stack.enter_async_context(
@@ -225,7 +225,7 @@ async def _open_download(
 
 
 async def _open_refresh(
-    stack: AsyncExitStack, settings: Settings, ledger: Ledger
+    stack: RoleStack, settings: Settings, ledger: Ledger
 ) -> Refresh | None:
     """Open what asks the provider for fresh links, where it can be asked."""
     door = door_of(settings)
@@ -238,7 +238,7 @@ async def _open_refresh(
         log.info("nothing_is_recovered", reason=str(error))
         callback_url = None
     return Refresh(
-        await stack.enter_async_context(provider_of(settings)),
+        await stack.provider(),
         ledger,
         clock=now,
         minted_lifetime=door.lifetimes.minted_links,
@@ -309,8 +309,9 @@ def _make_health(
     )
 
 
-async def _open_admin(stack: AsyncExitStack, settings: Settings, port: int) -> HttpRole:
-    submitter = await stack.enter_async_context(open_submitter(settings))
+async def _open_admin(stack: RoleStack, settings: Settings, port: int) -> HttpRole:
+    opening = open_submitter(settings, await stack.provider())
+    submitter = await stack.enter_async_context(opening)
     admin = settings.admin
     return HttpRole(
         "admin",

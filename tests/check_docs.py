@@ -44,6 +44,7 @@ SHAPES: Final = (
     "Odd shapes",
     "Flags",
     "Cousins",
+    "Submitting",
 )
 
 _ELSEWHERE: Final = re.compile(r"[a-z]+:")

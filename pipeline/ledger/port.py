@@ -271,9 +271,14 @@ class Ledger(Expectations, Links):
 
     @abstractmethod
     async def list_tasks(
-        self, *, stage: Stage | None = None, limit: int = 100
+        self,
+        *,
+        stage: Stage | None = None,
+        operation: str | None = None,
+        since: datetime | None = None,
+        limit: int = 100,
     ) -> Sequence[TaskRecord]:
-        """List tasks, the last seen first."""
+        """List tasks, the last seen first; ``since``: seen then or later."""
 
     @abstractmethod
     async def list_updates(self, task_id: TaskId) -> Sequence[SeenUpdate]:

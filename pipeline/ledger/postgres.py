@@ -196,12 +196,15 @@ class PostgresLedger(PostgresExpectations, PostgresLinks, Ledger):
         return found[0] if found else None
 
     async def list_tasks(
-        self, *, stage: Stage | None = None, limit: int = 100
+        self,
+        *,
+        stage: Stage | None = None,
+        operation: str | None = None,
+        since: datetime | None = None,
+        limit: int = 100,
     ) -> Sequence[TaskRecord]:
-        limit = max(0, limit)
-        if stage is None:
-            return await self._task_records(sql.SELECT_TASKS, limit)
-        return await self._task_records(sql.SELECT_TASKS_OF_STAGE, stage.value, limit)
+        statement, bindings = sql.select_tasks(stage, operation, since, limit)
+        return await self._task_records(statement, *bindings)
 
     async def list_updates(self, task_id: TaskId) -> Sequence[SeenUpdate]:
         return rows.seen_updates(await self._select(sql.SELECT_UPDATES, task_id))

@@ -16,6 +16,9 @@ from pipeline.ledger import statements as sql
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from datetime import datetime
+
+    from pipeline.task import Stage
 
 #: Not that of the transaction's start: a statement may have waited.
 NOW: Final = "CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)"
@@ -89,6 +92,14 @@ KNOWN_ASSETS: Final = (
 )
 
 
+def select_tasks(
+    stage: Stage | None, operation: str | None, since: datetime | None, limit: int
+) -> tuple[str, tuple[str | int, ...]]:
+    """Give the statement that lists tasks, and its bindings; ``None``: not asked."""
+    statement, bindings = sql.select_tasks(stage, operation, since, limit)
+    return _numbered(statement), bindings
+
+
 def lock_tasks(keys: Iterable[int]) -> str:
     """Write ``LOCK_TASKS`` with its values: numbers, so that nothing can be hidden."""
     return LOCK_TASKS.replace("$1", f"'{{{','.join(map(str, keys))}}}'")
@@ -140,8 +151,6 @@ DROP_RECOVERY: Final = _numbered(sql.DROP_RECOVERY)
 SELECT_RECOVERY: Final = _numbered(sql.SELECT_RECOVERY)
 
 SELECT_TASK: Final = _numbered(sql.SELECT_TASK)
-SELECT_TASKS: Final = _numbered(sql.SELECT_TASKS)
-SELECT_TASKS_OF_STAGE: Final = _numbered(sql.SELECT_TASKS_OF_STAGE)
 SELECT_ASSET: Final = _numbered(sql.SELECT_ASSET)
 SELECT_ASSETS: Final = _numbered(sql.SELECT_ASSETS)
 SELECT_BODY: Final = _numbered(sql.SELECT_BODY)

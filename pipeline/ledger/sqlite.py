@@ -188,19 +188,19 @@ class SqliteLedger(SqliteExpectations, SqliteLinks, Ledger):
         return next(iter(await self._read(run)), None)
 
     async def list_tasks(
-        self, *, stage: Stage | None = None, limit: int = 100
+        self,
+        *,
+        stage: Stage | None = None,
+        operation: str | None = None,
+        since: datetime | None = None,
+        limit: int = 100,
     ) -> Sequence[TaskRecord]:
-        limit = max(0, limit)
-
-        def run(connection: apsw.Connection) -> list[TaskRecord]:
-            if stage is None:
-                found = connection.execute(sql.SELECT_TASKS, (limit,))
-            else:
-                bindings = (stage.value, limit)
-                found = connection.execute(sql.SELECT_TASKS_OF_STAGE, bindings)
-            return _task_records(connection, found)
-
-        return await self._read(run)
+        statement, bindings = sql.select_tasks(stage, operation, since, limit)
+        return await self._read(
+            lambda connection: _task_records(
+                connection, connection.execute(statement, bindings)
+            )
+        )
 
     async def list_updates(self, task_id: TaskId) -> Sequence[SeenUpdate]:
         found = await self._select(sql.SELECT_UPDATES, task_id)

@@ -9,8 +9,13 @@ from __future__ import annotations
 from itertools import chain, repeat
 from typing import TYPE_CHECKING, Final
 
+from pipeline.message import to_milliseconds
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from datetime import datetime
+
+    from pipeline.task import Stage
 
 TASK_COLUMNS: Final = (
     "task_id, operation, stage, code, message, first_seen_at, last_seen_at"
@@ -194,13 +199,6 @@ SELECT_RECOVERY: Final = (
     "SELECT recovery_id, asked_at FROM recoveries WHERE task_id = ?"
 )
 SELECT_TASK: Final = f"SELECT {TASK_COLUMNS} FROM tasks WHERE task_id = ?"
-SELECT_TASKS: Final = (
-    f"SELECT {TASK_COLUMNS} FROM tasks ORDER BY last_seen_at DESC, task_id LIMIT ?"
-)
-SELECT_TASKS_OF_STAGE: Final = (
-    f"SELECT {TASK_COLUMNS} FROM tasks WHERE stage = ?"
-    " ORDER BY last_seen_at DESC, task_id LIMIT ?"
-)
 SELECT_ASSET: Final = f"SELECT {ASSET_COLUMNS} FROM assets WHERE {_ASSET_KEY}"
 SELECT_ASSETS: Final = (
     f"SELECT {ASSET_COLUMNS} FROM assets WHERE task_id = ? ORDER BY track_id, kind"
@@ -260,6 +258,22 @@ FORGET: Final = tuple(
 
 #: Lists in ``IN (…)`` have one of these lengths, so that few statements are prepared.
 _LIST_LENGTHS: Final = (1, 4, 16, 64, 256)
+
+
+def select_tasks(
+    stage: Stage | None, operation: str | None, since: datetime | None, limit: int
+) -> tuple[str, tuple[str | int, ...]]:
+    """Give the statement that lists tasks, and its bindings; ``None``: not asked."""
+    asked = {
+        "stage = ?": None if stage is None else stage.value,
+        "operation = ?": operation,
+        "last_seen_at >= ?": None if since is None else to_milliseconds(since),
+    }
+    chosen = {clause: one for clause, one in asked.items() if one is not None}
+    where = f" WHERE {' AND '.join(chosen)}" if chosen else ""
+    order = " ORDER BY last_seen_at DESC, task_id LIMIT ?"
+    statement = f"SELECT {TASK_COLUMNS} FROM tasks{where}{order}"
+    return statement, (*chosen.values(), max(0, limit))
 
 
 def select_in(

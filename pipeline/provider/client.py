@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 
 #: Waits before a submission that was refused for the moment is sent again.
 SUBMIT_WAITS: Final = tuple(timedelta(seconds=seconds) for seconds in (2, 10, 30))
+#: Whoever submits does not wait for longer than this when the provider asks for it.
+PATIENCE: Final = timedelta(minutes=1)
 UNKNOWN: Final = FailureClass.UNKNOWN
 #: What the doors say of a task that they do not know, as ``code`` with HTTP 200. With
 #: another HTTP status it is the address that is wrong, not the task.
@@ -140,7 +142,7 @@ class ProviderClient:
         if operation == RECOVERY and "taskId" in content:
             content[call.spelled("task_id")] = content.pop("taskId")
         content[call.spelled("callback_url")] = callback_url
-        return _task_id(await self._post_once(call.path, content))
+        return _task_id(await self._post_once(call.path, content, secret=callback_url))
 
     async def recover(self, task_id: TaskId, *, callback_url: str) -> TaskId:
         """Have the lost files of a task made again; give the id of that task.
@@ -239,25 +241,30 @@ class ProviderClient:
         if not answer.is_good or answer.code not in good:
             raise refusal_of_question(answer, self._door)
 
-    async def _post_once(self, path: str, content: Mapping[str, JSONValue]) -> Answer:
+    async def _post_once(
+        self, path: str, content: Mapping[str, JSONValue], *, secret: str = ""
+    ) -> Answer:
         """Post what costs money, again only after an answer that says no."""
         waits = [*self._submit_waits]
         while True:
             try:
-                return await self._try_once(path, content)
+                return await self._try_once(path, content, secret)
             except ProviderUnavailable as error:
-                if not waits:
+                after = error.after or timedelta(0)
+                if not waits or after > PATIENCE:
                     raise
-                wait = max(waits.pop(0), error.after or timedelta(0))
+                wait = max(waits.pop(0), after)
                 if error.code and self._door.failure(error.code) is UNKNOWN:
                     # Once more, as nobody knows better, and then no more.
                     waits.clear()
             await asyncio.sleep(wait.total_seconds())
 
-    async def _try_once(self, path: str, content: Mapping[str, JSONValue]) -> Answer:
+    async def _try_once(
+        self, path: str, content: Mapping[str, JSONValue], secret: str
+    ) -> Answer:
         await self._submissions.turn()
         answer = await self._session.post(
-            path, content, seconds=self._submit_seconds, once=True
+            path, content, seconds=self._submit_seconds, once=True, secret=secret
         )
         if answer.is_good and answer.code == SUCCESS:
             return answer

@@ -127,7 +127,7 @@ class ApiSession:
                 url, allow_redirects=False, trace_request_ctx=trace
             ) as response,
         ):
-            return await _read(response)
+            return await self._read(response)
 
     async def post(
         self,
@@ -136,6 +136,7 @@ class ApiSession:
         *,
         seconds: float,
         once: bool = False,
+        secret: str = "",
     ) -> Answer:
         """Post a JSON object, and give the answer, good or bad.
 
@@ -144,6 +145,7 @@ class ApiSession:
             content: what is posted.
             seconds: the longest until the answer is read.
             once: whether the same must not be posted again unasked.
+            secret: a part of the content that must not come back in a message.
 
         Raises:
             ProviderUnavailable: there is no answer that can be read; with ``once``
@@ -162,7 +164,28 @@ class ApiSession:
                 trace_request_ctx=trace,
             ) as response,
         ):
-            return await _read(response)
+            return await self._read(response, secret)
+
+    async def _read(self, response: aiohttp.ClientResponse, secret: str = "") -> Answer:
+        body = await _read_body(response)
+        content = _object(body)
+        message = "" if content is None else read_text(content.get("msg"))
+        # What was sent may be quoted in it, and it goes into logs.
+        for hidden in filter(None, (secret, self._key.get_secret_value())):
+            message = message.replace(hidden, "***")
+        after = read_retry_after(
+            response.headers.get("Retry-After"),
+            now=datetime.now(UTC),
+            longest=LONGEST_AFTER,
+        )
+        return Answer(
+            status=response.status,
+            body=body,
+            content=content,
+            code=None if content is None else read_code(content.get("code")),
+            message=message,
+            after=after,
+        )
 
     def _url(self, path: str) -> URL:
         return self._base / path.removeprefix("/")
@@ -195,7 +218,7 @@ async def _note_that_it_left(
     context.trace_request_ctx.has_left = True
 
 
-async def _read(response: aiohttp.ClientResponse) -> Answer:
+async def _read_body(response: aiohttp.ClientResponse) -> bytes:
     encoding = response.headers.get("Content-Encoding", "identity").lower()
     if encoding != "identity":
         message = f"expected a plain answer, got it encoded as {encoding[:20]}"
@@ -206,20 +229,7 @@ async def _read(response: aiohttp.ClientResponse) -> Answer:
         if len(body) > ANSWER_BYTES:
             message = f"expected an answer of at most {ANSWER_BYTES} bytes, got more"
             raise ProviderUnavailable(message)
-    content = _object(bytes(body))
-    after = read_retry_after(
-        response.headers.get("Retry-After"),
-        now=datetime.now(UTC),
-        longest=LONGEST_AFTER,
-    )
-    return Answer(
-        status=response.status,
-        body=bytes(body),
-        content=content,
-        code=None if content is None else read_code(content.get("code")),
-        message="" if content is None else read_text(content.get("msg")),
-        after=after,
-    )
+    return bytes(body)
 
 
 def _object(body: bytes) -> dict[str, JSONValue] | None:

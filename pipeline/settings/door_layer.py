@@ -43,9 +43,9 @@ def door_layer(layers: Sequence[Layer]) -> Layer:
         except LookupError as error:
             _note(layer, layers, f"{_DOORS}.{name}.like", str(error))
     chosen = _given(layers, _CHOSEN)
-    if chosen is None:
-        chosen = GENERIC
-    if isinstance(chosen, str) and chosen in doors:
+    if not isinstance(chosen, str):
+        chosen = GENERIC  # what is no text is refused when the settings are judged
+    if chosen in doors:
         _choose(layer, chosen, layers)
     elif chosen not in tables:
         known = ", ".join(sorted(tables))

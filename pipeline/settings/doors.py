@@ -39,9 +39,9 @@ def join_door(name: str, tables: Tree, below: tuple[str, ...] = ()) -> Tree:
     """
     table = tables[name] if isinstance(tables[name], dict) else {}
     like = table.get("like", "" if name == GENERIC else GENERIC)
-    if like == "":
-        return table
-    if not isinstance(like, str) or like not in tables or like in (*below, name):
+    if like == "" or not isinstance(like, str):
+        return table  # what is no text is refused when the door is judged
+    if like not in tables or like in (*below, name):
         message = f"expected another door that there is, got {like!r}"
         raise LookupError(message)
     above = dict(join_door(like, tables, (*below, name)))

@@ -6,7 +6,12 @@ import asyncio
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
-from pipeline.errors import AssetError, ConfigurationError, SubmissionInvalid
+from pipeline.errors import (
+    AssetError,
+    AssetRefused,
+    ConfigurationError,
+    SubmissionInvalid,
+)
 from pipeline.provider.rules import (
     Mistake,
     length_mistakes,
@@ -14,7 +19,7 @@ from pipeline.provider.rules import (
     read_request,
     spelled,
 )
-from pipeline.submission.source import check_link
+from pipeline.submission.source import check_link, refuse_internal
 from pipeline.values import value
 
 if TYPE_CHECKING:
@@ -88,7 +93,9 @@ class Checker:
         callback_url = ""
         try:
             callback_url = self._callback_address(operation)
-        except ConfigurationError as error:
+            if not self._private:
+                refuse_internal(callback_url)
+        except (ConfigurationError, AssetRefused) as error:
             mistakes.append(Mistake(field="callBackUrl", text=str(error)))
         return Checked(
             operation=operation,

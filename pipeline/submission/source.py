@@ -90,6 +90,26 @@ class SourceCheck:
         return found.duration_seconds
 
 
+def refuse_internal(text: str) -> None:
+    """Check that a link of ours can be followed from outside, as far as it says.
+
+    Names are not looked up: from inside, ours may lead elsewhere than from outside.
+
+    Raises:
+        AssetRefused: it leads to this machine or a private address.
+    """
+    link = read_link(text)
+    host = (link.raw_host or "").removesuffix(".").lower()
+    is_address = ":" in host or host.replace(".", "").isdigit()
+    is_local = host == "localhost" or host.endswith(".localhost")
+    if is_local or (is_address and not is_public(host)):
+        message = (
+            f"{host}: expected a public address, got an internal one, which the"
+            " provider cannot reach"
+        )
+        raise AssetRefused(message)
+
+
 async def check_link(text: str, *, private: bool, within: timedelta) -> None:
     """Check where a link leads without following it.
 

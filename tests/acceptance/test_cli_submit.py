@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
+import os
+import pty
+import signal
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,8 +16,12 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import orjson
 import pytest
+from typer.testing import CliRunner
 
+from pipeline.bootstrap import open_checker
+from pipeline.cli.main import app
 from pipeline.failpoints import EXIT_CODE, VARIABLE
+from pipeline.submission.lines import read_lines
 from tests.submission import TOKEN, Surroundings, surroundings
 
 if TYPE_CHECKING:
@@ -143,19 +151,21 @@ async def test_dry_run_shows_what_would_be_sent_without_the_token(
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    ("arguments", "expected"),
     [
-        ["--field", "x"],
-        ["--operation", "wav", "https://a.example/b.mp3"],
-        ["--timeout", "soon"],
+        (["submit", "--field", "x"], "expected NAME=VALUE, got 'x'"),
+        (["submit", "-o", "wav", "https://a.example/b"], "it takes no single source"),
+        (["submit", "--timeout", "soon"], "expected a duration"),
+        (["submit-batch"], "Missing argument"),
+        # It is off by default.
+        (["admin"], "admin.port"),
     ],
 )
-async def test_wrong_usage_is_said(
-    cli: CommandLine, around: Surroundings, arguments: list[str]
-) -> None:
-    done = await called(cli, "submit", *arguments)
+def test_wrong_usage_is_said(arguments: list[str], expected: str) -> None:
+    done = CliRunner().invoke(app, arguments)
 
-    assert 2 == done.returncode, done.stderr
+    assert 2 == done.exit_code
+    assert expected in " ".join(done.stderr.split())
 
 
 def write_batch(folder: Path, link: str, count: int) -> Path:
@@ -203,6 +213,44 @@ async def test_batch_is_reported_once_and_waited_for(
     assert "3 lines: 3 submitted" in done.stdout
 
 
+@pytest.mark.timeout(120)
+async def test_terminal_shows_bars_and_the_first_ctrl_c_ends_after_the_line(
+    cli: CommandLine, around: Surroundings
+) -> None:
+    """What is being sent is paid for."""
+    write_batch(around.folder, around.link, 3)
+    ours, theirs = pty.openpty()
+    before = around.provider.credits
+    with cli.running(
+        "submit-batch",
+        "songs.csv",
+        environ={VARIABLE: "submit.before_note=sleep:2"},
+        errors=theirs,
+    ) as run:
+        os.close(theirs)
+        reading = asyncio.create_task(asyncio.to_thread(read_terminal, ours))
+        while around.provider.credits == before:  # noqa: ASYNC110  a process does it
+            await asyncio.sleep(0.02)
+        code = await asyncio.to_thread(run.stop, signal.SIGINT)
+    shown = await reading
+
+    printed = run.log.read_text(encoding="utf-8")
+    assert 1 == code
+    assert "3 lines: 1 submitted, 2 not tried" in printed
+    assert "checking" in shown
+    assert 1 == before - around.provider.credits
+
+
+def read_terminal(descriptor: int) -> str:
+    """Read what is shown until nobody shows anything any more."""
+    shown = b""
+    with contextlib.suppress(OSError):
+        while piece := os.read(descriptor, 4096):
+            shown += piece
+    os.close(descriptor)
+    return shown.decode()
+
+
 async def test_dry_run_of_a_batch_names_the_lines_with_mistakes(
     cli: CommandLine, around: Surroundings
 ) -> None:
@@ -221,19 +269,18 @@ async def test_dry_run_of_a_batch_names_the_lines_with_mistakes(
     assert [path] == [*around.folder.glob("songs.csv*")]
 
 
-async def test_example_can_be_submitted(cli: CommandLine, around: Surroundings) -> None:
+async def test_example_can_be_submitted(around: Surroundings) -> None:
     """But for its links, which lead nowhere."""
     example = Path(__file__).parents[2] / "examples" / "songs.csv"
-    text = example.read_text(encoding="utf-8")
-    for name in ("demo", "chorus"):
-        assert f"https://files.example.com/{name}.mp3" in text
-        text = text.replace(f"https://files.example.com/{name}.mp3", around.link)
-    (around.folder / "songs.csv").write_text(text, encoding="utf-8")
-    long = ("--set", "submit.check_source=false")
+    async with open_checker(around.settings(submit__check_source=False)) as checker:
+        for line in read_lines(example, operation="upload-extend"):
+            fields = dict(line.fields)
+            if "uploadUrl" in fields:
+                fields["uploadUrl"] = around.link
 
-    done = await called(cli, "submit-batch", "songs.csv", "--dry-run", *long)
+            checked = await checker.check(line.operation, fields, line.source_file)
 
-    assert 0 == done.returncode, done.stdout
+            assert () == checked.mistakes
 
 
 async def test_other_programs_submit_at_the_admin_service(
@@ -257,12 +304,3 @@ async def admin_service(cli: CommandLine) -> AsyncIterator[str]:
     with cli.running("admin") as admin:
         yield await asyncio.to_thread(admin.address)
         assert 0 == await asyncio.to_thread(admin.stop)
-
-
-async def test_admin_service_is_off_by_default(
-    cli: CommandLine, around: Surroundings
-) -> None:
-    done = await called(cli, "admin")
-
-    assert 2 == done.returncode
-    assert "admin.port" in done.stderr

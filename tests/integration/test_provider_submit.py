@@ -301,6 +301,27 @@ async def test_pause_is_the_one_asked_for_or_the_doors(server: FileServer) -> No
     assert [timedelta(seconds=7), timedelta(seconds=10), None] == pauses
 
 
+async def test_nobody_waits_for_an_hour(server: FileServer) -> None:
+    server.add(PATH, coded(430, Retry_After="3600"))
+
+    async with make_client(server, submit_waits=(timedelta(0),) * 3) as client:
+        with pytest.raises(ProviderUnavailable):
+            await submit(client)
+
+    assert 1 == len(server.requests)
+
+
+async def test_secrets_do_not_come_back_in_messages(server: FileServer) -> None:
+    said = f"cannot reach {CALLBACK} with the-key"
+    server.add(PATH, answer(orjson.dumps({"code": 400, "msg": said})))
+
+    async with make_client(server) as client:
+        with pytest.raises(SubmissionRefused) as caught:
+            await submit(client)
+
+    assert "cannot reach *** with ***" in str(caught.value)
+
+
 async def test_no_more_submissions_than_the_door_takes(server: FileServer) -> None:
     server.add(PATH, accepted(taskId="t-1"))
     slow = door(S, submits=3, submit_window=timedelta(milliseconds=400))

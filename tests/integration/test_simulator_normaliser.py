@@ -10,7 +10,6 @@ from itertools import count
 
 import pytest
 
-from pipeline.provider.callback import OPERATIONS as KNOWN
 from pipeline.provider.callback import normalise, peek
 from pipeline.simulator import (
     OPERATIONS,
@@ -19,6 +18,7 @@ from pipeline.simulator import (
     plan_load,
     plan_scenario,
 )
+from pipeline.simulator.cousin import cousin_body
 from pipeline.simulator.payloads import (
     callback_body,
     encode,
@@ -29,7 +29,6 @@ from pipeline.simulator.payloads import (
 from pipeline.task import Stage, event_id
 
 BASE = "http://127.0.0.1:1"
-READ = tuple(name for name in OPERATIONS if name in KNOWN)
 
 
 def link(path: str) -> str:
@@ -50,7 +49,7 @@ def test_every_planned_callback_is_understood_as_it_was_meant(seed: int) -> None
         oddity_rate=0.6,
         duplicate_rate=0.4,
         failure_rate=0.3,
-        operations=READ,
+        operations=OPERATIONS,
     )
     names: dict[str, set[str]] = {}
     for task in plan_scenario(options).tasks:
@@ -76,7 +75,7 @@ def test_every_planned_callback_is_understood_as_it_was_meant(seed: int) -> None
     assert len(names) == len(set().union(*names.values())), "two events share an id"
 
 
-@pytest.mark.parametrize("operation", READ)
+@pytest.mark.parametrize("operation", OPERATIONS)
 def test_details_of_every_operation_are_understood(operation: str) -> None:
     """How it has ended, and with which files; before that there is no end."""
     options = ScenarioOptions(tasks=30, operations=(operation,), failure_rate=0.3)
@@ -93,6 +92,21 @@ def test_details_of_every_operation_are_understood(operation: str) -> None:
         kept = [f for f in task.files if operation != "recovery" or not f.expiry]
         if end is Stage.COMPLETE:
             assert {BASE + file.path for file in kept} == set(links)
+
+
+def test_what_the_cousin_says_is_understood() -> None:
+    """Clips that are still streaming are no final files."""
+    options = ScenarioOptions(tasks=20, failure_rate=0.3, oddity_rate=0)
+    for task in plan_scenario(options).tasks:
+        for callback in task.callbacks:
+            update = normalise(encode(cousin_body(task, callback, link)), "generate")
+            found = {t.links["audio"] for t in update.tracks if "audio" in t.links}
+            told = {BASE + file.path for file in told_files(task, callback)}
+
+            assert update.task_id == task.task_id
+            assert found == {url for url in told if url.endswith((".mp3", ".wav"))}
+            if callback.stage.is_final:
+                assert update.stage is callback.stage
 
 
 @pytest.mark.parametrize("links", [(), (f"{BASE}/files/a.mp3",)])

@@ -162,6 +162,30 @@ async def test_link_must_be_public_and_https(
     assert [] == around.files.requests
 
 
+@pytest.mark.parametrize(
+    ("base", "is_good"),
+    [
+        ("https://hooks.example.com", True),
+        ("https://203.0.112.9", True),
+        ("https://10.1.2.3", False),
+        ("https://[fd00::1]", False),
+        ("https://localhost:8443", False),
+        ("http://127.0.0.1:8080", False),
+    ],
+)
+async def test_callback_address_must_be_public(
+    around: Surroundings, base: str, *, is_good: bool
+) -> None:
+    """Or nothing would ever come of what was paid for."""
+    changes = {"provider__callback_url": base, "submit__allow_private_addresses": False}
+
+    async with open_checker(around.settings(**changes)) as checker:
+        found = checker.check_fields("wav", {"taskId": "t-1", "audioId": "a-1"})
+
+    named = [mistake.field for mistake in found.mistakes]
+    assert ([] if is_good else ["callBackUrl"]) == named
+
+
 async def test_host_that_nobody_knows_is_a_mistake() -> None:
     with pytest.raises(Exception, match="name service knows"):
         await check_link(

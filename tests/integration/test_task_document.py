@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pipeline.cli.tasks import task_document, timeline
+from pipeline.cli.task_timeline import task_document, timeline
 from pipeline.ledger import open_ledger
 from pipeline.ledger.expectations import Expectation
 from tests.callbacks import START, TASK, after

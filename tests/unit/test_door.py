@@ -315,6 +315,15 @@ def test_doors_come_from_a_variable_as_well() -> None:
         ('[doors.x]\ndetails.generate = "details"', "doors.x.details.generate.path"),
         ('[doors.X]\nlike = "kie-ai"', "of the form"),
         ("doors = 5", "doors"),
+        ("doors.x = 5", "expected a table"),
+        ("doors.kie-ai = []", "expected a table"),
+        ("doors.x.like = []", "doors.x.like"),
+        ("provider.door = []", "provider.door"),
+        (
+            '[provider]\ndoor = "x"\n[doors.x]\nbase_url = "http://example.com"',
+            "doors.x.base_url",
+        ),
+        ('[provider]\ndoor = "x"\n[doors.x]\nlike = "y"', "doors.x.like"),
         (
             '[provider]\ndoor = "api-box"\n[ingress.signature]\nkeys = ["k"]',
             "because the door api-box signs nothing",
@@ -328,6 +337,13 @@ def test_a_mistake_in_a_door_is_one_mistake(
 
     assert expected in mistake
     assert str(toml) in mistake
+
+
+def test_doors_in_a_variable_are_a_json_object() -> None:
+    loaded, (mistake,) = try_settings(environ={"PIPELINE_DOORS": "{kie-ai"})
+
+    assert loaded is None
+    assert "expected a JSON object" in str(mistake)
 
 
 def test_two_doors_that_are_like_each_other_are_refused(toml: Path) -> None:
