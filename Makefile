@@ -16,7 +16,7 @@ CAN_RUN := .venv/.can-run
 CAN_DEVELOP := .venv/.can-develop
 CAN_BENCH := .venv/.can-bench
 
-.PHONY: help run test coverage load fuzz soak kills check lint types imports code licences docs format bench lock image compose-check clean
+.PHONY: help run test coverage load bodies fuzz soak kills losses check lint types imports code licences docs format bench lock image compose-check clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -53,6 +53,9 @@ coverage: $(CAN_DEVELOP) ## all tests, and how much they run; at least COVERED %
 load: $(CAN_DEVELOP) ## 10,000 callbacks through the whole pipeline, on both brokers
 	PIPELINE_TEST_LOAD=10000 $(RUN) pytest tests/acceptance/test_demo.py -k load $(ARGS)
 
+bodies: $(CAN_DEVELOP) ## read 100,000 made-up JSON values as callbacks; BODIES=1000000 for more
+	PIPELINE_TEST_BODIES=$(or $(BODIES),100000) $(RUN) pytest tests/unit/test_callback_properties.py -k every_body --timeout 0 $(ARGS)
+
 fuzz: $(CAN_DEVELOP) ## 200,000 hostile requests to an ingress; ARGS="--seed 2" and the like
 	$(RUN) tests.fuzz $(ARGS)
 
@@ -61,6 +64,9 @@ soak: $(CAN_DEVELOP) ## random faults under traffic; ARGS="--short", "--callback
 
 kills: $(CAN_DEVELOP) ## kill processes at random places under traffic; KILLS=500 for more than 50
 	PIPELINE_TEST_KILLS=$(or $(KILLS),50) $(RUN) pytest tests/acceptance/test_killed_anywhere.py -k again_and_again $(ARGS)
+
+losses: $(CAN_DEVELOP) ## lose 30 % of all callbacks, and find them out by asking; ARGS="--tasks 1000"
+	$(RUN) tests.losses $(ARGS)
 
 check: lint types imports code licences docs ## everything that needs no test run
 

@@ -138,6 +138,11 @@ def _runs(url: str, rounds: int | None, *, quick: bool) -> Sequence[Run]:
             arguments=(*broker, *again, "--callbacks", str(callbacks)),
             expected_seconds=20 + repeat * callbacks / 750,
         ),
+        Run(
+            name="normalise",
+            arguments=(*again, "--bodies", str(callbacks)),
+            expected_seconds=5 + (repeat + 1) * callbacks / 7000,
+        ),
         *_on_postgres(broker, again, callbacks, repeat, quick=quick),
         Run(
             name="spool",
@@ -146,11 +151,21 @@ def _runs(url: str, rounds: int | None, *, quick: bool) -> Sequence[Run]:
             expected_seconds=25 + (repeat + 1) * (20 + 5 * seconds),
         ),
         *_replays(broker, letters),
+        _poller(again, repeat, 5 * seconds),
         Run(
             name="download",
             arguments=again,
             expected_seconds=15 + (repeat + 1) * 12,
         ),
+    )
+
+
+def _poller(again: tuple[str, str], repeat: int, seconds: int) -> Run:
+    """Give the poller on every ledger, after a hundred thousand tasks went in."""
+    return Run(
+        name="poller",
+        arguments=(*again, "--seconds", str(seconds)),
+        expected_seconds=40 + 2 * (repeat + 1) * (seconds + 5),
     )
 
 

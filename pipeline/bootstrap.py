@@ -6,10 +6,12 @@ knows which settings make which object.
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Final
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from pipeline.broker import open_broker
 from pipeline.errors import ConfigurationError
@@ -19,13 +21,13 @@ from pipeline.topology import build_topology
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
-    from datetime import timedelta
 
     from pipeline.broker.port import Broker, Difference
     from pipeline.ledger.port import Ledger
     from pipeline.provider.client import ProviderClient
     from pipeline.settings import Settings
     from pipeline.spool.spool import Spool
+    from pipeline.submission import Checker, Submitter
     from pipeline.subscriptions import Subscription
     from pipeline.topology import Topology
 
@@ -51,8 +53,12 @@ class Plan:
     ingress: bool
     #: Of ``dedupe``, ``download`` and ``notify``.
     workers: frozenset[str]
+    #: Whether the provider is asked for tasks that are still to end.
+    polls: bool = False
     #: Only this subscription is told; ``None``: all are.
     subscription: str | None = None
+    #: Whether submissions are taken, where ``admin.port`` is set.
+    admin: bool = False
 
 
 def topology_of(settings: Settings) -> Topology:
@@ -99,23 +105,57 @@ def provider_of(settings: Settings) -> ProviderClient:
         ConfigurationError: its address or the key is not set.
     """
     from pipeline.provider.client import ProviderClient  # noqa: PLC0415  few ask
+    from pipeline.provider.door import door_of  # noqa: PLC0415
 
     provider = settings.provider
-    base_url, api_key = provider.base_url, provider.api_key
+    door = door_of(settings)
+    base_url, api_key = door.base_url, provider.api_key
     if base_url is None or api_key is None:
         name = "api_key" if api_key is None else "base_url"
         message = (
-            f"provider.{name}: expected a value where the provider is asked, as the"
-            ' dedupe worker does with provider.trust = "verify", got none'
+            f"provider.{name}: expected a value where the provider is asked, as by"
+            " `pipeline submit`, the poller, and the dedupe worker with provider.trust"
+            ' = "verify"; got none'
         )
         raise ConfigurationError(message)
     return ProviderClient(
         base_url,
         api_key,
+        door=door,
         timeout=provider.timeout,
         concurrency=provider.concurrency,
         rate_per_second=provider.rate_per_second,
+        submit_timeout=settings.submit.timeout,
+        submit_waits=settings.submit.waits,
     )
+
+
+class RoleStack(AsyncExitStack):
+    """What the roles of a process have open."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__()
+        self._settings = settings
+        self._client: ProviderClient | None = None
+
+    async def provider(self) -> ProviderClient:
+        """Give the one client of the process, so that its limits hold for all roles.
+
+        Raises:
+            ConfigurationError: the provider's address or the key is not set.
+        """
+        if self._client is None:
+            client = provider_of(self._settings)
+            self._client = await self.enter_async_context(client)
+        return self._client
+
+
+def is_polling(settings: Settings) -> bool:
+    """Tell whether a process with every role has a poller."""
+    provider = settings.provider
+    if settings.poller.enabled is None:
+        return provider.base_url is not None and provider.api_key is not None
+    return settings.poller.enabled
 
 
 def spool_of(settings: Settings) -> Spool | None:
@@ -172,3 +212,91 @@ def subscriptions_of(
         message = f"expected a subscription that there is ({known}), got {only!r}"
         raise ConfigurationError(message)
     return chosen
+
+
+def callback_address_of(settings: Settings, operation: str) -> str:
+    """Give the address that the provider posts results of an operation to.
+
+    It ends in the first token of the ingress' settings, if there is any: keep it as
+    secret as that.
+
+    Raises:
+        ConfigurationError: there is no public address, or no token where some are.
+    """
+    base, ingress = settings.provider.callback_url, settings.ingress
+    if base is None:
+        message = (
+            "provider.callback_url: expected the public address of the ingress, such"
+            " as https://hooks.example.com, got none"
+        )
+        raise ConfigurationError(message)
+    address = f"{base}/callbacks/{operation}"
+    tokens = ingress.operation_tokens.get(operation, ingress.tokens)
+    if tokens:
+        return f"{address}/{quote(tokens[0].get_secret_value(), safe='')}"
+    if ingress.operation_tokens:
+        message = (
+            f"ingress.operation_tokens: expected a token for {operation}, got none, so"
+            " the ingress would refuse its callbacks"
+        )
+        raise ConfigurationError(message)
+    return address
+
+
+@asynccontextmanager
+async def open_checker(settings: Settings) -> AsyncIterator[Checker]:
+    """Open what submissions are checked with.
+
+    Raises:
+        ConfigurationError: there is nothing to decode the source audio with.
+    """
+    from pipeline.assets.fetch import Fetcher, FetchRules  # noqa: PLC0415  few ask
+    from pipeline.audio.probe import require_decoder  # noqa: PLC0415
+    from pipeline.provider.door import door_of  # noqa: PLC0415
+    from pipeline.submission import Checker, SourceCheck  # noqa: PLC0415
+
+    submit = settings.submit
+    rules = FetchRules(
+        max_bytes=int(submit.max_source_bytes),
+        deadline=submit.source_timeout,
+        allow_private_addresses=submit.allow_private_addresses,
+    )
+    async with Fetcher(rules) as fetcher:
+        sources = None
+        if submit.check_source:
+            require_decoder("submit.check_source")
+            sources = SourceCheck(fetcher)
+        yield Checker(
+            door_of(settings),
+            partial(callback_address_of, settings),
+            sources=sources,
+            private=submit.allow_private_addresses,
+        )
+
+
+@asynccontextmanager
+async def open_submitter(
+    settings: Settings, client: ProviderClient | None = None
+) -> AsyncIterator[Submitter]:
+    """Open what tasks are submitted with: the provider, the ledger, the checks.
+
+    Args:
+        settings: all of them.
+        client: an open one to share; ``None``: one of its own.
+
+    Raises:
+        ConfigurationError: a setting is missing, or there is no decoder.
+        LedgerUnavailable, LedgerMismatch: the ledger cannot be opened.
+    """
+    from pipeline.submission import Submitter  # noqa: PLC0415  few ask
+
+    async with AsyncExitStack() as stack:
+        if client is None:
+            client = await stack.enter_async_context(provider_of(settings))
+        yield Submitter(
+            await stack.enter_async_context(open_checker(settings)),
+            client,
+            await stack.enter_async_context(ledger_of(settings)),
+            clock=partial(datetime.now, UTC),
+            quiet=settings.poller.quiet_for,
+        )

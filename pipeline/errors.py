@@ -25,11 +25,17 @@ PipelineError
 │   ├── AssetRefused          too large, wrong type, forbidden address
 │   ├── AssetMissing          the store has no such file
 │   └── FetchFailed           anything that may work next time
+│       └── EmptyFile         the server says 200 and sends nothing, as new links do
 ├── ProviderError
 │   ├── ProviderUnavailable   the provider gave no answer that can be used, this time
 │   ├── ProviderRefused       it does not take our key, or the account is at an end
 │   ├── TaskNotFound          it knows no such task
-│   └── NotConfirmed          it does not say of a task what a callback says
+│   ├── NotConfirmed          it does not say of a task what a callback says
+│   ├── SubmissionInvalid     we have found mistakes; nothing was sent
+│   ├── SubmissionRefused     it does not take what was submitted
+│   │   ├── SourceUnusable    it could not fetch the source audio
+│   │   └── AlreadyThere      it has done this before: ask for the details
+│   └── OutcomeUnknown        it may have taken what was submitted, and may not
 ├── NotificationFailed        a subscriber did not answer 2xx in time
 │   └── SubscriberGone        it answered 410: it wants to hear nothing more
 └── Settlement                raised by handlers to say how to settle
@@ -45,6 +51,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import timedelta
 
 
@@ -180,11 +187,17 @@ class FetchFailed(AssetError):
         self.after = after
 
 
+class EmptyFile(FetchFailed):
+    """There is nothing in the file: a new link may be like that for a while."""
+
+
 class ProviderError(PipelineError):
     """Base of what can go wrong when the provider is asked something."""
 
     #: How long the provider asked to be left alone, if it did.
     after: timedelta | None = None
+    #: What the provider answered, if it answered a code.
+    code: int | None = None
 
 
 class ProviderUnavailable(ProviderError):
@@ -210,6 +223,40 @@ class TaskNotFound(ProviderError):
 
 class NotConfirmed(ProviderError):
     """The provider does not say of a task what a callback says of it."""
+
+
+class SubmissionInvalid(ProviderError):
+    """What was to be submitted is wrong; nothing was sent, nothing was paid.
+
+    Args:
+        mistakes: one line for each.
+    """
+
+    def __init__(self, mistakes: Sequence[str]) -> None:
+        count = "1 mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
+        lines = "".join(f"\n  {mistake}" for mistake in mistakes)
+        super().__init__(f"nothing was submitted: {count}:{lines}")
+        self.mistakes = tuple(mistakes)
+
+
+class SubmissionRefused(ProviderError):
+    """The provider does not take what was submitted, and would not the next time."""
+
+
+class SourceUnusable(SubmissionRefused):
+    """The provider could not fetch the source audio: renew its link, then again."""
+
+
+class AlreadyThere(SubmissionRefused):
+    """The provider has done this already; the details tell what came of it."""
+
+
+class OutcomeUnknown(ProviderError):
+    """It is not known whether the provider has taken what was submitted.
+
+    Submitting it again may be paid for twice, so nobody does that unasked. A callback
+    or the provider's own log tells.
+    """
 
 
 class NotificationFailed(PipelineError):

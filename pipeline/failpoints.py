@@ -34,6 +34,8 @@ NAMES: Final = (
     "ingress.before_answer",
     "spool.after_write",
     "forwarder.before_ack",
+    "poller.before_publish",
+    "poller.before_note",
     "dedupe.before_record",
     "dedupe.after_record",
     "dedupe.before_settle",
@@ -46,6 +48,8 @@ NAMES: Final = (
     "notify.before_settle",
     "rabbitmq.before_ack",
     "dead_letters.before_ack",
+    "submit.before_send",
+    "submit.before_note",
 )
 
 P = ParamSpec("P")

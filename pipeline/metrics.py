@@ -48,12 +48,53 @@ CONFIRMATIONS = Counter(
     "Callbacks about which the provider was asked, by what it said.",
     ("outcome",),
 )
+SUBMISSIONS = Counter(
+    "pipeline_submissions_total",
+    "Tasks submitted to the provider, by what came of it.",
+    ("operation", "outcome"),
+)
+QUESTIONS = Counter(
+    "pipeline_questions_total",
+    "Questions of the poller to the provider, by operation and what they brought.",
+    ("operation", "outcome"),
+)
+RECOVERED = Counter(
+    "pipeline_recovered_total",
+    "Tasks whose end was heard of by asking only, by operation.",
+    ("operation",),
+)
+GIVEN_UP = Counter(
+    "pipeline_given_up_total",
+    "Tasks that the poller asks for no more, though they have not ended.",
+    ("operation",),
+)
+EXPECTATIONS = Gauge(
+    "pipeline_expectations", "Tasks that are still to end, as the ledger has them."
+)
+EXPECTATIONS_OVERDUE = Gauge(
+    "pipeline_expectations_overdue",
+    "Tasks that should have been asked for long ago.",
+)
+POLLER_LATE_SECONDS = Gauge(
+    "pipeline_poller_late_seconds",
+    "How long the question that is due first has waited.",
+)
 ASSETS = Counter(
     "pipeline_assets_total",
     "Files settled by download, by kind and outcome (stored, expired).",
     ("kind", "outcome"),
 )
 ASSET_BYTES = Counter("pipeline_asset_bytes_total", "Bytes of files stored.")
+LINKS_RENEWED = Counter(
+    "pipeline_links_renewed_total",
+    "Links that took the place of dead ones, by where they came from.",
+    ("source",),
+)
+UNFETCHED_LINKS = Gauge(
+    "pipeline_unfetched_links",
+    "Links of files still to be fetched, by the share of their lifetime that is over.",
+    ("spent_percent",),
+)
 NOTIFICATIONS = Counter(
     "pipeline_notifications_total",
     "Requests to subscribers, by subscription and outcome.",

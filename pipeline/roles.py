@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import UTC, datetime
+import random
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from pipeline.admin import AdminRoutes, TasksView
 from pipeline.assets.fetch import Fetcher, FetchRules
+from pipeline.assets.lifetime import Lifetimes
 from pipeline.assets.store import open_store
 from pipeline.audio.check import AudioCheck
 from pipeline.audio.probe import require_decoder
@@ -15,19 +18,30 @@ from pipeline.bootstrap import (
     NOTIFY,
     Parts,
     Plan,
+    RoleStack,
     broker_of,
+    callback_address_of,
     ledger_of,
-    provider_of,
+    open_submitter,
     spool_of,
     subscriptions_of,
     topology_of,
 )
-from pipeline.errors import FetchFailed
+from pipeline.errors import ConfigurationError, FetchFailed
 from pipeline.ingress.app import Routes, make_ingress
 from pipeline.ingress.health import health_routes
 from pipeline.ingress.tls import certificate_of
 from pipeline.logs import get_logger
-from pipeline.service import HttpRole, IdleRole, WorkerRole, declare_when_up
+from pipeline.poller.poller import Limits, Poller
+from pipeline.poller.rhythm import Rhythm, refuse_unknown_operations
+from pipeline.provider.door import door_of
+from pipeline.service import (
+    HttpRole,
+    IdleRole,
+    PollerRole,
+    WorkerRole,
+    declare_when_up,
+)
 from pipeline.settings import DedupeSettings
 from pipeline.spool.forwarder import Forwarder
 from pipeline.spool.outlet import Outlet
@@ -36,7 +50,9 @@ from pipeline.worker import Worker, one_by_one
 from pipeline.workers.confirm import Confirmation, turns_within
 from pipeline.workers.dedupe import Dedupe
 from pipeline.workers.download import Download
+from pipeline.workers.link_watch import LinkWatch
 from pipeline.workers.notify import Notify, make_session
+from pipeline.workers.refresh import RECOVERY, Refresh
 
 if TYPE_CHECKING:
     import asyncio
@@ -49,6 +65,9 @@ if TYPE_CHECKING:
     from pipeline.worker import BatchHandler
 
 log = get_logger("roles")
+
+#: What the ledger may take to note an answer.
+LEDGER_ROOM: Final = timedelta(seconds=2)
 
 
 @asynccontextmanager
@@ -63,9 +82,9 @@ async def open_roles(settings: Settings, plan: Plan) -> AsyncIterator[Sequence[R
         LedgerUnavailable, LedgerMismatch: the ledger cannot be opened.
     """
     topology = topology_of(settings)
-    async with AsyncExitStack() as stack:
+    async with RoleStack(settings) as stack:
         roles: list[Role] = []
-        if plan.workers:
+        if plan.workers or plan.polls:
             broker = await stack.enter_async_context(broker_of(settings))
             parts = Parts(broker=broker, topology=topology)
             roles += await _open_workers(stack, settings, plan, parts)
@@ -82,12 +101,15 @@ async def open_roles(settings: Settings, plan: Plan) -> AsyncIterator[Sequence[R
             roles.append(_make_ingress(settings, parts, roles, outlet))
             if outlet is not None:
                 roles.append(Forwarder(outlet))
+        if plan.admin and settings.admin.port is not None:
+            roles.append(await _open_admin(stack, settings, settings.admin.port))
         yield roles
 
 
 async def _open_workers(
-    stack: AsyncExitStack, settings: Settings, plan: Plan, parts: Parts
+    stack: RoleStack, settings: Settings, plan: Plan, parts: Parts
 ) -> list[Role]:
+    refuse_unknown_operations(settings.poller)
     ledger = await stack.enter_async_context(ledger_of(settings))
     roles: list[Role] = []
     if DEDUPE in plan.workers:
@@ -96,6 +118,7 @@ async def _open_workers(
         download = await _open_download(stack, settings, ledger)
         handler = one_by_one(download.handle)
         roles.append(_role(settings, parts, DOWNLOAD, handler, settings.download))
+        roles.append(_make_link_watch(settings, ledger))
     if NOTIFY in plan.workers:
         session = await stack.enter_async_context(make_session())
         limits = settings.notify
@@ -111,28 +134,60 @@ async def _open_workers(
             handler = one_by_one(notify.handle)
             queue = notify_queue(one.name)
             roles.append(_role(settings, parts, queue, handler, fitting))
+    if plan.polls:
+        roles.append(await _open_poller(stack, settings, parts, ledger))
     return roles
 
 
 async def _open_dedupe(
-    stack: AsyncExitStack, settings: Settings, parts: Parts, ledger: Ledger
+    stack: RoleStack, settings: Settings, parts: Parts, ledger: Ledger
 ) -> Role:
     limits = settings.dedupe
-    confirmation = None
+    door, confirmation = door_of(settings), None
     if settings.provider.trust == "verify":
         # The other half is for the ledger.
         within = limits.deadline / 2
-        client = await stack.enter_async_context(provider_of(settings))
-        confirmation = Confirmation(client, within=within)
+        client = await stack.provider()
+        confirmation = Confirmation(client, within=within, door=door)
         turns = turns_within(within, settings.provider, limits.concurrency)
         fitting = min(limits.batch_size, turns)
         limits = limits.model_copy(update={"batch_size": fitting})
-    handle = Dedupe(ledger, clock=now, confirmation=confirmation).handle
-    return _role(settings, parts, DEDUPE, handle, limits)
+    dedupe = Dedupe(
+        ledger,
+        clock=now,
+        quiet=settings.poller.quiet_for,
+        confirmation=confirmation,
+        door=door,
+    )
+    return _role(settings, parts, DEDUPE, dedupe.handle, limits)
+
+
+async def _open_poller(
+    stack: RoleStack, settings: Settings, parts: Parts, ledger: Ledger
+) -> Role:
+    limits, provider = settings.poller, settings.provider
+    poller = Poller(
+        ledger,
+        await stack.provider(),
+        parts.broker.publish,
+        rhythm=Rhythm(interval=limits.interval, give_up_after=limits.give_up_after),
+        limits=Limits(
+            rate_per_second=limits.rate_per_second,
+            concurrency=provider.concurrency,
+            # An answer, a confirm, and a note in the ledger, each in its own time.
+            lasts=provider.timeout + settings.broker.deadline + LEDGER_ROOM,
+            overdue=limits.overdue_after,
+            drain=settings.drain,
+        ),
+        clock=now,
+        chance=random.SystemRandom().random,
+        door=door_of(settings),
+    )
+    return PollerRole(poller, parts.broker, parts.topology)
 
 
 async def _open_download(
-    stack: AsyncExitStack, settings: Settings, ledger: Ledger
+    stack: RoleStack, settings: Settings, ledger: Ledger
 ) -> Download:
     limits = settings.download
     store = await stack.enter_async_context(
@@ -158,7 +213,48 @@ async def _open_download(
     if limits.check_audio:
         require_decoder()
         check = AudioCheck().check
-    return Download(fetcher, store, ledger, clock=now, check=check)
+    refresh = await _open_refresh(stack, settings, ledger)
+    return Download(
+        fetcher,
+        store,
+        ledger,
+        clock=now,
+        check=check,
+        refresh=None if refresh is None else refresh.links,
+    )
+
+
+async def _open_refresh(
+    stack: RoleStack, settings: Settings, ledger: Ledger
+) -> Refresh | None:
+    """Open what asks the provider for fresh links, where it can be asked."""
+    door = door_of(settings)
+    if door.base_url is None or settings.provider.api_key is None:
+        return None
+    try:
+        callback_url = callback_address_of(settings, RECOVERY)
+    except ConfigurationError as error:
+        # Then a lost file stays lost; everything else works without.
+        log.info("nothing_is_recovered", reason=str(error))
+        callback_url = None
+    return Refresh(
+        await stack.provider(),
+        ledger,
+        clock=now,
+        minted_lifetime=door.lifetimes.minted_links,
+        callback_url=callback_url,
+    )
+
+
+def _make_link_watch(settings: Settings, ledger: Ledger) -> LinkWatch:
+    known = door_of(settings).lifetimes
+    lifetimes = Lifetimes(
+        files=known.files,
+        upstream=known.upstream_links,
+        upstream_hosts=known.upstream_hosts,
+    )
+    every = settings.download.link_check_interval
+    return LinkWatch(ledger, lifetimes, clock=now, every=every)
 
 
 def _role(
@@ -210,6 +306,19 @@ def _make_health(
         Routes(health_routes(checks), None),
         host=settings.metrics.host,
         port=port,
+    )
+
+
+async def _open_admin(stack: RoleStack, settings: Settings, port: int) -> HttpRole:
+    opening = open_submitter(settings, await stack.provider())
+    submitter = await stack.enter_async_context(opening)
+    admin = settings.admin
+    return HttpRole(
+        "admin",
+        AdminRoutes(health_routes({}), TasksView(submitter, admin)),
+        host=admin.host,
+        port=port,
+        max_body_bytes=int(admin.max_body_bytes),
     )
 
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from pipeline.broker.port import Broker
     from pipeline.ingress.app import Routes
     from pipeline.ingress.tls import Certificate
+    from pipeline.poller.poller import Poller
     from pipeline.topology import Topology
     from pipeline.worker import Worker
 
@@ -97,6 +98,25 @@ class WorkerRole:
         """Consume until ``stopping`` is set, then drain."""
         if await declare_when_up(self._broker, self._topology, stopping):
             await self._worker.run(stopping)
+
+
+class PollerRole:
+    """The poller, from the topology it needs to the end of its drain."""
+
+    name = "poller"
+    #: What it cannot do now, such as ask a provider that is away, mends itself, and
+    #: is no reason to take callbacks elsewhere.
+    problem = None
+
+    def __init__(self, poller: Poller, broker: Broker, topology: Topology) -> None:
+        self._poller = poller
+        self._broker = broker
+        self._topology = topology
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Ask until ``stopping`` is set."""
+        if await declare_when_up(self._broker, self._topology, stopping):
+            await self._poller.run(stopping)
 
 
 class HttpRole:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from datetime import datetime
 
+    from pipeline.failure import FailureClass
+
 #: The provider's name of a task.
 TaskId = NewType("TaskId", str)
 #: Names one occurrence: a task, a stage and what was said. Also the CloudEvents id.
@@ -79,6 +81,8 @@ class Track:
     created_at: datetime | None = None
     #: Final files by kind (``audio``, ``image``, ...); only links that are there.
     links: Mapping[str, str] = field(default_factory=dict)
+    #: Why this one has failed, where others of its task have not.
+    error: str = ""
 
 
 @value
@@ -95,6 +99,8 @@ class TaskUpdate:
     tracks: tuple[Track, ...] = ()
     #: Why the stage is unknown, for a person.
     unknown_reason: str = ""
+    #: What a failure means for another attempt; ``None`` unless it is ``failed``.
+    failure: FailureClass | None = None
 
 
 @key
@@ -179,7 +185,7 @@ def event_id(update: TaskUpdate) -> EventId:
 def _essence(track: Track) -> tuple[object, ...]:
     """Give what makes a track's news; unique by its first element in an update."""
     links = track.links
-    return (
+    essence = (
         track.track_id,
         track.title,
         track.tags,
@@ -189,6 +195,7 @@ def _essence(track: Track) -> tuple[object, ...]:
         bare_link(track.stream_url),
         [(kind, bare_link(links[kind])) for kind in sorted(links)],
     )
+    return (*essence, track.error) if track.error else essence
 
 
 def derived_id(*parts: str) -> EventId:
@@ -259,6 +266,8 @@ def join_tracks(one: Track, other: Track) -> Track:
         duration_seconds=max(one.duration_seconds, other.duration_seconds),
         created_at=max(times, default=None),
         links=links,
+        # One that was made has not failed, whatever else was said of it.
+        error=min(one.error, other.error),
     )
 
 

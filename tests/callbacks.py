@@ -155,6 +155,7 @@ def make_claim(
     origin: str = "callback",
     received_at: datetime = START,
     body: bytes = b"",
+    due_at: datetime | None = None,
 ) -> Claim:
     """Make a claim on an update, by a message of its own."""
     update = make_update() if update is None else update
@@ -165,4 +166,5 @@ def make_claim(
         origin=origin,
         received_at=received_at,
         body=body,
+        due_at=due_at,
     )

@@ -34,6 +34,18 @@ OPERATIONS: Final = Path("docs/operations.md")
 CONTRACT: Final = Path("docs/contract.md")
 PROVIDER: Final = Path("docs/provider.md")
 RELIABILITY: Final = Path("docs/reliability.md")
+#: The tables of what the provider sends, in which every row has a test.
+SHAPES: Final = (
+    "Failures",
+    "Contradictions",
+    "Statuses",
+    "Names",
+    "Bodies",
+    "Odd shapes",
+    "Flags",
+    "Cousins",
+    "Submitting",
+)
 
 _ELSEWHERE: Final = re.compile(r"[a-z]+:")
 _FILE: Final = re.compile(
@@ -76,12 +88,7 @@ def check(documents: Sequence[Document]) -> Iterator[str]:
             yield f"{path}:{line}: {text}"
     yield from check_operations(by_path[OPERATIONS])
     yield from check_contract(by_path[CONTRACT])
-    yield from compare(
-        PROVIDER,
-        "operations",
-        [row.code() for row in by_path[PROVIDER].table("Operations")],
-        docs_facts.operations(),
-    )
+    yield from check_provider(by_path[PROVIDER])
     yield from check_reliability(by_path[RELIABILITY])
     yield from check_commands_are_named(documents)
     yield from check_all_are_linked(by_path)
@@ -251,6 +258,15 @@ def check_contract(document: Document) -> Iterator[str]:
     }
     for missing in {*PUBLIC_TYPES} - shown:
         yield f"{CONTRACT}: an example of the event {missing} is missing"
+
+
+def check_provider(document: Document) -> Iterator[str]:
+    """Compare the operations; every shape of the provider has a test."""
+    known = [row.code() for row in document.table("Operations")]
+    yield from compare(PROVIDER, "operations", known, docs_facts.operations())
+    for heading in SHAPES:
+        for line, text in docs_tests.check_matrix(document, heading):
+            yield f"{PROVIDER}:{line}: {text}"
 
 
 def check_reliability(document: Document) -> Iterator[str]:

@@ -94,25 +94,27 @@ class CommandLine:
         *arguments: str,
         environ: dict[str, str] | None = None,
         output: int | None = None,
+        errors: int | None = None,
     ) -> Iterator[Running]:
         """Run a command that stays; it is killed in the end if it still runs.
 
-        Its log is a file, unless ``output`` is a file descriptor to write it to.
+        Its log is a file, unless ``output`` is a file descriptor to write it to; the
+        same for standard error.
         """
         log = self.folder / f"{arguments[0]}.log"
-        errors = self.folder / f"{arguments[0]}.err"
-        with log.open("wb") as logged, errors.open("wb") as error:
+        said = self.folder / f"{arguments[0]}.err"
+        with log.open("wb") as logged, said.open("wb") as error:
             process = subprocess.Popen(
                 [sys.executable, "-m", "pipeline", *arguments],
                 cwd=self.folder,
                 env=self._environ(environ),
-                stderr=error,
+                stderr=error if errors is None else errors,
                 stdout=logged if output is None else output,
                 # Shells start what is in the background deaf to Ctrl-C.
                 preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509  no threads yet
             )
         try:
-            yield Running(process, log, errors)
+            yield Running(process, log, said)
         finally:
             process.kill()
             process.wait()

@@ -46,6 +46,7 @@ def variables() -> frozenset[str]:
     files = {f"{name}_FILE" for name in own}
     tests = {
         "PIPELINE_TEST_AMQP_URL",
+        "PIPELINE_TEST_BODIES",
         "PIPELINE_TEST_FAILPOINTS",
         "PIPELINE_TEST_KILLS",
         "PIPELINE_TEST_POSTGRES_URL",

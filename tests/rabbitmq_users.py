@@ -34,6 +34,7 @@ USERS: Final = {
     "dedupe": "DEDUPE_PASSWORD",
     "download": "DOWNLOAD_PASSWORD",
     "notify": "NOTIFY_PASSWORD",
+    "poller": "POLLER_PASSWORD",
     "subscriber": "SUBSCRIBER_PASSWORD",
 }
 

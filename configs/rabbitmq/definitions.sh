@@ -15,6 +15,7 @@
 #   DEDUPE_PASSWORD      dedupe       the workers: each reads its own queues
 #   DOWNLOAD_PASSWORD    download
 #   NOTIFY_PASSWORD      notify
+#   POLLER_PASSWORD      poller       publishes what the provider answers
 #   SUBSCRIBER_PASSWORD  subscriber   an example: another service, which listens
 #   PREFIX               the setting broker.prefix; "pipeline" if unset
 set -eu
@@ -53,6 +54,7 @@ user ingress "${INGRESS_PASSWORD:-}" ''
 user dedupe "${DEDUPE_PASSWORD:-}" ''
 user download "${DOWNLOAD_PASSWORD:-}" ''
 user notify "${NOTIFY_PASSWORD:-}" ''
+user poller "${POLLER_PASSWORD:-}" ''
 user subscriber "${SUBSCRIBER_PASSWORD:-}" ''
 
 separator=''
@@ -65,6 +67,8 @@ permission download "${DOWNLOAD_PASSWORD:-}" \
     '^$' "$ours(events|$work($set_aside))\$" "$ours${work}download\$"
 permission notify "${NOTIFY_PASSWORD:-}" \
     '^$' "$ours$work($set_aside)\$" "$ours${work}notify\\\\.[^.]+\$"
+permission poller "${POLLER_PASSWORD:-}" \
+    '^$' "$ours(callbacks|events)\$" '^$'
 # Makes queues of its own, whose names start with its own, and binds them.
 permission subscriber "${SUBSCRIBER_PASSWORD:-}" \
     '^subscriber\\.' '^subscriber\\.' "^subscriber\\\\.|${ours}events\$"

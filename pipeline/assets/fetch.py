@@ -19,7 +19,7 @@ from pipeline.assets.body import Buffers, receive
 from pipeline.assets.guard import ForbiddenAddress, public_socket
 from pipeline.assets.link import check_host, read_link, show
 from pipeline.assets.sniff import HEAD_BYTES, FileType, is_text, sniff
-from pipeline.errors import AssetRefused, FetchFailed, LinkExpired
+from pipeline.errors import AssetRefused, EmptyFile, FetchFailed, LinkExpired
 from pipeline.failpoints import reach
 from pipeline.retry import read_retry_after
 
@@ -269,7 +269,7 @@ def _check_type(piece: Piece, families: Collection[str]) -> FileType:
     if not head:
         # New links serve nothing for a while, with 200.
         message = "expected a file, got an empty body"
-        raise FetchFailed(message)
+        raise EmptyFile(message)
     file_type = sniff(head)
     if file_type is None and is_text(head):
         message = "expected a file, got text, perhaps a page that explains an error"
@@ -313,7 +313,7 @@ def _translated(shown: str) -> Iterator[None]:
     try:
         yield
     except FetchFailed as error:
-        raise FetchFailed(f"{shown}: {error}", after=error.after) from error
+        raise type(error)(f"{shown}: {error}", after=error.after) from error
     except (AssetRefused, LinkExpired) as error:
         raise type(error)(f"{shown}: {error}") from error
     except aiohttp.ClientConnectorError as error:

@@ -56,7 +56,7 @@ def check_host(link: URL, *, hosts: Collection[str], ports: Collection[int]) -> 
     """
     # The dot at the end says only that the name is complete.
     host = (link.raw_host or "").lower().removesuffix(".")
-    if hosts and not any(_fits(host, pattern) for pattern in hosts):
+    if hosts and not any(fits(host, pattern) for pattern in hosts):
         log.warning("link_refused", reason="host", host=host[:_SHOWN_CHARACTERS])
         message = f"expected a host that is allowed, got {show(link)}"
         raise AssetRefused(message)
@@ -71,7 +71,8 @@ def show(link: URL) -> str:
     return f"{link.raw_host or 'no host'}{link.raw_path}"[:_SHOWN_CHARACTERS]
 
 
-def _fits(host: str, pattern: str) -> bool:
+def fits(host: str, pattern: str) -> bool:
+    """Tell whether a host is the one named, or one of those named."""
     if pattern.startswith("*."):
         return host.endswith(pattern[1:])
     return host == pattern

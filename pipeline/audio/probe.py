@@ -67,15 +67,15 @@ class Probe:
 DEFAULT_LIMITS: Final = ProbeLimits()
 
 
-def require_decoder() -> None:
-    """Make sure that there is something to decode with.
+def require_decoder(setting: str = "download.check_audio") -> None:
+    """Make sure that there is something to decode with, as a setting wants it.
 
     Raises:
         ConfigurationError: the extra ``media`` is not installed.
     """
     if find_spec("av") is None:
         message = (
-            "download.check_audio: expected the library av to decode with, found none:"
+            f"{setting}: expected the library av to decode with, found none:"
             " install callback-pipeline[media]"
         )
         raise ConfigurationError(message)

@@ -113,6 +113,7 @@ def _wrong_ingress(loaded: Loaded | None) -> Iterator[Mistake]:
     from pipeline.errors import ConfigurationError
     from pipeline.ingress.app import refuse_unknown_operations
     from pipeline.ingress.tls import certificate_of
+    from pipeline.poller import rhythm
     from pipeline.settings import Mistake
 
     if loaded is None:
@@ -121,6 +122,7 @@ def _wrong_ingress(loaded: Loaded | None) -> Iterator[Mistake]:
     looks = (
         partial(refuse_unknown_operations, ingress),
         partial(certificate_of, ingress.tls),
+        partial(rhythm.refuse_unknown_operations, loaded.settings.poller),
     )
     for look in looks:
         try:

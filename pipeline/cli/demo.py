@@ -43,6 +43,12 @@ _Load = Annotated[
         min=0, help="Send so many callbacks without files instead, one in five twice."
     ),
 ]
+_Callbacks = Annotated[
+    bool,
+    typer.Option(
+        help="Without callbacks everything is found out by asking the provider.",
+    ),
+]
 _CallbackUrl = Annotated[
     str | None,
     typer.Option(
@@ -66,6 +72,7 @@ def add_to(app: typer.Typer) -> None:
         epilog="\b\nExamples\n"
         "  pipeline demo\n"
         "  pipeline demo --tasks 50 --json\n"
+        "  pipeline demo --no-callbacks\n"
         "  pipeline demo --load 10000 --broker-url amqp://guest:guest@localhost/"
     )(demo)
 
@@ -75,6 +82,7 @@ def demo(
     tasks: Tasks = 6,
     seed: _Seed = None,
     load: _Load = 0,
+    callbacks: _Callbacks = True,
     time_scale: TimeScale = 100.0,
     broker_url: BrokerUrl = None,
     callback_url: _CallbackUrl = None,
@@ -92,6 +100,9 @@ def demo(
     """
     from pipeline.demo import DemoOptions
 
+    if not callbacks and (load or callback_url is not None):
+        message = "expected neither --load nor --callback-url with it"
+        raise typer.BadParameter(message, param_hint="--no-callbacks")
     if seed is None:
         # A pipeline that stays would take the same tasks again for repeats.
         seed = 1 if callback_url is None else randbelow(1_000_000)
@@ -99,6 +110,7 @@ def demo(
         tasks=tasks,
         seed=seed,
         load=load,
+        callbacks=callbacks,
         time_scale=time_scale,
         patience=PATIENCE + load * PATIENCE_FOR_EACH,
         callback_url=callback_url,

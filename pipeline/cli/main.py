@@ -19,6 +19,8 @@ from pipeline.cli import (
     render,
     run,
     simulate,
+    submit,
+    submit_batch,
     tasks,
     topology,
 )
@@ -40,6 +42,7 @@ app = typer.Typer(
         "  pipeline demo               see it work, with a simulated provider\n"
         "  pipeline run                everything in one process, without any server\n"
         "  pipeline config show        what is set, and where each value comes from\n"
+        "  pipeline submit --help      have the provider make something, and wait\n"
         "  pipeline doctor             what is wrong, and what to do about it\n"
         "  pipeline dead-letters list  what could not be processed, and why\n\n"
         "Every command has --help. Settings: defaults < TOML file < PIPELINE_…"
@@ -49,6 +52,8 @@ app = typer.Typer(
 run.add_to(app)
 demo.add_to(app)
 simulate.add_to(app)
+submit.add_to(app)
+submit_batch.add_to(app)
 doctor.add_to(app)
 openapi.add_to(app)
 app.add_typer(tasks.app)

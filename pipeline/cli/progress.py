@@ -6,8 +6,10 @@ import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import typer
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from pipeline.dead_letters import OnProgress, Progress
 
@@ -47,3 +49,53 @@ def progress_bar(
                 bar.update(line, total=progress.total, completed=progress.seen)
 
         yield report
+
+
+@contextmanager
+def counting_bar(*, shown: bool) -> Iterator[Callable[[str, int, int], None]]:
+    """Give a function that is told what is done, how many and of how many."""
+    if not shown or not sys.stderr.isatty():
+        yield lambda *_: None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+    from rich.progress import Progress as Bar
+
+    bar = Bar(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )
+    with bar:
+        line = bar.add_task("", total=None)
+
+        def report(title: str, done: int, total: int) -> None:
+            bar.update(line, description=title, completed=done, total=total)
+
+        yield report
+
+
+@contextmanager
+def status_line(*, shown: bool) -> Iterator[Callable[[str], None]]:
+    """Give a function that is told how things stand.
+
+    On a terminal it is one line that changes, elsewhere a line for each.
+    """
+    if not shown:
+        yield lambda _: None
+        return
+    if not sys.stderr.isatty():
+        yield lambda text: typer.echo(text, err=True)
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status("") as status:
+        yield lambda text: status.update(text.replace("[", "\\["))

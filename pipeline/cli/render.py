@@ -39,6 +39,11 @@ def print_json(document: object) -> None:
     typer.echo(orjson.dumps(document, option=_INDENTED, default=str))
 
 
+def print_json_line(document: object) -> None:
+    """Print one JSON document on a line of its own, of several that follow."""
+    typer.echo(orjson.dumps(document, option=_COMPACT, default=str))
+
+
 async def print_json_list(items: AsyncIterable[object]) -> int:
     """Print a JSON list, one item a line, as the items come; return their number."""
     count = 0

@@ -1,4 +1,4 @@
-"""``pipeline run``, ``ingress`` and ``worker``: the processes that stay."""
+"""``pipeline run``, ``ingress``, ``worker`` and ``poller``: the processes that stay."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pipeline.cli.options import (
 
 if TYPE_CHECKING:
     from pipeline.bootstrap import Plan
-    from pipeline.settings import Loaded
+    from pipeline.settings import Loaded, Settings
 
 Host = Annotated[
     str | None,
@@ -60,12 +60,14 @@ def add_to(app: typer.Typer) -> None:
         " upload-extend."
     )(run)
     app.command(epilog="Example: pipeline ingress --host 0.0.0.0 --port 8080")(ingress)
+    app.command(epilog="Example: pipeline admin --set admin.port=8090")(admin)
     app.command(
         epilog="\b\nExamples\n"
         "  pipeline worker dedupe\n"
         "  pipeline worker notify --subscription studio\n"
         "  pipeline worker download --set metrics.port=9101"
     )(worker)
+    app.command(epilog="Example: pipeline poller --set poller.quiet=2m")(poller)
 
 
 def run(
@@ -85,7 +87,7 @@ def run(
         ),
     ] = False,
 ) -> None:
-    """Run everything in this process: ingress and all workers.
+    """Run everything in this process: ingress, all workers, and the poller.
 
     Without settings it needs no server and keeps its data in ./data. Stop it with
     Ctrl-C: work in progress is finished first; a second Ctrl-C stops at once.
@@ -100,8 +102,6 @@ def run(
         }
         run_simulation(port, [name for name, value in options.items() if value])
         return
-    from pipeline.bootstrap import Plan
-
     loaded = read_settings(
         config,
         assignments,
@@ -110,8 +110,19 @@ def run(
         ingress__host=host,
         ingress__port=port,
     )
-    plan = Plan(ingress=True, workers=frozenset(WorkerName), subscription=None)
-    stay(loaded, plan)
+    stay(loaded, everything(loaded.settings))
+
+
+def everything(settings: Settings) -> Plan:
+    """Plan every role that the settings leave room for."""
+    from pipeline.bootstrap import Plan, is_polling
+
+    return Plan(
+        ingress=True,
+        workers=frozenset(WorkerName),
+        polls=is_polling(settings),
+        admin=True,
+    )
 
 
 def run_simulation(port: int | None, given: list[str]) -> None:
@@ -160,6 +171,26 @@ def ingress(
     stay(loaded, Plan(ingress=True, workers=frozenset(), subscription=None))
 
 
+def admin(
+    *,
+    config: ConfigFile = None,
+    assignments: Assignments = None,
+    ledger_url: LedgerUrl = None,
+) -> None:
+    """Take submissions over HTTP: POST /tasks, with one of admin.tokens.
+
+    Needs admin.port, the provider's key and the ledger; `pipeline run` has it, too,
+    where admin.port is set.
+    """
+    from pipeline.bootstrap import Plan
+
+    loaded = read_settings(config, assignments, ledger_url=ledger_url)
+    if loaded.settings.admin.port is None:
+        message = "expected a port, got none: set admin.port, and admin.tokens"
+        raise typer.BadParameter(message, param_hint="admin.port")
+    stay(loaded, Plan(ingress=False, workers=frozenset(), admin=True))
+
+
 def worker(
     *,
     name: Annotated[WorkerName, typer.Argument(help="Which worker.")],
@@ -190,6 +221,26 @@ def worker(
         loaded,
         Plan(ingress=False, workers=frozenset({name}), subscription=subscription),
     )
+
+
+def poller(
+    *,
+    config: ConfigFile = None,
+    assignments: Assignments = None,
+    broker_url: BrokerUrl = None,
+    ledger_url: LedgerUrl = None,
+) -> None:
+    """Ask the provider for tasks of which no end was heard.
+
+    Start as many as you like; they share the work and the rate. With metrics.port set
+    it answers /healthz, /readyz and /metrics there.
+    """
+    from pipeline.bootstrap import Plan
+
+    loaded = read_settings(
+        config, assignments, broker_url=broker_url, ledger_url=ledger_url
+    )
+    stay(loaded, Plan(ingress=False, workers=frozenset(), polls=True))
 
 
 def stay(loaded: Loaded, plan: Plan) -> None:

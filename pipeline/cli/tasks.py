@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import aclosing
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -12,17 +14,25 @@ from pipeline.cli.loop import run_once
 from pipeline.cli.options import (
     AsJson,
     Assignments,
+    BrokerUrl,
     ConfigFile,
     LedgerUrl,
     read_settings,
+)
+from pipeline.cli.task_timeline import (
+    Entry,
+    is_over,
+    settled,
+    task_document,
+    timeline,
 )
 from pipeline.task import Stage, TaskId
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
-    from datetime import datetime
 
-    from pipeline.ledger.port import Ledger, TaskRecord
+    from pipeline.ledger.port import TaskRecord
+    from pipeline.settings import Settings
 
 app = typer.Typer(
     name="tasks",
@@ -41,12 +51,21 @@ COLUMNS = (
 )
 
 
+_FOLLOW_SECONDS: Final = 1.0
+
+Age = Annotated[str | None, typer.Option(metavar="AGE", help="Seen in the last: 2d")]
+
+
 @app.command(
-    "list", epilog="Example: pipeline tasks list --stage failed --limit 20 --json"
+    "list", epilog="Example: pipeline tasks list --stage failed --newer-than 1d --json"
 )
 def list_tasks(
     *,
     stage: Annotated[Stage | None, typer.Option(help="Only in this stage.")] = None,
+    operation: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Only of this operation.")
+    ] = None,
+    newer_than: Age = None,
     limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 100,
     as_json: AsJson = False,
     config: ConfigFile = None,
@@ -56,11 +75,15 @@ def list_tasks(
     """List tasks, the last seen first."""
     from pipeline.bootstrap import ledger_of
 
+    age = render.parse_age(newer_than)
+    since = None if age is None else datetime.now(UTC) - age
     loaded = read_settings(config, assignments, ledger_url=ledger_url)
 
     async def main() -> None:
         async with ledger_of(loaded.settings, must_exist=True) as ledger:
-            found = await ledger.list_tasks(stage=stage, limit=limit)
+            found = await ledger.list_tasks(
+                stage=stage, operation=operation, since=since, limit=limit
+            )
         if as_json:
             await render.print_json_list(_each([asdict(task) for task in found]))
             return
@@ -70,90 +93,129 @@ def list_tasks(
     run_once(main())
 
 
-@app.command(epilog="Example: pipeline tasks show 5c79be8e")
+@app.command(
+    epilog="\b\nExamples\n"
+    "  pipeline tasks show 5c79be8e\n"
+    "  pipeline tasks show 5c79be8e --follow",
+)
 def show(
     *,
     task_id: Annotated[str, typer.Argument(metavar="TASK-ID")],
+    follow: Annotated[
+        bool,
+        typer.Option(
+            "--follow", help="Go on until it has ended and its files are settled."
+        ),
+    ] = False,
+    dead_letters: Annotated[
+        bool, typer.Option(help="Look for its dead letters on the broker, too.")
+    ] = True,
     as_json: AsJson = False,
     config: ConfigFile = None,
     assignments: Assignments = None,
     ledger_url: LedgerUrl = None,
+    broker_url: BrokerUrl = None,
 ) -> None:
     """Show one task and everything that happened to it, in order of time."""
-    from pipeline.bootstrap import ledger_of
-
-    loaded = read_settings(config, assignments, ledger_url=ledger_url)
-
-    async def main() -> dict[str, Any] | None:
-        async with ledger_of(loaded.settings, must_exist=True) as ledger:
-            return await task_document(ledger, TaskId(task_id))
-
-    document = run_once(main())
+    loaded = read_settings(
+        config, assignments, ledger_url=ledger_url, broker_url=broker_url
+    )
+    task, settings = TaskId(task_id), loaded.settings
+    if follow:
+        try:
+            run_once(_follow(settings, task, as_json=as_json))
+        except KeyboardInterrupt:
+            raise typer.Exit from None
+        return
+    document = run_once(_document(settings, task, dead_letters=dead_letters))
     if document is None:
         render.fail(f"the ledger has no task {task_id}")
         raise typer.Exit(1)
     if as_json:
-        render.print_json(document)
+        render.print_json({**document, "timeline": _as_json(timeline(document))})
     else:
         _print_task(document)
 
 
-async def task_document(ledger: Ledger, task_id: TaskId) -> dict[str, Any] | None:
-    """Give all that is known of a task as a JSON object; ``None``: not known."""
-    task = await ledger.find_task(task_id)
-    if task is None:
-        return None
-    return {
-        **asdict(task),
-        "updates": [asdict(u) for u in await ledger.list_updates(task_id)],
-        "assets": [asdict(a) for a in await ledger.list_assets(task_id)],
-        "attempts": [asdict(a) for a in await ledger.list_attempts(task_id)],
-        "notifications": [asdict(n) for n in await ledger.list_notifications(task_id)],
-    }
+async def _document(
+    settings: Settings, task_id: TaskId, *, dead_letters: bool
+) -> dict[str, Any] | None:
+    from pipeline.bootstrap import ledger_of
+
+    async with ledger_of(settings, must_exist=True) as ledger:
+        document = await task_document(ledger, task_id)
+    if document is not None and dead_letters:
+        document["dead_letters"] = await _dead_letters(settings, task_id)
+    return document
 
 
-def timeline(document: dict[str, Any]) -> list[tuple[datetime, str]]:
-    """Put what happened to a task into order of time."""
-    happened = [
-        (
-            update["received_at"],
-            f"{update['origin']}: {update['stage']} ({update['verdict']}"
-            + (f", {n} more said the same)" if (n := update["duplicates"]) else ")"),
-        )
-        for update in document["updates"]
-    ]
-    happened += [
-        (
-            attempt["finished_at"],
-            f"{attempt['queue']}: {attempt['subject']}, attempt {attempt['number']}:"
-            f" {attempt['outcome']} {attempt['detail']}".rstrip(),
-        )
-        for attempt in document["attempts"]
-    ]
-    happened += [
-        (asset["settled_at"], _settled(asset))
-        for asset in document["assets"]
-        if asset["settled_at"] is not None
-    ]
-    happened += [
-        (
-            note["delivered_at"],
-            f"{note['subscription']} has been told {note['event_type']}",
-        )
-        for note in document["notifications"]
-        if note["delivered_at"] is not None
-    ]
-    return sorted(happened, key=lambda item: item[0])
+async def _follow(settings: Settings, task_id: TaskId, *, as_json: bool) -> None:
+    """Print what happens to a task as it happens; one that is not known may come."""
+    import asyncio
+
+    from pipeline.bootstrap import ledger_of
+
+    printed: set[Entry] = set()
+    async with ledger_of(settings, must_exist=True) as ledger:
+        while True:
+            document = await task_document(ledger, task_id)
+            for entry in timeline(document) if document else ():
+                # What is still to come changes with each question.
+                if entry not in printed and entry.at <= datetime.now(UTC):
+                    printed.add(entry)
+                    _print_entry(entry, as_json=as_json)
+            if document and is_over(document):
+                return
+            await asyncio.sleep(_FOLLOW_SECONDS)
 
 
-def _settled(asset: dict[str, Any]) -> str:
-    what = f"{asset['key']['track_id']}/{asset['key']['kind']}"
-    if asset["location"] is None:
-        reason = f": {asset['reason']}" if asset["reason"] else ""
-        return f"{what} {asset['state']}{reason}"
-    return (
-        f"{what} {asset['state']}: {asset['location']}, {asset['size_bytes']:,} bytes"
-    )
+async def _dead_letters(settings: Settings, task_id: str) -> list[dict[str, Any]]:
+    """Find the dead letters of a task; without a broker there are none to be seen."""
+    from pipeline.bootstrap import open_parts
+    from pipeline.cli import letters
+    from pipeline.dead_letters import Selection, browse
+    from pipeline.errors import PipelineError
+
+    try:
+        async with (
+            open_parts(settings, declaring=False, must_exist=True) as parts,
+            aclosing(
+                browse(
+                    parts.broker,
+                    parts.topology.work_queues,
+                    Selection(task_id=task_id),
+                )
+            ) as found,
+        ):
+            return [letters.as_document(letter) async for letter in found]
+    except PipelineError as error:
+        render.warn(f"dead letters are not shown: {error}")
+        return []
+
+
+def _as_json(entries: Sequence[Entry]) -> list[dict[str, object]]:
+    start = entries[0].at if entries else None
+    return [
+        {
+            "at": entry.at,
+            "after_seconds": start and (entry.at - start).total_seconds(),
+            "what": entry.what,
+        }
+        for entry in entries
+    ]
+
+
+def _print_entry(
+    entry: Entry, *, as_json: bool = False, start: datetime | None = None
+) -> None:
+    if as_json:
+        render.print_json_line({"at": entry.at, "what": entry.what})
+        return
+    time = typer.style(render.format_time(entry.at), dim=True)
+    after = ""
+    if start is not None:
+        after = f"  +{(entry.at - start).total_seconds():<8.1f}"
+    typer.echo(f"{time}{after}  {render.plain(entry.what)}")
 
 
 def _print_task(document: dict[str, Any]) -> None:
@@ -165,13 +227,14 @@ def _print_task(document: dict[str, Any]) -> None:
             f"  track {render.plain(track['track_id'])}"
             f"  {render.plain(track['title'] or '(no title)')}"
             f"  {track['duration_seconds']:g} s"
+            f"{'  failed: ' + render.plain(track['error']) if track['error'] else ''}"
         )
     for asset in document["assets"]:
-        typer.echo(f"  file  {render.plain(_settled(asset))}")
+        typer.echo(f"  file  {render.plain(settled(asset))}")
     typer.echo()
-    for at, text in timeline(document):
-        time = typer.style(render.format_time(at), dim=True)
-        typer.echo(f"{time}  {render.plain(text)}")
+    entries = timeline(document)
+    for entry in entries:
+        _print_entry(entry, start=entries[0].at)
 
 
 def _row(task: TaskRecord) -> Sequence[object]:

@@ -39,6 +39,20 @@ waits = ["200ms", "200ms"]
 concurrency = 16
 """
 
+# The same shortness where no callback comes.
+_POLLING: Final = """
+[provider]
+base_url = "{provider_url}"
+api_key = "{api_key}"
+rate_per_second = 200
+
+[poller]
+quiet = "200ms"
+interval = "500ms"
+give_up_after = "1m"
+rate_per_second = 100
+"""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DemoOptions:
@@ -48,6 +62,8 @@ class DemoOptions:
     seed: int = 1
     #: So many callbacks without files instead, as fast as they are taken; 0: none.
     load: int = 0
+    #: Whether callbacks come; without them everything is found out by asking.
+    callbacks: bool = True
     #: Simulated seconds per real second.
     time_scale: float = 100.0
     #: The longest to wait for everything to settle.
@@ -64,13 +80,21 @@ class DemoOptions:
     subscriber_port: int = 0
 
 
-def write_config(folder: Path, subscriber_url: str, broker_url: str | None) -> Path:
+def polling_config(provider_url: str, api_key: str) -> str:
+    """Write the settings by which the provider is asked, in a demo's hurry."""
+    return _POLLING.format(provider_url=provider_url, api_key=api_key)
+
+
+def write_config(
+    folder: Path, subscriber_url: str, broker_url: str | None, more: str = ""
+) -> Path:
     """Write the configuration of a demo, so that commands can be given it later.
 
     Args:
         folder: gets the configuration, the list of subscriptions and all data.
         subscriber_url: base address of the simulated subscribers.
         broker_url: another broker than a file in ``folder``.
+        more: further settings.
 
     Returns:
         The configuration file.
@@ -95,7 +119,8 @@ def write_config(folder: Path, subscriber_url: str, broker_url: str | None) -> P
             broker_url=broker_url or f"sqlite:///{place / 'broker.db'}",
             place=place,
             prefix=folder.name.lower(),
-        ),
+        )
+        + more,
         encoding="utf-8",
     )
     return config

@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 from dataclasses import fields
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 
-from pipeline.bootstrap import Plan, ledger_of, open_parts
+from pipeline.bootstrap import Plan, is_polling, ledger_of, open_parts
 from pipeline.dead_letters import Selection, replay
 from pipeline.demo.evidence import read_dead_letters, read_ledger
 from pipeline.demo.options import (
@@ -15,21 +15,22 @@ from pipeline.demo.options import (
     STUDIO,
     DemoOptions,
     demo_settings,
+    polling_config,
     write_config,
 )
+from pipeline.demo.sending import only_expect, send_callbacks, send_load
 from pipeline.demo.summary import Accepted, Summary, find_losses
 from pipeline.errors import BrokerUnavailable, LedgerUnavailable
 from pipeline.ledger.port import Totals
 from pipeline.roles import open_roles
 from pipeline.service import HttpRole, run_roles
 from pipeline.simulator import (
-    LoadOptions,
+    PostingRules,
     ProviderOptions,
     ScenarioOptions,
     SimulatedProvider,
     SimulatedSubscriber,
     plan_scenario,
-    run_load,
 )
 from pipeline.topology import dead_letter_queue
 
@@ -128,29 +129,14 @@ class Demo:
         """Let the provider send its callbacks; return what was accepted of them."""
         options = self._options
         if options.load:
-            load = LoadOptions(callbacks=options.load, seed=options.seed)
-            address = self.callback_url.replace("{operation}", "upload-extend")
-            result = await run_load(address, load)
-            rate = result.sent / max(result.elapsed_seconds, 0.001)
-            self._timeline.note(f"{result.sent} callbacks sent, {rate:.0f}/s")
-            return Accepted(
-                callbacks_sent=result.sent,
-                callbacks_accepted=result.accepted,
-                task_ids=result.task_ids,
-                events=len(result.events),
-                files=0,
-            )
-        scenario = plan_scenario(
-            ScenarioOptions(tasks=options.tasks, seed=options.seed)
-        )
-        report = await self._provider.run(scenario, callback_url=self.callback_url)
-        return Accepted(
-            callbacks_sent=report.callbacks_sent,
-            callbacks_accepted=report.callbacks_accepted,
-            task_ids=frozenset(report.stages),
-            events=len(report.events),
-            files=sum(map(len, report.files.values())),
-        )
+            return await send_load(options, self.callback_url, self._timeline)
+        planned = ScenarioOptions(tasks=options.tasks, seed=options.seed)
+        scenario = plan_scenario(planned)
+        if options.callbacks:
+            return await send_callbacks(self._provider, scenario, self.callback_url)
+        self._timeline.note("no callback will come: the provider is asked")
+        polling = self._in_force.poller
+        return await only_expect(self._provider, scenario, self._ledger, polling)
 
     async def settle(self, accepted: Accepted) -> None:
         """Wait until nothing moves any more and every queue is empty.
@@ -241,11 +227,12 @@ class Demo:
                 public_url=public_url,
                 seed=options.seed,
                 time_scale=options.time_scale,
+                posting=PostingRules(loss_rate=0 if options.callbacks else 1),
             ),
             on_sent=timeline.callback_sent,
         )
         self._provider = await stack.enter_async_context(provider)
-        settings = self._settings or self._write_settings()
+        settings = self._in_force = self._settings or self._write_settings()
         self._pipeline: asyncio.Task[None] | None = None
         if self._broker_url is not None and self._settings is None:
             # Somebody else's broker: leave nothing on it.
@@ -258,11 +245,15 @@ class Demo:
 
     def _write_settings(self) -> Settings:
         base = self._subscriber.url("")[:-1]
-        self.config = write_config(self._folder, base, self._broker_url)
+        more = ""
+        if not self._options.callbacks:
+            key = self._provider.options.api_key or ""
+            more = polling_config(self._provider.url, key)
+        self.config = write_config(self._folder, base, self._broker_url, more)
         return demo_settings(self.config, port=self._port)
 
     async def _start_pipeline(self, stack: AsyncExitStack, settings: Settings) -> None:
-        plan = Plan(ingress=True, workers=WORKERS)
+        plan = Plan(ingress=True, workers=WORKERS, polls=is_polling(settings))
         roles = await stack.enter_async_context(open_roles(settings, plan))
         self._pipeline = asyncio.create_task(run_roles(roles, self._stopping))
         stack.push_async_callback(self._stop_pipeline)

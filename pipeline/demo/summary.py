@@ -35,6 +35,8 @@ class Accepted:
     events: int
     #: Final files that accepted callbacks told of, dead links included.
     files: int
+    #: Tasks that must have ended; 0: only what was accepted counts.
+    ends: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +110,9 @@ def _missing_inside(
         for key, asset in recorded.assets.items()
         if asset.state is AssetState.PENDING
     }
+    ends = sum(stage.is_final for stage in recorded.updates.values())
     return {
+        "tasks of which no end is known": accepted.ends - ends,
         "callbacks accepted, not in the ledger": accepted.events
         - len(recorded.updates.keys() | dead.callbacks),
         "files told of, not in the ledger": accepted.files

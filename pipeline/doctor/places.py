@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote, urlsplit
 
 from pipeline.assets.store import OBJECT_SCHEMES, open_store
-from pipeline.bootstrap import ledger_of, spool_of
+from pipeline.bootstrap import is_polling, ledger_of, spool_of
 from pipeline.doctor.finding import Finding, ok, problem, warning
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from pipeline.ledger.expectations import Open
     from pipeline.settings import Settings
     from pipeline.spool.spool import Spool
 
@@ -28,7 +29,7 @@ _NO_FILE: Final = f"sha256/00/{'0' * 64}.none"
 
 
 async def look_at_ledger(settings: Settings) -> Sequence[Finding]:
-    """Open the ledger and sum it up.
+    """Open the ledger, sum it up, and see whether tasks are asked for in time.
 
     Raises:
         LedgerUnavailable, LedgerMismatch: it cannot be used.
@@ -36,12 +37,14 @@ async def look_at_ledger(settings: Settings) -> Sequence[Finding]:
     """
     async with ledger_of(settings, must_exist=True) as ledger:
         totals = await ledger.totals()
+        expected = await ledger.count_open(overdue=settings.poller.overdue_after)
     return [
         ok(
             LEDGER,
             f"{totals.tasks:,} tasks, {totals.assets_stored:,} files stored,"
             f" {totals.assets_pending:,} still to come, {totals.assets_expired:,} gone",
-        )
+        ),
+        *_judge_expected(expected, settings),
     ]
 
 
@@ -103,6 +106,23 @@ def assets_folder(settings: Settings) -> Path | None:
         return None
     path = unquote(parts.path) if parts.scheme else settings.assets_url
     return Path(path).absolute()
+
+
+def _judge_expected(expected: Open, settings: Settings) -> Iterator[Finding]:
+    if not expected.overdue:
+        return
+    todo = "see that a poller runs and what its log says; if more is due than it may"
+    todo += " ask, raise poller.rate_per_second as far as the provider allows"
+    if not is_polling(settings):
+        todo = "set provider.base_url and provider.api_key, for `pipeline run` or for"
+        todo += " `pipeline poller`"
+    yield warning(
+        LEDGER,
+        f"{expected.overdue:,} of {expected.tasks:,} tasks that have not ended should"
+        " have been asked for by now",
+        why="if their callbacks were lost, their results are, too",
+        todo=todo,
+    )
 
 
 def _judge_spool(spool: Spool) -> Iterator[Finding]:

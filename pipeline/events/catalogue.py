@@ -14,6 +14,7 @@ happened>``, and are routing keys at the same time:
 ``asset.stored``       a file is in the asset store
 ``asset.expired``      a file is gone, and no link to it is known that works
 ``task.assets_ready``  every file of a stage is stored or expired
+``task.given_up``      nobody asks the provider for it any more
 =====================  ==========================================================
 
 ``id`` is the same for repeats, ``subject`` is the task id, ``time`` is when it
@@ -36,6 +37,7 @@ from pydantic import (
 )
 
 from pipeline.errors import Reject
+from pipeline.failure import FailureClass  # noqa: TC001  pydantic reads it
 from pipeline.task import AssetKey, AssetState, Stage, TaskId
 
 #: Media type of an event's body.
@@ -47,11 +49,18 @@ ASSET_REQUESTED: Final = "asset.requested"
 ASSET_STORED: Final = "asset.stored"
 ASSET_EXPIRED: Final = "asset.expired"
 ASSETS_READY: Final = "task.assets_ready"
+GIVEN_UP: Final = "task.given_up"
 
 #: Type of the event for each stage.
 TASK_TYPES: Final = {stage: f"task.{stage}" for stage in Stage}
 #: Types that are published to the ``events`` exchange, for subscriptions.
-PUBLIC_TYPES: Final = (*TASK_TYPES.values(), ASSET_STORED, ASSET_EXPIRED, ASSETS_READY)
+PUBLIC_TYPES: Final = (
+    *TASK_TYPES.values(),
+    ASSET_STORED,
+    ASSET_EXPIRED,
+    ASSETS_READY,
+    GIVEN_UP,
+)
 
 
 class _Model(BaseModel):
@@ -74,6 +83,8 @@ class TrackData(_Model):
     created_at: AwareDatetime | None = None
     #: The provider's links to final files, by kind. They expire.
     links: dict[str, str] = {}
+    #: Why this one has failed, where others of its task have not.
+    error: str = ""
 
 
 class TaskData(_Model):
@@ -90,6 +101,10 @@ class TaskData(_Model):
     message: str = ""
     #: Why the stage is ``unknown``.
     unknown_reason: str = ""
+    #: What a failure means for another attempt; ``None`` unless it is ``failed``.
+    failure: FailureClass | None = None
+    #: What to do about the failure, for people.
+    advice: str = ""
     #: ``callback`` or ``poll``.
     origin: str = "callback"
     tracks: tuple[TrackData, ...] = ()
@@ -154,6 +169,20 @@ class AssetsReadyData(_Model):
     assets: tuple[SettledAssetData, ...]
 
 
+class TaskGivenUpData(_Model):
+    """A task that has not ended, and is not asked for any more."""
+
+    task_id: TaskId
+    operation: str
+    #: What was heard of it; ``unknown``: nothing.
+    stage: Stage
+    #: What the last question brought: ``nothing_new``, ``not_found``, ``no_answer``
+    #: or ``refused``.
+    reason: str
+    #: How often the provider was asked.
+    questions: int
+
+
 class _Event(_Model):
     specversion: Literal["1.0"] = "1.0"
     #: The same for repeats; with ``source`` it names the occurrence.
@@ -202,7 +231,16 @@ class AssetsReady(_Event):
     data: AssetsReadyData
 
 
-Event: TypeAlias = TaskEvent | AssetRequested | AssetStored | AssetExpired | AssetsReady
+class TaskGivenUp(_Event):
+    """A task is not asked for any more, unless the provider tells of it again."""
+
+    type: Literal["task.given_up"]
+    data: TaskGivenUpData
+
+
+Event: TypeAlias = (
+    TaskEvent | AssetRequested | AssetStored | AssetExpired | AssetsReady | TaskGivenUp
+)
 
 #: Validates any event, and gives the JSON Schema of all.
 EVENTS_ADAPTER: Final[TypeAdapter[Event]] = TypeAdapter(

@@ -17,6 +17,7 @@ from pipeline.events.catalogue import (
     ASSET_STORED,
     ASSETS_READY,
     CONTENT_TYPE,
+    GIVEN_UP,
     TASK_TYPES,
 )
 from pipeline.message import (
@@ -156,7 +157,42 @@ def assets_ready(ready: StageReady, *, source: str, at: datetime) -> Publication
     return Publication(exchange=EVENTS, envelope=envelope)
 
 
+def task_given_up(
+    task_id: TaskId,
+    operation: str,
+    stage: Stage,
+    *,
+    reason: str,
+    questions: int,
+    source: str,
+    at: datetime,
+) -> Publication:
+    """Say that a task is not asked for any more.
+
+    Once for each stage that it stopped at: to be told again is no news.
+    """
+    envelope = _envelope(
+        derived_id(GIVEN_UP, task_id, stage),
+        GIVEN_UP,
+        task_id=task_id,
+        operation=operation,
+        stage=stage,
+        time=at,
+        source=source,
+        at=at,
+        data={
+            "task_id": task_id,
+            "operation": operation,
+            "stage": stage,
+            "reason": reason,
+            "questions": questions,
+        },
+    )
+    return Publication(exchange=EVENTS, envelope=envelope)
+
+
 def _said(update: TaskUpdate, *, late: bool, origin: str) -> dict[str, JSONValue]:
+    failure = update.failure
     return {
         "task_id": update.task_id,
         "operation": update.operation,
@@ -165,6 +201,8 @@ def _said(update: TaskUpdate, *, late: bool, origin: str) -> dict[str, JSONValue
         "code": update.code,
         "message": update.message,
         "unknown_reason": update.unknown_reason,
+        "failure": failure,
+        "advice": "" if failure is None else failure.advice,
         "origin": origin,
         "tracks": update.tracks,
     }

@@ -17,7 +17,7 @@ from aiohttp import HttpVersion, HttpVersion10, HttpVersion11, web
 from pipeline.errors import ConfigurationError
 from pipeline.ingress.connection import Server
 from pipeline.ingress.description import description_routes
-from pipeline.ingress.door import Door
+from pipeline.ingress.gate import Gate
 from pipeline.ingress.health import Checks, Get, health_routes
 from pipeline.ingress.problems import problem
 from pipeline.ingress.quick import Quick
@@ -57,20 +57,20 @@ class Routes:
     Args:
         gets: what is answered at which path.
         view: takes callbacks; ``None``: there are none.
-        door: says who is let in; a view needs one.
+        gate: says who is let in; a view needs one.
     """
 
     def __init__(
         self,
         gets: Mapping[str, Get],
         view: CallbackView | None,
-        door: Door | None = None,
+        gate: Gate | None = None,
     ) -> None:
         self._gets = gets
         self._view = view
-        self._door = door
+        self._gate = gate
         #: For callbacks that have come whole; ``None``: there are none.
-        self.quick = None if view is None or door is None else Quick(view, door)
+        self.quick = None if view is None or gate is None else Quick(view, gate)
 
     async def __call__(  # noqa: PLR0911  each kind of address has its own
         self, request: web.BaseRequest
@@ -79,25 +79,25 @@ class Routes:
         if OTHER_VERSION in request:
             return _wrong_version(request)
         path = request.path
-        view, door = self._view, self._door
-        if view is not None and door is not None and path.startswith(CALLBACKS_PATH):
+        view, gate = self._view, self._gate
+        if view is not None and gate is not None and path.startswith(CALLBACKS_PATH):
             if request.method != "POST":
-                return _wrong_method(request, "POST")
+                return wrong_method(request, "POST")
             operation, _, token = path[len(CALLBACKS_PATH) :].partition("/")
-            if (refusal := door.refuse(request)) is not None:
+            if (refusal := gate.refuse(request)) is not None:
                 known = operation if operation in OPERATIONS else "other"
                 CALLBACKS.labels(known, str(refusal.status)).inc()
                 return refusal
-            door.inside += 1
+            gate.inside += 1
             try:
                 return await view.post(request, operation, token or None)
             finally:
-                door.inside -= 1
+                gate.inside -= 1
         answer = self._gets.get(path)
-        if answer is None or (door is not None and not door.shows_health_to(request)):
+        if answer is None or (gate is not None and not gate.shows_health_to(request)):
             return self._not_found()
         if request.method not in ("GET", "HEAD"):
-            return _wrong_method(request, "GET, HEAD")
+            return wrong_method(request, "GET, HEAD")
         return await answer()
 
     def _not_found(self) -> web.Response:
@@ -131,16 +131,16 @@ def make_ingress(
     if not any(secrets):
         # Not refused: on loopback, or behind a proxy that checks, it is right.
         log.warning("callbacks_unprotected", setting="ingress.tokens")
-    door = Door(settings)
+    gate = Gate(settings)
     if outlet is None:
         found = {"broker": lambda: broker.problem, **(checks or {})}
         view = CallbackView(broker.publish, settings)
         gets = health_routes(found) | description_routes(settings)
-        return Routes(gets, view, door)
+        return Routes(gets, view, gate)
     found = {"broker": lambda: outlet.broker_problem, **(checks or {})}
     view = CallbackView(outlet.publish, settings)
     gets = health_routes(found, standby=outlet) | description_routes(settings)
-    return Routes(gets, view, door)
+    return Routes(gets, view, gate)
 
 
 def refuse_unknown_operations(settings: IngressSettings) -> None:
@@ -271,7 +271,8 @@ def _wrong_version(request: web.BaseRequest) -> web.Response:
     return response
 
 
-def _wrong_method(request: web.BaseRequest, allowed: str) -> web.Response:
+def wrong_method(request: web.BaseRequest, allowed: str) -> web.Response:
+    """Answer 405, and name the methods there are."""
     return problem(
         405,
         f"expected {allowed}, got {request.method[:20]}",

@@ -22,6 +22,7 @@ def problem(
     *,
     code: str,
     headers: Mapping[str, str] | None = None,
+    members: Mapping[str, object] | None = None,
 ) -> web.Response:
     """Answer with a problem document.
 
@@ -30,6 +31,7 @@ def problem(
         detail: what was expected, what came and what to do; no secrets.
         code: short constant name of the cause, for programs.
         headers: further headers of the answer.
+        members: further members of the document.
     """
     document = {
         "type": "about:blank",
@@ -38,6 +40,7 @@ def problem(
         # What came may be quoted in it, and be no text that JSON can carry.
         "detail": detail.encode("utf-8", "replace").decode(),
         "code": code,
+        **(members or {}),
     }
     response = web.Response(
         status=status,

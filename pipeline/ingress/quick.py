@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from aiohttp import StreamReader
     from aiohttp.http import RawRequestMessage
 
-    from pipeline.ingress.door import Door
+    from pipeline.ingress.gate import Gate
     from pipeline.ingress.views import CallbackView
 
 #: Handles one callback; gives the refusal, or ``None`` if it is accepted.
@@ -33,12 +33,12 @@ class Quick:
 
     Args:
         view: takes callbacks.
-        door: says who is let in.
+        gate: says who is let in.
     """
 
-    def __init__(self, view: CallbackView, door: Door) -> None:
+    def __init__(self, view: CallbackView, gate: Gate) -> None:
         self._view = view
-        self._door = door
+        self._gate = gate
 
     def take(
         self, message: RawRequestMessage, payload: StreamReader, remote: str
@@ -61,12 +61,12 @@ class Quick:
             or not payload.is_eof()
             or payload.exception() is not None
             or payload.total_bytes > self._view.max_body_bytes
-            or not self._door.is_wide_open
+            or not self._gate.is_wide_open
         ):
             return None
         operation, token = target.groups()
         body = payload.read_nowait()
-        self._door.inside += 1
+        self._gate.inside += 1
         return self._inside(operation, token, message, body, remote)
 
     async def _inside(
@@ -82,4 +82,4 @@ class Quick:
                 operation, token, message.headers, body, remote=remote
             )
         finally:
-            self._door.inside -= 1
+            self._gate.inside -= 1

@@ -17,7 +17,7 @@ from aiohttp import ClientPayloadError, HttpVersion11, web
 from pipeline.errors import BrokerError, PublishRefused, Unreadable, Unroutable
 from pipeline.failpoints import around
 from pipeline.ingress.accepted import accepted
-from pipeline.ingress.door import name_of
+from pipeline.ingress.gate import name_of
 from pipeline.ingress.problems import CODE, problem
 from pipeline.logs import get_logger
 from pipeline.message import (

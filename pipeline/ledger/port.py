@@ -1,18 +1,22 @@
 """What every ledger does for us: remember what was seen, fetched and delivered.
 
-Two adapters (``sqlite.py``, ``postgres.py``), one contract suite for both. All
-methods that take several items are one transaction, so that a batch of callbacks
-costs one commit. Every write is idempotent: the same call by the same owner has
-the same answer, because a worker may crash between the write and the settlement.
+Two adapters (``sqlite.py``, ``postgres.py``), one contract suite for both. Methods
+that take several items are one transaction: a batch of callbacks costs one commit.
+Every write is idempotent: the same call by the same owner has the same answer,
+because a worker may crash between the write and the settlement.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
+from dataclasses import field
 from datetime import timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Self
 
+from pipeline.ledger.expectations import Expectations
+from pipeline.ledger.links import Links
+from pipeline.ledger.records import SeenUpdate, TaskRecord, Totals
 from pipeline.task import Asset, AssetState, StageReady, StoredAsset
 from pipeline.values import value
 
@@ -23,7 +27,7 @@ if TYPE_CHECKING:
 
     from pipeline.ledger.lease import BegunAsset, BegunNotification, Lease
     from pipeline.message import MessageId
-    from pipeline.task import AssetKey, EventId, Stage, TaskId, TaskUpdate, Track
+    from pipeline.task import AssetKey, EventId, Stage, TaskId, TaskUpdate
 
 __all__ = [
     "Asset",
@@ -68,6 +72,8 @@ class Claim:
     #: The raw body, kept with the first claim of an event: it may hold more than
     #: we can read today.
     body: bytes = b""
+    #: When to ask for the task if it has not ended by then; ``None``: as before.
+    due_at: datetime | None = None
 
 
 @value
@@ -81,6 +87,8 @@ class Recorded:
     requested: tuple[Asset, ...] = ()
     #: Set if all files of the update's stage are settled already.
     ready: StageReady | None = None
+    #: Whether this is what has ended the task; not said again.
+    ended: bool = field(default=False, compare=False)
 
 
 @value
@@ -128,50 +136,10 @@ class Notification:
     status: int | None
 
 
-@value
-class SeenUpdate:
-    """One recorded update of a task, for its timeline."""
-
-    event_id: EventId
-    stage: Stage
-    verdict: Verdict
-    origin: str
-    received_at: datetime
-    #: How many further messages said the same.
-    duplicates: int
-
-
-@value
-class TaskRecord:
-    """A task as it stands."""
-
-    task_id: TaskId
-    operation: str
-    stage: Stage
-    message: str
-    code: int | None
-    tracks: tuple[Track, ...]
-    first_seen_at: datetime
-    last_seen_at: datetime
-
-
-@value
-class Totals:
-    """Sums over everything, for the demo, the console and ``doctor``."""
-
-    tasks: int
-    updates: int
-    duplicates: int
-    assets_pending: int
-    assets_stored: int
-    assets_expired: int
-    notifications_delivered: int
-
-
-class Ledger(ABC):
+class Ledger(Expectations, Links):
     """A handle on a ledger, to be used as an async context manager.
 
-    Entering applies the migrations that are missing. Every method may raise
+    Entering applies missing migrations. Every method may raise
     ``LedgerUnavailable``; workers then wait and try again.
     """
 
@@ -303,9 +271,14 @@ class Ledger(ABC):
 
     @abstractmethod
     async def list_tasks(
-        self, *, stage: Stage | None = None, limit: int = 100
+        self,
+        *,
+        stage: Stage | None = None,
+        operation: str | None = None,
+        since: datetime | None = None,
+        limit: int = 100,
     ) -> Sequence[TaskRecord]:
-        """List tasks, the last seen first."""
+        """List tasks, the last seen first; ``since``: seen then or later."""
 
     @abstractmethod
     async def list_updates(self, task_id: TaskId) -> Sequence[SeenUpdate]:
@@ -325,10 +298,7 @@ class Ledger(ABC):
 
     @abstractmethod
     async def list_notifications(self, task_id: TaskId) -> Sequence[Notification]:
-        """List what became of a task's events for each subscription.
-
-        One of which no try has ended yet is not among them.
-        """
+        """List notifications of a task of which at least one try has ended."""
 
     @abstractmethod
     async def totals(self) -> Totals:

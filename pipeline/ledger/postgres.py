@@ -8,7 +8,6 @@ the same time. What to write is decided in ``recording.py``.
 from __future__ import annotations
 
 from datetime import timedelta
-from hashlib import blake2b
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -16,8 +15,12 @@ from pipeline.ledger import leasing, rows
 from pipeline.ledger import postgres_statements as sql
 from pipeline.ledger.port import Ledger, Settled
 from pipeline.ledger.postgres_connections import Connections
+from pipeline.ledger.postgres_expectations import PostgresExpectations
+from pipeline.ledger.postgres_links import PostgresLinks
+from pipeline.ledger.postgres_locks import lock
 from pipeline.ledger.postgres_schema import prepare
 from pipeline.ledger.recording import names_files, ready_stages, record
+from pipeline.ledger.rows import columns
 from pipeline.message import to_milliseconds
 from pipeline.task import AssetKey
 
@@ -48,7 +51,7 @@ DEADLINE: Final = timedelta(seconds=10)
 CONNECTIONS: Final = 8
 
 
-class PostgresLedger(Ledger):
+class PostgresLedger(PostgresExpectations, PostgresLinks, Ledger):
     """The ledger in the database at ``url``; its tables are made if need be.
 
     Args:
@@ -96,8 +99,8 @@ class PostgresLedger(Ledger):
             await _write_changes(connection, changes)
             return answers
 
-        lock = _lock(claim.update.task_id for claim in claims)
-        return await self._connections.transact(run, first=lock)
+        first = lock(claim.update.task_id for claim in claims)
+        return await self._connections.transact(run, first=first)
 
     async def find_asset(self, key: AssetKey) -> Asset | None:
         found = await self._select(
@@ -156,16 +159,16 @@ class PostgresLedger(Ledger):
                 answers.append(Settled(asset=row.asset(), ready=ready))
             if changed:
                 settled = (rows.asset_bindings(row) for row in changed.values())
-                await connection.execute(sql.PUT_ASSETS, *_columns(settled))
+                await connection.execute(sql.PUT_ASSETS, *columns(settled))
             return answers
 
-        return await self._connections.transact(run, first=_lock(task_ids))
+        return await self._connections.transact(run, first=lock(task_ids))
 
     async def add_attempts(self, attempts: Sequence[Attempt]) -> None:
         if not attempts:
             return
         bindings = rows.attempt_bindings(attempts)
-        await self._execute(sql.INSERT_ATTEMPTS, *_columns(bindings))
+        await self._execute(sql.INSERT_ATTEMPTS, *columns(bindings))
 
     async def begin_notification(
         self, notification: Notification, *, owner: str, lasts: timedelta
@@ -193,12 +196,15 @@ class PostgresLedger(Ledger):
         return found[0] if found else None
 
     async def list_tasks(
-        self, *, stage: Stage | None = None, limit: int = 100
+        self,
+        *,
+        stage: Stage | None = None,
+        operation: str | None = None,
+        since: datetime | None = None,
+        limit: int = 100,
     ) -> Sequence[TaskRecord]:
-        limit = max(0, limit)
-        if stage is None:
-            return await self._task_records(sql.SELECT_TASKS, limit)
-        return await self._task_records(sql.SELECT_TASKS_OF_STAGE, stage.value, limit)
+        statement, bindings = sql.select_tasks(stage, operation, since, limit)
+        return await self._task_records(statement, *bindings)
 
     async def list_updates(self, task_id: TaskId) -> Sequence[SeenUpdate]:
         return rows.seen_updates(await self._select(sql.SELECT_UPDATES, task_id))
@@ -232,7 +238,7 @@ class PostgresLedger(Ledger):
 
         async def run(connection: Any) -> int:
             found = await connection.fetch(sql.SELECT_OLD, at, limit)
-            await connection.execute(_lock(row[0] for row in found))
+            await connection.execute(lock(row[0] for row in found))
             left = [row[0] for row in found]
             still = await connection.fetch(sql.STILL_OLD, at, left)
             old = [row[0] for row in still]
@@ -266,20 +272,6 @@ class PostgresLedger(Ledger):
         return await self._connections.call(run)
 
 
-def _lock(task_ids: Iterable[TaskId]) -> str:
-    """Say how to wait until nobody else changes these tasks, known or not.
-
-    In ascending order, so that two who want the same tasks do not wait for each other.
-    """
-    return sql.lock_tasks(sorted({_key(one) for one in task_ids}))
-
-
-def _key(task_id: TaskId) -> int:
-    """Give the number of a task's lock; two tasks may share one."""
-    digest = blake2b(task_id.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-    return int.from_bytes(digest, "big", signed=True)
-
-
 async def _read_known(connection: Any, claims: Sequence[Claim]) -> Known:
     """Read all there is about the claims."""
     event_ids = list({claim.event_id for claim in claims})
@@ -301,10 +293,5 @@ async def _write_changes(connection: Any, changes: Changes) -> None:
     }
     tables = {table: found for table, found in bindings.items() if found}
     if tables:
-        columns = chain.from_iterable(map(_columns, tables.values()))
-        await connection.execute(sql.write(*tables), *columns)
-
-
-def _columns(bindings: Iterable[rows.Row]) -> list[list[Any]]:
-    """Turn rows into one list for each column."""
-    return [list(column) for column in zip(*bindings, strict=True)]
+        arrays = chain.from_iterable(map(columns, tables.values()))
+        await connection.execute(sql.write(*tables), *arrays)

@@ -16,6 +16,9 @@ from pipeline.ledger import statements as sql
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from datetime import datetime
+
+    from pipeline.task import Stage
 
 #: Not that of the transaction's start: a statement may have waited.
 NOW: Final = "CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)"
@@ -48,11 +51,31 @@ _INSERT_UPDATES: Final = _many(
 )
 _INSERT_DUPLICATES: Final = _many(sql.INSERT_DUPLICATE, "text, text, bigint")
 _PUT_TASKS: Final = _many(
-    sql.PUT_TASK, "text, text, text, bigint, text, bigint, bigint"
+    sql.PUT_TASK, "text, text, text, bigint, text, bigint, bigint, bigint"
 )
 _PUT_ASSETS: Final = _many(sql.PUT_ASSET, _ASSET_TYPES)
 PUT_ASSETS: Final = _numbered(_PUT_ASSETS)
 INSERT_ATTEMPTS: Final = _numbered(_many(sql.INSERT_ATTEMPT, _ATTEMPT_TYPES))
+
+EXPECT: Final = _numbered(
+    _many(
+        sql.EXPECT,
+        "text, text, text, bigint, text, bigint, bigint, bigint, bigint, text",
+    )
+)
+SELECT_EXPECTED: Final = _numbered(sql.SELECT_EXPECTED)
+SELECT_NEXT_DUE: Final = _numbered(sql.SELECT_NEXT_DUE)
+#: Locks the turns until the transaction ends.
+SELECT_TURN: Final = f"{_numbered(sql.SELECT_TURN)} FOR UPDATE"
+PASS_TURNS: Final = _numbered(sql.PASS_TURNS)
+#: A task that is being recorded at this moment is news, and not due any more.
+SELECT_DUE: Final = f"{_numbered(sql.SELECT_DUE)} FOR UPDATE SKIP LOCKED"
+PUT_OFF: Final = _numbered(sql.PUT_OFF).replace(
+    "IN (SELECT value FROM json_each($2))", "= ANY($2::text[])"
+)
+NOTE_ANSWER: Final = _numbered(sql.NOTE_ANSWER)
+GIVE_UP: Final = _numbered(sql.GIVE_UP)
+COUNT_OPEN: Final = _numbered(sql.COUNT_OPEN)
 
 BEGIN_ASSET: Final = _numbered(sql.BEGIN_ASSET)
 SELECT_HELD_ASSET: Final = _numbered(sql.SELECT_HELD_ASSET)
@@ -67,6 +90,14 @@ LOCK_TASKS: Final = "SELECT pg_advisory_xact_lock(key) FROM unnest($1::bigint[])
 KNOWN_ASSETS: Final = (
     f"SELECT {sql.ASSET_COLUMNS} FROM assets WHERE task_id = ANY($1::text[])"
 )
+
+
+def select_tasks(
+    stage: Stage | None, operation: str | None, since: datetime | None, limit: int
+) -> tuple[str, tuple[str | int, ...]]:
+    """Give the statement that lists tasks, and its bindings; ``None``: not asked."""
+    statement, bindings = sql.select_tasks(stage, operation, since, limit)
+    return _numbered(statement), bindings
 
 
 def lock_tasks(keys: Iterable[int]) -> str:
@@ -109,9 +140,17 @@ TOLD: Final = (
     "SELECT task_id, stage, tracks FROM updates WHERE task_id = ANY($1::text[])"
 )
 
+RENEW_LINK: Final = _numbered(sql.RENEW_LINK)
+PUT_RENEWAL: Final = _numbered(sql.PUT_RENEWAL)
+SELECT_RENEWALS: Final = _numbered(sql.SELECT_RENEWALS)
+SELECT_UNFETCHED: Final = _numbered(sql.SELECT_UNFETCHED)
+NOTE_WARNING: Final = _numbered(sql.NOTE_WARNING)
+CLAIM_RECOVERY: Final = _numbered(sql.CLAIM_RECOVERY)
+NOTE_RECOVERY: Final = _numbered(sql.NOTE_RECOVERY)
+DROP_RECOVERY: Final = _numbered(sql.DROP_RECOVERY)
+SELECT_RECOVERY: Final = _numbered(sql.SELECT_RECOVERY)
+
 SELECT_TASK: Final = _numbered(sql.SELECT_TASK)
-SELECT_TASKS: Final = _numbered(sql.SELECT_TASKS)
-SELECT_TASKS_OF_STAGE: Final = _numbered(sql.SELECT_TASKS_OF_STAGE)
 SELECT_ASSET: Final = _numbered(sql.SELECT_ASSET)
 SELECT_ASSETS: Final = _numbered(sql.SELECT_ASSETS)
 SELECT_BODY: Final = _numbered(sql.SELECT_BODY)

@@ -52,6 +52,8 @@ class TaskRow:
     message: str
     first_seen_at: int
     last_seen_at: int
+    #: When to ask for it; ``None``: as it was before. Written only, never read.
+    due_at: int | None = None
 
     def told(self) -> TaskUpdate:
         """Give what leads so far as an update, without tracks."""
@@ -185,21 +187,30 @@ def _record_one(claim: Claim, known: Known, changes: Changes) -> Recorded:
     else:
         verdict = Verdict.DUPLICATE
         changes.duplicates.append((claim, at))
-    task = _note_task(task, update, at, known, changes)
+    had_ended = task is not None and task.stage.is_final
+    task = _note_task(task, claim, at, known, changes)
+    ended = task.stage.is_final and not had_ended
     if not names_files(update):
-        return Recorded(verdict=verdict, stage=task.stage)
+        return Recorded(verdict=verdict, stage=task.stage, ended=ended)
     files = known.files.setdefault(update.task_id, {})
     requested = _note_files(claim, at, files, changes)
     ready = None
     if verdict is not Verdict.DUPLICATE and not requested:
         ready = _ready(update.stage, files.values())
-    return Recorded(verdict=verdict, stage=task.stage, requested=requested, ready=ready)
+    return Recorded(
+        verdict=verdict,
+        stage=task.stage,
+        requested=requested,
+        ready=ready,
+        ended=ended,
+    )
 
 
 def _note_task(
-    task: TaskRow | None, update: TaskUpdate, at: int, known: Known, changes: Changes
+    task: TaskRow | None, claim: Claim, at: int, known: Known, changes: Changes
 ) -> TaskRow:
     """Move the task on if the update leads; times and stage never go back."""
+    update = claim.update
     if task is None:
         task = TaskRow(
             update.task_id,
@@ -211,6 +222,7 @@ def _note_task(
             at,
         )
         known.tasks[update.task_id] = task
+        task.due_at = _due(claim, None)
     else:
         is_leading = leads(update, task.told())
         if not is_leading and task.first_seen_at <= at <= task.last_seen_at:
@@ -218,10 +230,18 @@ def _note_task(
         if is_leading:
             task.operation, task.stage = update.operation, update.stage
             task.code, task.message = update.code, update.message
+            task.due_at = _due(claim, task.due_at)
         task.first_seen_at = min(task.first_seen_at, at)
         task.last_seen_at = max(task.last_seen_at, at)
     changes.tasks[update.task_id] = task
     return task
+
+
+def _due(claim: Claim, before: int | None) -> int | None:
+    """Say when to ask for a task after news of it; one that has ended is not due."""
+    if claim.update.stage.is_final:
+        return None
+    return before if claim.due_at is None else to_milliseconds(claim.due_at)
 
 
 def _note_files(

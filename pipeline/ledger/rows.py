@@ -33,6 +33,11 @@ VERDICTS: Final = {verdict.value: verdict for verdict in Verdict}
 STATES: Final = {state.value: state for state in AssetState}
 
 
+def columns(bindings: Iterable[Row]) -> list[list[Any]]:
+    """Turn rows into one list for each column."""
+    return [list(column) for column in zip(*bindings, strict=True)]
+
+
 def task_row(row: Row) -> TaskRow:
     """Read a row of ``TASK_COLUMNS``."""
     task = TaskRow(*row)
@@ -41,7 +46,7 @@ def task_row(row: Row) -> TaskRow:
 
 
 def task_bindings(task: TaskRow) -> Row:
-    """Write ``TASK_COLUMNS``."""
+    """Write ``TASK_COLUMNS`` and the time of the next question."""
     return (
         task.task_id,
         task.operation,
@@ -50,6 +55,7 @@ def task_bindings(task: TaskRow) -> Row:
         task.message,
         task.first_seen_at,
         task.last_seen_at,
+        task.due_at,
     )
 
 

@@ -26,12 +26,14 @@ from pipeline.ledger.files import files_of, find_file, settle_file
 from pipeline.ledger.migrations import migrations
 from pipeline.ledger.port import Ledger
 from pipeline.ledger.recording import names_files, record
+from pipeline.ledger.sqlite_expectations import SqliteExpectations
 from pipeline.ledger.sqlite_leases import (
     begin_file,
     begin_telling,
     note_telling,
     renew_lease,
 )
+from pipeline.ledger.sqlite_links import SqliteLinks
 from pipeline.message import to_milliseconds
 from pipeline.sqlite import Database, DatabaseUnavailable, SchemaMismatch, migrate
 
@@ -63,7 +65,7 @@ T = TypeVar("T")
 APPLICATION_ID: Final = 0x504C4752
 
 
-class SqliteLedger(Ledger):
+class SqliteLedger(SqliteExpectations, SqliteLinks, Ledger):
     """The ledger in the SQLite file at ``path``, which is made if need be.
 
     Args:
@@ -186,19 +188,19 @@ class SqliteLedger(Ledger):
         return next(iter(await self._read(run)), None)
 
     async def list_tasks(
-        self, *, stage: Stage | None = None, limit: int = 100
+        self,
+        *,
+        stage: Stage | None = None,
+        operation: str | None = None,
+        since: datetime | None = None,
+        limit: int = 100,
     ) -> Sequence[TaskRecord]:
-        limit = max(0, limit)
-
-        def run(connection: apsw.Connection) -> list[TaskRecord]:
-            if stage is None:
-                found = connection.execute(sql.SELECT_TASKS, (limit,))
-            else:
-                bindings = (stage.value, limit)
-                found = connection.execute(sql.SELECT_TASKS_OF_STAGE, bindings)
-            return _task_records(connection, found)
-
-        return await self._read(run)
+        statement, bindings = sql.select_tasks(stage, operation, since, limit)
+        return await self._read(
+            lambda connection: _task_records(
+                connection, connection.execute(statement, bindings)
+            )
+        )
 
     async def list_updates(self, task_id: TaskId) -> Sequence[SeenUpdate]:
         found = await self._select(sql.SELECT_UPDATES, task_id)

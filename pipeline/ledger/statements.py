@@ -9,8 +9,13 @@ from __future__ import annotations
 from itertools import chain, repeat
 from typing import TYPE_CHECKING, Final
 
+from pipeline.message import to_milliseconds
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from datetime import datetime
+
+    from pipeline.task import Stage
 
 TASK_COLUMNS: Final = (
     "task_id, operation, stage, code, message, first_seen_at, last_seen_at"
@@ -35,11 +40,17 @@ INSERT_DUPLICATE: Final = (
     "INSERT INTO duplicates (event_id, owner, received_at) VALUES (?, ?, ?)"
     " ON CONFLICT DO NOTHING"
 )
+#: A task that has ended is not asked for; news of another puts the question off.
 PUT_TASK: Final = (
-    f"INSERT INTO tasks ({TASK_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)"
+    f"INSERT INTO tasks ({TASK_COLUMNS}, due_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
     " ON CONFLICT (task_id) DO UPDATE SET operation = excluded.operation,"
     " stage = excluded.stage, code = excluded.code, message = excluded.message,"
-    " first_seen_at = excluded.first_seen_at, last_seen_at = excluded.last_seen_at"
+    " first_seen_at = excluded.first_seen_at, last_seen_at = excluded.last_seen_at,"
+    " due_at = CASE WHEN excluded.stage IN ('failed', 'complete') THEN NULL"
+    " WHEN tasks.due_at > excluded.due_at THEN tasks.due_at"
+    " ELSE COALESCE(excluded.due_at, tasks.due_at) END,"
+    " given_up_at = CASE WHEN excluded.stage IN ('failed', 'complete')"
+    " OR excluded.due_at IS NOT NULL THEN NULL ELSE tasks.given_up_at END"
 )
 PUT_ASSET: Final = (
     f"INSERT INTO assets ({ASSET_COLUMNS})"
@@ -102,14 +113,92 @@ NOTE_NOTIFICATION: Final = (
     f" lease_until = 0 WHERE {_NOTIFICATION_KEY} AND lease_token = ?"
     " AND (delivered_at IS NULL OR delivered_at = ?) RETURNING 1"
 )
+EXPECT: Final = (
+    f"INSERT INTO tasks ({TASK_COLUMNS}, due_at, submitted_at, job_id)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    " ON CONFLICT (task_id) DO UPDATE SET first_seen_at = CASE"
+    " WHEN excluded.first_seen_at < tasks.first_seen_at THEN excluded.first_seen_at"
+    " ELSE tasks.first_seen_at END,"
+    " submitted_at = COALESCE(tasks.submitted_at, excluded.submitted_at),"
+    " job_id = COALESCE(tasks.job_id, excluded.job_id),"
+    " due_at = CASE WHEN tasks.stage IN ('failed', 'complete')"
+    " OR tasks.given_up_at IS NOT NULL THEN NULL"
+    " ELSE COALESCE(tasks.due_at, excluded.due_at) END"
+)
+SELECT_EXPECTED: Final = (
+    "SELECT task_id, submitted_at, job_id, due_at, questions, given_up_at"
+    " FROM tasks WHERE task_id = ?"
+)
+SELECT_NEXT_DUE: Final = (
+    f"SELECT due_at - {NOW} FROM tasks WHERE due_at IS NOT NULL ORDER BY due_at LIMIT 1"
+)
+#: How long it is until the next turn, in milliseconds.
+SELECT_TURN: Final = f"SELECT next_at - {NOW} FROM turns WHERE name = 'details'"
+PASS_TURNS: Final = (
+    f"UPDATE turns SET next_at = CASE WHEN next_at > {NOW} THEN next_at"
+    f" ELSE {NOW} END + ? WHERE name = 'details'"
+)
+#: The present time is asked for once, or no index could be used.
+SELECT_DUE: Final = (
+    f"SELECT task_id, operation, stage, {NOW} - first_seen_at, {NOW} - due_at,"
+    f" questions, answered FROM tasks WHERE due_at <= (SELECT {NOW})"
+    " ORDER BY due_at LIMIT ?"
+)
+PUT_OFF: Final = (
+    f"UPDATE tasks SET due_at = {NOW} + ?, questions = questions + 1"
+    " WHERE task_id IN (SELECT value FROM json_each(?))"
+)
+_ASKED: Final = "task_id = ? AND questions = ? AND due_at IS NOT NULL RETURNING 1"
+NOTE_ANSWER: Final = (
+    f"UPDATE tasks SET due_at = {NOW} + ?, answered = COALESCE(?, answered)"
+    f" WHERE {_ASKED}"
+)
+GIVE_UP: Final = f"UPDATE tasks SET due_at = NULL, given_up_at = {NOW} WHERE {_ASKED}"
+COUNT_OPEN: Final = (
+    "SELECT (SELECT COUNT(*) FROM tasks WHERE due_at IS NOT NULL),"
+    f" (SELECT COUNT(*) FROM tasks WHERE due_at <= (SELECT {NOW} - ?))"
+)
+RENEW_LINK: Final = (
+    "UPDATE assets SET url = ?, url_received_at = CASE WHEN url_received_at > ?"
+    " THEN url_received_at ELSE ? END"
+    f" WHERE {_ASSET_KEY} AND lease_token = ? AND state = 'pending' RETURNING 1"
+)
+PUT_RENEWAL: Final = (
+    "INSERT INTO renewals (task_id, track_id, kind, link, old_url, new_url, source,"
+    " until, renewed_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    " ON CONFLICT (task_id, track_id, kind, link) DO UPDATE SET"
+    " until = excluded.until, renewed_at = excluded.renewed_at"
+)
+SELECT_RENEWALS: Final = (
+    "SELECT task_id, track_id, kind, old_url, new_url, source, until, renewed_at"
+    " FROM renewals WHERE task_id = ? ORDER BY renewed_at, track_id, kind, link"
+)
+#: A renewal whose new link is not the file's any more says nothing of it.
+SELECT_UNFETCHED: Final = (
+    "SELECT a.task_id, a.track_id, a.kind, a.url, a.url_received_at, r.until"
+    " FROM assets AS a LEFT JOIN renewals AS r ON r.task_id = a.task_id"
+    " AND r.track_id = a.track_id AND r.kind = a.kind AND r.new_url = a.url"
+    " WHERE a.state = 'pending' AND (a.url_received_at < ? OR r.until IS NOT NULL)"
+    " ORDER BY a.url_received_at, a.task_id, a.track_id, a.kind LIMIT ?"
+)
+NOTE_WARNING: Final = (
+    "INSERT INTO link_warnings (task_id, track_id, kind, link, share)"
+    " VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING RETURNING 1"
+)
+CLAIM_RECOVERY: Final = (
+    f"INSERT INTO recoveries (task_id, asked_at) VALUES (?, {NOW})"
+    " ON CONFLICT (task_id) DO UPDATE SET asked_at = excluded.asked_at,"
+    " recovery_id = NULL WHERE recoveries.asked_at <= excluded.asked_at - ?"
+    " RETURNING 1"
+)
+NOTE_RECOVERY: Final = (
+    "UPDATE recoveries SET recovery_id = ? WHERE task_id = ? RETURNING 1"
+)
+DROP_RECOVERY: Final = "DELETE FROM recoveries WHERE task_id = ? RETURNING 1"
+SELECT_RECOVERY: Final = (
+    "SELECT recovery_id, asked_at FROM recoveries WHERE task_id = ?"
+)
 SELECT_TASK: Final = f"SELECT {TASK_COLUMNS} FROM tasks WHERE task_id = ?"
-SELECT_TASKS: Final = (
-    f"SELECT {TASK_COLUMNS} FROM tasks ORDER BY last_seen_at DESC, task_id LIMIT ?"
-)
-SELECT_TASKS_OF_STAGE: Final = (
-    f"SELECT {TASK_COLUMNS} FROM tasks WHERE stage = ?"
-    " ORDER BY last_seen_at DESC, task_id LIMIT ?"
-)
 SELECT_ASSET: Final = f"SELECT {ASSET_COLUMNS} FROM assets WHERE {_ASSET_KEY}"
 SELECT_ASSETS: Final = (
     f"SELECT {ASSET_COLUMNS} FROM assets WHERE task_id = ? ORDER BY track_id, kind"
@@ -160,12 +249,31 @@ FORGET: Final = tuple(
         "DELETE FROM assets WHERE task_id IN (?)",
         "DELETE FROM attempts WHERE task_id IN (?)",
         "DELETE FROM notifications WHERE task_id IN (?)",
+        "DELETE FROM renewals WHERE task_id IN (?)",
+        "DELETE FROM link_warnings WHERE task_id IN (?)",
+        "DELETE FROM recoveries WHERE task_id IN (?)",
         "DELETE FROM tasks WHERE task_id IN (?)",
     )
 )
 
 #: Lists in ``IN (…)`` have one of these lengths, so that few statements are prepared.
 _LIST_LENGTHS: Final = (1, 4, 16, 64, 256)
+
+
+def select_tasks(
+    stage: Stage | None, operation: str | None, since: datetime | None, limit: int
+) -> tuple[str, tuple[str | int, ...]]:
+    """Give the statement that lists tasks, and its bindings; ``None``: not asked."""
+    asked = {
+        "stage = ?": None if stage is None else stage.value,
+        "operation = ?": operation,
+        "last_seen_at >= ?": None if since is None else to_milliseconds(since),
+    }
+    chosen = {clause: one for clause, one in asked.items() if one is not None}
+    where = f" WHERE {' AND '.join(chosen)}" if chosen else ""
+    order = " ORDER BY last_seen_at DESC, task_id LIMIT ?"
+    statement = f"SELECT {TASK_COLUMNS} FROM tasks{where}{order}"
+    return statement, (*chosen.values(), max(0, limit))
 
 
 def select_in(

@@ -20,12 +20,14 @@ import orjson
 
 from pipeline.errors import Unreadable
 from pipeline.provider import shapes
+from pipeline.provider.door import generic_door
 from pipeline.provider.stages import (
     MUSIC_VIDEO,
     is_callback_exception,
     read_stage,
     reported_code,
     reported_message,
+    reported_status,
 )
 from pipeline.task import ID_LIMIT, Stage, TaskId, TaskUpdate, Track, join_tracks
 from pipeline.values import value
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pipeline.message import JSONValue
+    from pipeline.provider.door import Door
     from pipeline.provider.shapes import TrackReader
 
 #: Longer texts of the provider are cut.
@@ -55,6 +58,7 @@ class Operation:
 
 _AUDIO: Final = Operation(tracks=shapes.audio_tracks)
 _NO_FILES: Final = Operation(tracks=shapes.no_tracks, needs=frozenset())
+_VOICE: Final = Operation(tracks=shapes.voices, needs=frozenset())
 
 #: Every operation that we know, by the name it has in addresses and routing keys.
 OPERATIONS: Final[Mapping[str, Operation]] = MappingProxyType(
@@ -79,7 +83,8 @@ OPERATIONS: Final[Mapping[str, Operation]] = MappingProxyType(
             tracks=shapes.cover_images, needs=frozenset({shapes.IMAGE})
         ),
         "midi": _NO_FILES,
-        "voice": _NO_FILES,
+        "voice": _VOICE,
+        "voice-validate": _VOICE,
     }
 )
 
@@ -110,12 +115,18 @@ def peek(body: bytes, operation: str | None = None) -> Peek:
     return Peek(task_id=_task_id(content, data), stage=stage)
 
 
-def normalise(body: bytes, operation: str) -> TaskUpdate:
+def normalise(body: bytes, operation: str, door: Door | None = None) -> TaskUpdate:
     """Read everything a body says, in the shape that its operation has.
 
     ``complete`` without a file becomes ``unknown``: the task is not finished, and
-    has to be asked for. Of a track that is not finished there is no audio file,
-    whatever its fields hold. An operation that is not known is read like audio.
+    has to be asked for; with results that have all failed it becomes ``failed``. Of a
+    track that is not finished there is no audio file, whatever its fields hold. An
+    operation that is not known is read like audio.
+
+    Args:
+        body: as it was received; it may be hostile.
+        operation: where it was sent to, or what was asked for.
+        door: knows what codes mean; ``None``: what they mean at every door.
 
     Raises:
         Unreadable: as ``peek``.
@@ -125,20 +136,27 @@ def normalise(body: bytes, operation: str) -> TaskUpdate:
     stage, reason = read_stage(content, data, operation)
     shape = OPERATIONS.get(operation, _AUDIO)
     tracks = _unique(shape.tracks(content, data))
+    if stage is Stage.COMPLETE and tracks and all(track.error for track in tracks):
+        stage = Stage.FAILED
     if stage is Stage.COMPLETE:
         reason = _missing(shape, tracks, everywhere=is_callback_exception(data))
         if reason:
             stage = Stage.UNKNOWN
     elif stage is not Stage.FIRST:
         tracks = [_unfinished(track) for track in tracks]
+    code = reported_code(content, data)
+    failure = None
+    if stage is Stage.FAILED:
+        failure = (door or generic_door()).failure(code, reported_status(data))
     return TaskUpdate(
         task_id=task_id,
         operation=operation,
         stage=stage,
-        code=reported_code(content, data),
+        code=code,
         message=reported_message(content, data)[:MESSAGE_LIMIT],
         tracks=tuple(tracks),
         unknown_reason=reason,
+        failure=failure,
     )
 
 

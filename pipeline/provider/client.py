@@ -1,81 +1,56 @@
-"""Ask the provider: its API as a client. One call now, the details of a task.
+"""The provider's API as a client: submit, ask for details, credits, fresh links.
 
-What comes back is distrusted like everything from outside: it has a deadline and a
-size, redirects are not followed, and an answer counts only if both the HTTP status
-and the ``code`` in its body say so. Errors of aiohttp stop here.
+An answer counts only if both the HTTP status and the ``code`` in its body say so;
+what any other code means is the door's to say. Limits of the provider are kept on our
+side. Nothing that costs money is sent twice unless the provider has said no.
 """
 
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Final, NoReturn, Self
+from datetime import timedelta
+from typing import TYPE_CHECKING, Final, Self
 
-import aiohttp
-import orjson
-from yarl import URL
-
-from pipeline.errors import ProviderRefused, ProviderUnavailable, TaskNotFound
-from pipeline.provider.fields import read_code, read_mapping, read_text
+from pipeline.errors import (
+    OutcomeUnknown,
+    ProviderUnavailable,
+    SubmissionRefused,
+    TaskNotFound,
+)
+from pipeline.failure import FailureClass
+from pipeline.provider.calls import AT_ONCE, RECOVERY
+from pipeline.provider.door import generic_door
+from pipeline.provider.fields import read_link, read_mapping, read_number, read_text
+from pipeline.provider.meaning import (
+    find_task_id,
+    refusal_of_question,
+    refusal_of_submission,
+)
+from pipeline.provider.pace import EvenPace, PaceOfEach, WindowPace
+from pipeline.provider.session import ApiSession
 from pipeline.provider.stages import RUNNING, SUCCESS
-from pipeline.retry import read_retry_after
 from pipeline.values import value
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import Mapping, Sequence
     from types import TracebackType
 
     from pydantic import SecretStr
 
     from pipeline.message import JSONValue
+    from pipeline.provider.door import Door
+    from pipeline.provider.session import Answer
+    from pipeline.settings.door import DoorCall
     from pipeline.task import TaskId
 
-#: Larger answers are not read: MIDI has its notes in them.
-ANSWER_BYTES: Final = 8 * 1024 * 1024
-#: A provider that asks for more patience than this does not get it.
-LONGEST_AFTER: Final = timedelta(hours=1)
-USER_AGENT: Final = "callback-pipeline (details)"
-
-_OK: Final = 200
-#: HTTP status and ``code`` alike: the key is wrong, the account at its end.
-_REFUSALS: Final = frozenset({401, 402, 403, 433})
+#: Waits before a submission that was refused for the moment is sent again.
+SUBMIT_WAITS: Final = tuple(timedelta(seconds=seconds) for seconds in (2, 10, 30))
+#: Whoever submits does not wait for longer than this when the provider asks for it.
+PATIENCE: Final = timedelta(minutes=1)
+UNKNOWN: Final = FailureClass.UNKNOWN
 #: What the doors say of a task that they do not know, as ``code`` with HTTP 200. With
 #: another HTTP status it is the address that is wrong, not the task.
 _NO_SUCH_TASK: Final = frozenset({400, 422})
-_SHOWN_CHARACTERS: Final = 200
-
-_TRACKS: Final = "/api/v1/generate/record-info"
-#: Where the details of each operation's tasks are, from the provider's pages; some
-#: name the task otherwise than the rest.
-DETAILS: Final[Mapping[str, str]] = MappingProxyType(
-    {
-        **dict.fromkeys(
-            (
-                "upload-extend",
-                "generate",
-                "extend",
-                "upload-cover",
-                "add-instrumental",
-                "add-vocals",
-                "mashup",
-                "sounds",
-                "replace-section",
-            ),
-            _TRACKS,
-        ),
-        "recovery": "/api/v1/suno/recovery/record-info",
-        "lyrics": "/api/v1/lyrics/record-info",
-        "wav": "/api/v1/wav/record-info",
-        "vocal-removal": "/api/v1/vocal-removal/record-info",
-        "music-video": "/api/v1/mp4/record-info",
-        "cover-image": "/api/v1/suno/cover/record-info",
-        "midi": "/api/v1/midi/record-info",
-        "voice": "/api/v1/voice/record-info",
-    }
-)
-_TASK_NAMES: Final = {"recovery": "task_id"}
 
 
 @value
@@ -91,12 +66,19 @@ class Details:
 class ProviderClient:
     """The provider's API; an async context manager, for many tasks at once.
 
+    Every call waits for its turn as long as that takes: the caller has a deadline.
+
     Args:
         base_url: where the API is, without the path of a call.
         api_key: the key of our account.
+        door: what codes mean there, its paths and its limits; ``None``: of which only
+            is known what all have in common.
         timeout: the longest for one question, from its turn to its answer.
         concurrency: the most questions at the same time.
         rate_per_second: the most questions in a second.
+        submit_timeout: the longest for the answer to a submission.
+        submit_waits: the waits before one that is refused for the moment is sent
+            again.
     """
 
     def __init__(
@@ -104,35 +86,27 @@ class ProviderClient:
         base_url: str,
         api_key: SecretStr,
         *,
+        door: Door | None = None,
         timeout: timedelta = timedelta(seconds=10),
         concurrency: int = 8,
         rate_per_second: float = 10,
+        submit_timeout: timedelta = timedelta(seconds=60),
+        submit_waits: Sequence[timedelta] = SUBMIT_WAITS,
     ) -> None:
-        self._base = URL(base_url)
-        self._key = api_key
+        self._session = ApiSession(base_url, api_key)
+        self._door = door = door or generic_door()
+        limits = door.limits
         self._seconds = timeout.total_seconds()
         self._room = asyncio.Semaphore(concurrency)
-        self._pause_seconds = 1 / rate_per_second
-        self._queue = asyncio.Lock()
-        self._next_turn = 0.0
-        self._session: aiohttp.ClientSession
+        self._questions = EvenPace(rate_per_second)
+        self._questions_of_task = PaceOfEach(limits.details_per_second)
+        self._submissions = WindowPace(limits.submits, limits.submit_window)
+        self._submit_seconds = submit_timeout.total_seconds()
+        self._submit_waits = submit_waits
 
     async def __aenter__(self) -> Self:
         """Open a session; nobody is asked yet."""
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            headers={
-                "Accept": "application/json",
-                # What unfolds on the way in has no size before it does.
-                "Accept-Encoding": "identity",
-                "Authorization": f"Bearer {self._key.get_secret_value()}",
-                "User-Agent": USER_AGENT,
-            },
-            timeout=aiohttp.ClientTimeout(total=None),
-            trust_env=False,
-            auto_decompress=False,
-        )
+        await self._session.__aenter__()
         return self
 
     async def __aexit__(
@@ -142,118 +116,184 @@ class ProviderClient:
         trace: TracebackType | None,
     ) -> None:
         """Close every connection."""
-        await self._session.close()
+        await self._session.__aexit__(kind, error, trace)
+
+    async def submit(
+        self, operation: str, fields: Mapping[str, JSONValue], *, callback_url: str
+    ) -> TaskId:
+        """Submit a task, and give its id: it is accepted then, not finished.
+
+        What the provider refuses for the moment is sent again after a wait, and what
+        it refuses for a reason that is not known is sent once more. Nothing else is.
+
+        Args:
+            operation: one that the door takes.
+            fields: in the provider's spelling, without the callback address.
+            callback_url: where it shall post what comes of it.
+
+        Raises:
+            SubmissionRefused: it does not take this, and would not the next time.
+            ProviderRefused: the key is wrong, or the account at its end.
+            ProviderUnavailable: it takes nothing now; nothing was accepted.
+            OutcomeUnknown: there is no answer that says whether it was accepted.
+        """
+        call = self._submit_call(operation)
+        content = dict(fields)
+        if operation == RECOVERY and "taskId" in content:
+            content[call.spelled("task_id")] = content.pop("taskId")
+        content[call.spelled("callback_url")] = callback_url
+        return _task_id(await self._post_once(call.path, content, secret=callback_url))
+
+    async def recover(self, task_id: TaskId, *, callback_url: str) -> TaskId:
+        """Have the lost files of a task made again; give the id of that task.
+
+        Raises:
+            ProviderError: as ``submit``.
+        """
+        return await self.submit(
+            RECOVERY, {"taskId": task_id}, callback_url=callback_url
+        )
+
+    async def at_once(
+        self, name: str, fields: Mapping[str, JSONValue]
+    ) -> dict[str, JSONValue]:
+        """Call what is answered without a task, one of ``AT_ONCE``; give ``data``.
+
+        Raises:
+            ProviderError: as ``submit``.
+        """
+        answer = await self._post_once(AT_ONCE[name], fields)
+        return read_mapping((answer.content or {}).get("data"))
 
     async def details(self, task_id: TaskId, operation: str) -> Details:
         """Ask how far a task is and what it has brought.
-
-        Waits for its turn as long as that takes: the caller has a deadline.
 
         Raises:
             TaskNotFound: the provider has no such task of this operation.
             ProviderRefused: the key is wrong, or the account at its end.
             ProviderUnavailable: there is no answer that can be used, this time.
         """
-        path = DETAILS.get(operation)
-        if path is None:
+        call = self._door.find_details(operation)
+        if call is None:
             message = f"expected an operation that can be asked for, got {operation!r}"
             raise TaskNotFound(message)
-        name = _TASK_NAMES.get(operation, "taskId")
-        body = await self._get(path, {name: task_id})
-        content = _parsed(body)
-        code = read_code(content.get("code"))
-        if code not in (SUCCESS, RUNNING):
-            _refuse(code, read_text(content.get("msg")))
-        kind = read_text(read_mapping(content.get("data")).get("operationType"))
-        return Details(body=body, operation=kind.lower().replace("_", "-"))
+        await self._questions_of_task.turn(task_id)
+        answer = await self._ask(call.path, {call.spelled("task_id"): task_id})
+        if answer.is_good and answer.code in _NO_SUCH_TASK:
+            message = f"expected a task that the provider knows, got {answer}"
+            raise TaskNotFound(message)
+        self._check(answer, SUCCESS, RUNNING)
+        data = read_mapping((answer.content or {}).get("data"))
+        kind = read_text(data.get("operationType"))
+        return Details(body=answer.body, operation=kind.lower().replace("_", "-"))
 
-    async def _get(self, path: str, query: Mapping[str, str]) -> bytes:
-        """Ask once, in turn, and give the body of an answer of 200."""
-        url = (self._base / path.removeprefix("/")).with_query(query)
-        await self._turn()
-        async with (
-            self._room,
-            _translated(self._seconds),
-            self._session.get(url, allow_redirects=False) as response,
-        ):
-            _check_status(response)
-            return await _read(response)
+    async def credits(self) -> float:
+        """Ask how many credits the account has left.
 
-    async def _turn(self) -> None:
-        """Wait until the next question may be asked.
-
-        Only who is first in the queue has a turn: one that gives up takes none away.
+        Raises:
+            ProviderRefused, ProviderUnavailable: as ``details``.
         """
-        loop = asyncio.get_running_loop()
-        async with self._queue:
-            await asyncio.sleep(self._next_turn - loop.time())
-            self._next_turn = loop.time() + self._pause_seconds
-
-
-def _check_status(response: aiohttp.ClientResponse) -> None:
-    status = response.status
-    if status in _REFUSALS:
-        message = f"expected our key to be taken, got {status}"
-        raise ProviderRefused(message)
-    if status != _OK:
-        after = read_retry_after(
-            response.headers.get("Retry-After"),
-            now=datetime.now(UTC),
-            longest=LONGEST_AFTER,
-        )
-        message = f"expected 200 of the provider, got {status}"
-        raise ProviderUnavailable(message, after=after)
-    encoding = response.headers.get("Content-Encoding", "identity").lower()
-    if encoding != "identity":
-        message = f"expected a plain answer, got it encoded as {encoding[:20]}"
-        raise ProviderUnavailable(message)
-
-
-async def _read(response: aiohttp.ClientResponse) -> bytes:
-    body = bytearray()
-    while piece := await response.content.readany():
-        body += piece
-        if len(body) > ANSWER_BYTES:
-            message = f"expected an answer of at most {ANSWER_BYTES} bytes, got more"
+        call = self._door.find_call("credits")
+        if call is None:
+            message = f"the door {self._door.name} has no call for credits"
             raise ProviderUnavailable(message)
-    return bytes(body)
+        answer = await self._ask(call.path, {})
+        self._check(answer, SUCCESS)
+        left = read_number((answer.content or {}).get("data"))
+        if left is None:
+            message = "expected a number of credits, got something else"
+            raise ProviderUnavailable(message)
+        return left
+
+    async def fresh_link(self, url: str) -> str:
+        """Have a link made to one of the provider's files; it works for 20 minutes.
+
+        Raises:
+            TaskNotFound: it is none of its files, or this door makes no links.
+            ProviderRefused, ProviderUnavailable: as ``details``.
+        """
+        call = self._door.find_call("fresh_link")
+        if call is None:
+            message = f"the door {self._door.name} makes no links to its files"
+            raise TaskNotFound(message)
+        await self._questions.turn()
+        async with self._room:
+            answer = await self._session.post(
+                call.path, {call.spelled("url"): url}, seconds=self._seconds
+            )
+        if answer.status == 404 or answer.code in (404, *_NO_SUCH_TASK):  # noqa: PLR2004
+            message = f"expected a file that the provider has, got {answer}"
+            raise TaskNotFound(message)
+        self._check(answer, SUCCESS)
+        link = read_link((answer.content or {}).get("data"))
+        if not link:
+            message = "expected a link, got something else"
+            raise ProviderUnavailable(message)
+        return link
+
+    async def _ask(self, path: str, query: Mapping[str, str]) -> Answer:
+        await self._questions.turn()
+        async with self._room:
+            return await self._session.get(path, query, seconds=self._seconds)
+
+    def _check(self, answer: Answer, *good: int) -> None:
+        """Raise unless the answer to a question is good."""
+        if not answer.is_good or answer.code not in good:
+            raise refusal_of_question(answer, self._door)
+
+    async def _post_once(
+        self, path: str, content: Mapping[str, JSONValue], *, secret: str = ""
+    ) -> Answer:
+        """Post what costs money, again only after an answer that says no."""
+        waits = [*self._submit_waits]
+        while True:
+            try:
+                return await self._try_once(path, content, secret)
+            except ProviderUnavailable as error:
+                after = error.after or timedelta(0)
+                if not waits or after > PATIENCE:
+                    raise
+                wait = max(waits.pop(0), after)
+                if error.code and self._door.failure(error.code) is UNKNOWN:
+                    # Once more, as nobody knows better, and then no more.
+                    waits.clear()
+            await asyncio.sleep(wait.total_seconds())
+
+    async def _try_once(
+        self, path: str, content: Mapping[str, JSONValue], secret: str
+    ) -> Answer:
+        await self._submissions.turn()
+        answer = await self._session.post(
+            path, content, seconds=self._submit_seconds, once=True, secret=secret
+        )
+        if answer.is_good and answer.code == SUCCESS:
+            return answer
+        raise refusal_of_submission(answer, self._door)
+
+    def _submit_call(self, operation: str) -> DoorCall:
+        door = self._door
+        if operation == RECOVERY:
+            call = door.find_call(RECOVERY)
+        else:
+            call = door.find_submit(operation)
+        if call is None:
+            known = ", ".join(sorted(door.settings.submit)) or "none"
+            message = (
+                f"expected an operation that the door {door.name} takes ({known}),"
+                f" got {operation!r}"
+            )
+            raise SubmissionRefused(message)
+        return call
 
 
-def _parsed(body: bytes) -> dict[str, JSONValue]:
-    try:
-        content = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        message = f"expected JSON of the provider, got {len(body)} bytes of something"
-        raise ProviderUnavailable(message) from error
-    if type(content) is not dict:
-        message = f"expected a JSON object, got a {type(content).__name__}"
-        raise ProviderUnavailable(message)
-    return content
+def _task_id(answer: Answer) -> TaskId:
+    """Give the id of the task that was accepted.
 
-
-def _refuse(code: int | None, text: str) -> NoReturn:
-    """Say what a ``code`` other than of success means for a question."""
-    got = f"code {code}" + (f" ({text[:_SHOWN_CHARACTERS]})" if text else "")
-    if code in _NO_SUCH_TASK:
-        message = f"expected a task that the provider knows, got {got}"
-        raise TaskNotFound(message)
-    if code in _REFUSALS:
-        message = f"expected our key to be taken, got {got}"
-        raise ProviderRefused(message)
-    message = f"expected code 200 of the provider, got {got}"
-    raise ProviderUnavailable(message)
-
-
-@asynccontextmanager
-async def _translated(seconds: float) -> AsyncIterator[None]:
-    """Set the deadline, and turn errors of aiohttp into ours."""
-    try:
-        async with asyncio.timeout(seconds):
-            yield
-    except TimeoutError as error:
-        message = f"expected an answer within {seconds:g} s, got none"
-        raise ProviderUnavailable(message) from error
-    except (aiohttp.ClientError, OSError) as error:
-        # Not its text: it may hold the whole address.
-        message = f"expected an answer, got {type(error).__name__}"
-        raise ProviderUnavailable(message) from error
+    Raises:
+        OutcomeUnknown: there is none that could be used.
+    """
+    task_id = find_task_id(answer)
+    if task_id is None:
+        message = f"expected the id of the accepted task, got {answer} without one"
+        raise OutcomeUnknown(message)
+    return task_id

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 LINK_LIMIT: Final = 4096
 #: Codes beyond this are cut, so that they fit into any database's integer.
 CODE_LIMIT: Final = 999_999
+_FAILED: Final = frozenset({"failed", "fail", "error"})
 #: Longer numbers in text are no numbers.
 _DIGITS_LIMIT: Final = 32
 #: Epoch times above this are milliseconds: in seconds it is the year 5138.
@@ -35,6 +36,16 @@ def read_text(value: JSONValue) -> str:
     if type(value) is not str:
         return ""
     return value.replace("\0", "") if "\0" in value else value
+
+
+def fold(value: JSONValue) -> str:
+    """Give a word without the spaces around it, in lower case; else nothing."""
+    return value.strip().lower() if type(value) is str else ""
+
+
+def is_failed(folded: str) -> bool:
+    """Tell whether a word, as ``fold`` gives it, says that something has failed."""
+    return folded in _FAILED or folded.endswith("_failed")
 
 
 def read_code(value: JSONValue) -> int | None:

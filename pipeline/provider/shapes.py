@@ -12,6 +12,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from pipeline.provider.fields import (
+    fold,
+    is_failed,
     read_link,
     read_mapping,
     read_number,
@@ -19,6 +21,7 @@ from pipeline.provider.fields import (
     read_time,
     read_track_id,
 )
+from pipeline.provider.stages import STREAMING
 from pipeline.task import Track
 
 if TYPE_CHECKING:
@@ -36,10 +39,16 @@ VIDEO: Final = "video"
 
 #: Tracks beyond this are left out: no operation makes nearly as many.
 TRACK_LIMIT: Final = 100
+#: Longer texts about one track are cut.
+ERROR_LIMIT: Final = 500
 #: Files of one track beyond this are left out.
 LINKS_LIMIT: Final = 50
 
 _LINK_SUFFIX: Final = "_url"
+_HUMP: Final = re.compile(r"(?<=[a-z0-9])([A-Z])")
+#: The only track of a task. Not named by what it was made from: callbacks and details
+#: answers do not both say that.
+_ONLY: Final = "track-1"
 _NO_SLUG: Final = re.compile(r"[^a-z0-9]+")
 _KIND_LIMIT: Final = 40
 
@@ -51,9 +60,11 @@ def no_tracks(content: Content, data: Content) -> list[Track]:
 
 
 def audio_tracks(content: Content, data: Content) -> list[Track]:
-    """Read the tracks of the audio operations and of recovery."""
+    """Read the tracks of the audio operations, of recovery and of the cousins."""
     return [
         _audio_track(item, position)
+        if "clip_id" not in item
+        else _cousin_track(item, position)
         for position, item in enumerate(_items(content, data))
         if type(item) is dict
     ]
@@ -67,6 +78,7 @@ def lyrics(content: Content, data: Content) -> list[Track]:
             track_id=read_track_id(item.get("id"), position),
             title=read_text(item.get("title")),
             prompt=read_text(item.get("text")),
+            error=_error(item),
         )
         for position, item in enumerate(items[:TRACK_LIMIT])
         if type(item) is dict
@@ -108,13 +120,24 @@ def separated_vocals(content: Content, data: Content) -> list[Track]:
     )
     info = next((place for place in places if type(place) is dict), {})
     links = dict(_stem_links(info))
-    tracks = [Track(track_id=_own_id(data), links=links)] if links else []
+    tracks = [Track(track_id=_ONLY, links=links)] if links else []
     items = _list(info, "origin_data", "originData") or _list(
         data, "origin_data", "originData"
     )
     for position, item in enumerate(items[:TRACK_LIMIT]):
         tracks.extend(_advanced_stems(read_mapping(item), position))
     return tracks
+
+
+def voices(content: Content, data: Content) -> list[Track]:
+    """Read the voice that was made, by its id, or what is to be said to prove one."""
+    del content
+    for place in (data, read_mapping(data.get("response"))):
+        if voice := place.get("voiceId") or place.get("voice_id"):
+            return [Track(track_id=read_track_id(voice, 0))]
+        if words := read_text(place.get("validateInfo") or place.get("validate_info")):
+            return [Track(track_id=_ONLY, prompt=words)]
+    return []
 
 
 def _items(content: Content, data: Content) -> list[JSONValue]:
@@ -142,7 +165,8 @@ def _items(content: Content, data: Content) -> list[JSONValue]:
 def _audio_track(item: Content, position: int) -> Track:
     get = item.get
     links = {}
-    if audio := read_link(get("audio_url") or get("audioUrl")):
+    error = _error(item) if "status" in item else ""
+    if not error and (audio := read_link(get("audio_url") or get("audioUrl"))):
         links[AUDIO] = audio
     if image := read_link(get("image_url") or get("imageUrl")):
         links[IMAGE] = image
@@ -156,25 +180,55 @@ def _audio_track(item: Content, position: int) -> Track:
         duration_seconds=max(0.0, read_number(get("duration")) or 0.0),
         created_at=read_time(get("createTime") or get("create_time")),
         links=links,
+        error=error,
     )
+
+
+def _cousin_track(item: Content, position: int) -> Track:
+    """Read one song of the cousins; what is not finished has no file yet."""
+    get = item.get
+    error, audio = _error(item), read_link(get("audio_url"))
+    is_streaming = fold(get("state")) == STREAMING
+    links: dict[str, str] = (
+        {AUDIO: audio} if audio and not (error or is_streaming) else {}
+    )
+    for kind in (IMAGE, VIDEO):
+        if link := read_link(get(f"{kind}_url")):
+            links[kind] = link
+    return Track(
+        track_id=read_track_id(get("clip_id"), position),
+        title=read_text(get("title")),
+        tags=read_text(get("tags")),
+        prompt=read_text(get("lyrics")),
+        model_name=read_text(get("mv")),
+        stream_url=audio if is_streaming else "",
+        duration_seconds=max(0.0, read_number(get("duration")) or 0.0),
+        created_at=read_time(get("created_at")),
+        links=links,
+        error=error,
+    )
+
+
+def _error(item: Content) -> str:
+    """Say why one of several results is not there; nothing if it is."""
+    word = fold(item.get("status") or item.get("state"))
+    if not is_failed(word):
+        return ""
+    texts = (item.get(n) for n in ("error_message", "errorMessage", "error"))
+    return next((text for t in texts if (text := read_text(t))), word)[:ERROR_LIMIT]
 
 
 def _one_file(data: Content, kind: str, names: tuple[str, ...]) -> list[Track]:
     for place in (data, read_mapping(data.get("response"))):
         for name in names:
             if link := read_link(place.get(name)):
-                return [Track(track_id=_own_id(data), links={kind: link})]
+                return [Track(track_id=_ONLY, links={kind: link})]
     return []
-
-
-def _own_id(data: Content) -> str:
-    """Name the only track: by the audio it was made from, where that is said."""
-    return read_track_id(data.get("audioId") or data.get("audio_id"), 0)
 
 
 def _stem_links(info: Mapping[str, JSONValue]) -> Iterable[tuple[str, str]]:
     for name, value in list(info.items())[:LINKS_LIMIT]:
-        snake = re.sub(r"(?<=[a-z])Url$", _LINK_SUFFIX, name)
+        snake = _HUMP.sub(r"_\1", name[: _KIND_LIMIT * 2]).lower()
         if snake.endswith(_LINK_SUFFIX) and (link := read_link(value)):
             yield _slug(snake.removesuffix(_LINK_SUFFIX)), link
 
@@ -188,9 +242,14 @@ def _advanced_stems(item: Content, position: int) -> Iterable[Track]:
             made_up = f"stem-{position + 1}" + (f"-{name}" if name else "")
             yield Track(
                 track_id=read_track_id(stem.get("id") or made_up, position),
-                title=read_text(stem.get("stem_type_group_name")),
+                title=_stem_name(stem) or _stem_name(item),
                 links={AUDIO: link},
             )
+
+
+def _stem_name(stem: Content) -> str:
+    name = stem.get("stem_type_group_name") or stem.get("stemTypeGroupName")
+    return read_text(name)
 
 
 def _slug(name: str) -> str:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from pipeline.provider.fields import read_code, read_text
+from pipeline.provider.fields import fold, is_failed, read_code, read_mapping, read_text
 from pipeline.task import Stage
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from pipeline.message import JSONValue
 
 #: The only code of success, but for music videos, whose schema also says 0.
@@ -36,18 +38,26 @@ _STATUSES: Final = {
     "complete": Stage.COMPLETE,
     CALLBACK_EXCEPTION: Stage.COMPLETE,
     "sensitive_word_error": Stage.FAILED,
-    "failed": Stage.FAILED,
-    "fail": Stage.FAILED,
-    "error": Stage.FAILED,
 }
-#: ``successFlag`` where it is a number; what 2 means depends on the operation.
-_FLAGS: Final = {0: Stage.UNKNOWN, 1: Stage.COMPLETE, 3: Stage.FAILED}
+#: Where ``data`` says how far the task is, in the order in which they count.
+_STATUS_NAMES: Final = ("status", "state", "successFlag")
+#: ``successFlag`` where it is a number.
+_FLAGS: Final = {1: Stage.COMPLETE, 3: Stage.FAILED}
+#: What else it means for one operation: a cover image with 2 is being made.
+_FLAGS_OF: Final[Mapping[str | None, Mapping[int, Stage]]] = {"midi": {2: Stage.FAILED}}
+#: Words for one of several results that is there.
+_DONE: Final = frozenset({"succeeded", "success", "complete", "completed"})
+#: A word for one that can be played while it is being made.
+STREAMING: Final = "streaming"
+#: No list of results is longer than this.
+_ITEMS_LIMIT: Final = 100
 #: Results of sibling operations whose callbacks name neither type nor status.
 _RESULTS: Final = (
     "audioWavUrl",
     "audio_wav_url",
     "vocal_removal_info",
     "vocal_separation_info",
+    "origin_data",
     "video_url",
     "videoUrl",
     "images",
@@ -83,10 +93,10 @@ def read_stage(
     if kind is None:
         kind = data.get("callback_type")
         if kind is None:
-            return _by_status(content, data)
+            return _by_status(content, data, operation)
     stage = _CALLBACK_TYPES.get(kind) if type(kind) is str else None
     if stage is None:
-        stage = _CALLBACK_TYPES.get(_folded(kind))
+        stage = _CALLBACK_TYPES.get(fold(kind))
         if stage is None:
             return Stage.UNKNOWN, f"unknown callback type {_quoted(kind)}"
     return stage, ""
@@ -110,33 +120,65 @@ def _by_code(
 
 
 def _by_status(
-    content: dict[str, JSONValue], data: dict[str, JSONValue]
+    content: dict[str, JSONValue], data: dict[str, JSONValue], operation: str | None
 ) -> tuple[Stage, str]:
-    for name in ("status", "state", "successFlag"):
+    for name in _STATUS_NAMES:
         status = data.get(name)
         if status is not None:
-            return _of_status(status)
+            return _of_status(status, operation)
     result = content.get("data")
-    if (type(result) is list and result) or any(data.get(name) for name in _RESULTS):
+    if type(result) is list and result:
+        return _of_results(result)
+    response = read_mapping(data.get("response"))
+    if any(data.get(name) or response.get(name) for name in _RESULTS):
         return Stage.COMPLETE, ""
     return Stage.UNKNOWN, "neither a callback type, a status nor a result"
 
 
-def _of_status(status: JSONValue) -> tuple[Stage, str]:
-    folded = _folded(status)
+def _of_status(status: JSONValue, operation: str | None) -> tuple[Stage, str]:
+    folded = fold(status)
     stage = _STATUSES.get(folded)
-    if stage is None and folded.endswith("_failed"):
+    if stage is None and is_failed(folded):
         stage = Stage.FAILED
-    if stage is None and type(status) is int:
-        stage = _FLAGS.get(status)
-    if stage is None or stage is Stage.UNKNOWN:
+    if stage is None and type(status) is not bool:
+        flag = read_code(status)
+        if flag is not None:
+            stage = _FLAGS.get(flag) or _FLAGS_OF.get(operation, {}).get(flag)
+    if stage is None:
         return Stage.UNKNOWN, f"status {_quoted(status)}"
     return stage, ""
 
 
+def _of_results(results: list[JSONValue]) -> tuple[Stage, str]:
+    """Judge a task by each of its results: of a recovery, or of one of the cousins."""
+    words = {
+        fold(item.get("state") or item.get("status"))
+        for item in results[:_ITEMS_LIMIT]
+        if type(item) is dict
+    } - {""}
+    unfinished = {word for word in words - _DONE if not is_failed(word)}
+    if unfinished:
+        if words & _DONE:
+            return Stage.FIRST, ""
+        if STREAMING in unfinished:
+            return Stage.TEXT, ""
+        return Stage.UNKNOWN, f"status {_quoted(min(unfinished))}"
+    if words and not words & _DONE:
+        return Stage.FAILED, ""
+    return Stage.COMPLETE, ""
+
+
 def is_callback_exception(data: dict[str, JSONValue]) -> bool:
     """Tell whether the status says no more than that a callback got lost."""
-    return _folded(data.get("status")) == CALLBACK_EXCEPTION
+    return reported_status(data) == CALLBACK_EXCEPTION
+
+
+def reported_status(data: dict[str, JSONValue]) -> str:
+    """Give the word that says how far the task is, in lower case; or nothing."""
+    for name in _STATUS_NAMES:
+        if name in data and (word := fold(data[name])):
+            return word
+    return ""
 
 
 def reported_code(
@@ -155,10 +197,6 @@ def reported_message(content: dict[str, JSONValue], data: dict[str, JSONValue]) 
         if name in data and (text := read_text(data[name])):
             return text
     return read_text(content.get("msg")) or read_text(content.get("message"))
-
-
-def _folded(value: JSONValue) -> str:
-    return value.strip().lower() if type(value) is str else ""
 
 
 def _quoted(value: JSONValue) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Annotated, Final, get_args, get_origin
 
 from pydantic import BaseModel
 
@@ -30,8 +30,13 @@ def leaf_keys(model: type[BaseModel] = Settings, above: str = "") -> Iterator[st
 def find_table(names: Sequence[str]) -> type[BaseModel] | None:
     """Find the class of a table; ``None``: there is no such table."""
     model: type[BaseModel] | None = Settings
+    entry: type[BaseModel] | None = None
     for name in names:
-        model = None if model is None else _table(model.model_fields.get(name))
+        if entry is not None:  # the name is one of its own choosing
+            model, entry = entry, None
+            continue
+        info = None if model is None else model.model_fields.get(name)
+        model, entry = _table(info), _entry(info)
     return model
 
 
@@ -56,6 +61,17 @@ def did_you_mean(name: str, known: Collection[str]) -> str:
     """Suggest the nearest known name, as the end of a sentence."""
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     return f"; did you mean {near[0]}?" if near else ""
+
+
+def _entry(info: FieldInfo | None) -> type[BaseModel] | None:
+    """Find the class of the tables in a table of them."""
+    kinds = () if info is None else get_args(info.annotation)
+    kind = kinds[-1] if kinds else None
+    if get_origin(kind) is Annotated:
+        kind = get_args(kind)[0]
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return kind
+    return None
 
 
 def _table(info: FieldInfo | None) -> type[BaseModel] | None:

@@ -15,6 +15,7 @@ from pydantic_settings import (
 )
 
 from pipeline.errors import ConfigurationError
+from pipeline.settings.door_layer import door_layer
 from pipeline.settings.keys import (
     did_you_mean,
     find_field,
@@ -81,7 +82,7 @@ def load_settings(
     environ: Mapping[str, str] | None = None,
     flags: Mapping[str, object] | None = None,
 ) -> Loaded:
-    """Load the settings: defaults < TOML file < environment < flags.
+    """Load the settings: defaults < door in use < TOML file < environment < flags.
 
     Args:
         file: the TOML file; ``None``: what ``PIPELINE_CONFIG`` names, else
@@ -149,11 +150,12 @@ def _read_layers(
     environ = os.environ if environ is None else environ
     path = _choose_file(file, environ)
     keys = tuple(leaf_keys())
-    return path, [
+    layers = [
         read_flags(flags or {}, keys),
         read_environment(environ, keys),
         Layer() if path is None else read_file(path),
     ]
+    return path, [*layers, door_layer(layers)]
 
 
 def _choose_file(file: Path | None, environ: Mapping[str, str]) -> Path | None:

@@ -26,8 +26,12 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from pipeline.logs import LogFormat  # noqa: TC001
 from pipeline.retry import DEFAULT_WAITS, RetryPolicy
+from pipeline.settings.door import DoorSettings  # noqa: TC001
+from pipeline.settings.doors import built_in_doors
+from pipeline.settings.poller import PollerSettings
 from pipeline.settings.provider import ProviderSettings
 from pipeline.settings.section import Section
+from pipeline.settings.submit import AdminSettings, SubmitSettings
 from pipeline.settings.values import (
     AssetsUrl,
     BrokerUrl,
@@ -70,6 +74,7 @@ Key = Annotated[SecretStr, Field(min_length=1)]
 Size = Annotated[ByteSize, Field(ge=1)]
 Tokens = Annotated[tuple[Token, ...], BeforeValidator(parse_list)]
 Networks = Annotated[tuple[Network, ...], BeforeValidator(parse_list)]
+DoorName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")]
 
 
 class BrokerSettings(Section):
@@ -91,7 +96,7 @@ class SignatureSettings(Section):
     """The provider's signature of a callback."""
 
     #: What is signed and how: the task's id and the time, the time and the body, or
-    #: the body alone.
+    #: the body alone. Not given: as the door in use says.
     scheme: Literal["task-and-time", "time-and-body", "body"] = "task-and-time"
     #: Keys of which one must fit; empty: signatures are not checked.
     keys: Annotated[tuple[Key, ...], BeforeValidator(parse_list), Hidden()] = ()
@@ -230,6 +235,10 @@ class DownloadSettings(WorkerSettings):
     ports: Annotated[tuple[Port, ...], BeforeValidator(parse_list)] = (443,)
     #: Decode each audio file, in a process of its own, before it is told of.
     check_audio: bool = False
+    #: How often links of files still to be fetched are looked at for their age.
+    link_check_interval: Annotated[Duration, between(timedelta(milliseconds=10))] = (
+        timedelta(minutes=1)
+    )
     #: Fetch from loopback and private addresses too; only for a provider simulated
     #: on this machine.
     allow_private_addresses: bool = False
@@ -304,9 +313,14 @@ class Settings(BaseSettings):
     drain: Annotated[Duration, between(timedelta(0), timedelta(seconds=25))] = (
         timedelta(seconds=20)
     )
+    #: The doors to the provider, by name: those that come with us, and others.
+    doors: Annotated[dict[DoorName, DoorSettings], BeforeValidator(parse_table)] = (
+        Field(default_factory=built_in_doors)
+    )
 
     broker: BrokerSettings = BrokerSettings()
     provider: ProviderSettings = ProviderSettings()
+    poller: PollerSettings = PollerSettings()
     ingress: IngressSettings = IngressSettings()
     spool: SpoolSettings = SpoolSettings()
     dedupe: DedupeSettings = DedupeSettings()
@@ -314,6 +328,8 @@ class Settings(BaseSettings):
     notify: NotifySettings = NotifySettings()
     log: LogSettings = LogSettings()
     metrics: MetricsSettings = MetricsSettings()
+    submit: SubmitSettings = SubmitSettings()
+    admin: AdminSettings = AdminSettings()
 
     @classmethod
     def settings_customise_sources(

@@ -16,10 +16,16 @@ _Key = Annotated[SecretStr, Field(min_length=1)]
 class ProviderSettings(Section):
     """The provider's API, and what is believed without asking there."""
 
-    #: Where the API is, without the path of a call; none: it is not asked.
+    #: The door in use, one of ``doors``.
+    door: str = "generic"
+    #: Where the API is, without the path of a call. Not given: as the door in use
+    #: says; none: it is not asked.
     base_url: ProviderUrl | None = None
     #: The key of our account there.
     api_key: Annotated[_Key | None, Hidden()] = None
+    #: Where the provider reaches our ingress: its public base address, such as
+    #: ``https://hooks.example.com``; none: no tasks are submitted.
+    callback_url: ProviderUrl | None = None
     #: ``body``: what a callback says is taken as it is. ``verify``: the provider is
     #: asked first, and only what it says itself is taken.
     trust: Literal["body", "verify"] = "body"

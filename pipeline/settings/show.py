@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypeAlias
 
+from pydantic import BaseModel
+
 from pipeline.settings.keys import find_field, is_marked, leaf_keys
 from pipeline.settings.values import Hidden, Masked, format_duration, mask_password
 
@@ -15,7 +17,9 @@ if TYPE_CHECKING:
     from pipeline.settings.load import Loaded
 
 #: What JSON can say; ``None`` is a setting that has no value.
-ShownValue: TypeAlias = "str | int | float | bool | list[ShownValue] | None"
+ShownValue: TypeAlias = (
+    "str | int | float | bool | list[ShownValue] | dict[str, ShownValue] | None"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,15 +56,22 @@ def _show(loaded: Loaded, key: str) -> ShownValue:
 
 def _plain(value: object) -> ShownValue:
     match value:
-        case None | bool() | str():
+        case None | bool() | str() | float():
             return value
         case int():
             return int(value)
-        case float():
-            return value
         case timedelta():
             return format_duration(value)
         case tuple():
             return [_plain(item) for item in value]
+        case dict():
+            return _table(value)
         case _:
             return str(value)
+
+
+def _table(value: dict[str, object]) -> ShownValue:
+    """Show a table; of one with tables in it, which may be long, the names."""
+    if any(isinstance(item, BaseModel) for item in value.values()):
+        return [*sorted(value)]
+    return {name: _plain(item) for name, item in value.items()}

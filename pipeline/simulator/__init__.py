@@ -32,17 +32,21 @@ if TYPE_CHECKING:
         plan_load,
         run_load,
     )
-    from pipeline.simulator.options import OPERATIONS, PLAIN, ScenarioOptions
+    from pipeline.simulator.operations import OPERATIONS
+    from pipeline.simulator.options import PLAIN, ScenarioOptions
     from pipeline.simulator.picture import make_picture
     from pipeline.simulator.plan import Oddity, SemanticId, TaskPlan
     from pipeline.simulator.poster import PostingRules
-    from pipeline.simulator.provider import ProviderOptions, SimulatedProvider
+    from pipeline.simulator.provider import SimulatedProvider
+    from pipeline.simulator.provider_options import ProviderOptions
+    from pipeline.simulator.rates import AskedDetails, RateLimits, Violation
     from pipeline.simulator.scenario import Scenario, plan_scenario
     from pipeline.simulator.subscriber import ReceivedRequest, SimulatedSubscriber
 
 __all__ = [
     "OPERATIONS",
     "PLAIN",
+    "AskedDetails",
     "ExpectedFile",
     "LoadOptions",
     "LoadResult",
@@ -50,6 +54,7 @@ __all__ = [
     "Outcome",
     "PostingRules",
     "ProviderOptions",
+    "RateLimits",
     "ReceivedRequest",
     "Report",
     "Scenario",
@@ -60,6 +65,7 @@ __all__ = [
     "SimulatedProvider",
     "SimulatedSubscriber",
     "TaskPlan",
+    "Violation",
     "audio_format",
     "make_audio",
     "make_picture",
@@ -69,15 +75,17 @@ __all__ = [
 ]
 
 _HOMES: Final = {
-    "OPERATIONS": "options",
+    "OPERATIONS": "operations",
     "PLAIN": "options",
+    "AskedDetails": "rates",
     "ExpectedFile": "journal",
     "LoadOptions": "load",
     "LoadResult": "load",
     "Oddity": "plan",
     "Outcome": "journal",
     "PostingRules": "poster",
-    "ProviderOptions": "provider",
+    "ProviderOptions": "provider_options",
+    "RateLimits": "rates",
     "ReceivedRequest": "subscriber",
     "Report": "journal",
     "Scenario": "scenario",
@@ -88,6 +96,7 @@ _HOMES: Final = {
     "SimulatedProvider": "provider",
     "SimulatedSubscriber": "subscriber",
     "TaskPlan": "plan",
+    "Violation": "rates",
     "audio_format": "audio",
     "make_audio": "audio",
     "make_picture": "picture",

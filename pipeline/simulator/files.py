@@ -5,18 +5,18 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, cast
 
 from aiohttp import web
 
-from pipeline.simulator import audio, picture
+from pipeline.simulator import audio, picture, video
 from pipeline.simulator.signing import LinkState
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from pipeline.simulator.plan import FilePlan
+    from pipeline.simulator.plan import Expiry, FilePlan
     from pipeline.simulator.signing import LinkSigner
 
 #: Rendered files beyond this size are forgotten, and rendered again when asked for.
@@ -50,6 +50,14 @@ class FileShelf:
         """Put files on the shelf; nothing is rendered yet."""
         self._plans.update((file.path, file) for file in files)
 
+    def lose(self, path: str, expiry: Expiry) -> None:
+        """Let a file be gone from now on.
+
+        Raises:
+            KeyError: there is no such file.
+        """
+        self._plans[path] = replace(self._plans[path], expiry=expiry)
+
     def find(self, path: str) -> FilePlan | None:
         """Give the plan of the file under ``path``."""
         return self._plans.get(path)
@@ -80,6 +88,8 @@ class FileShelf:
                 picture_format=cast("picture.PictureFormat", file.file_format),
                 comment=file.comment,
             )
+        elif file.kind == "video":
+            data = video.make_video(file.seed, comment=file.comment)
         else:
             data = self._render_audio(file)
         return Content(data=data, sha256=hashlib.sha256(data).hexdigest())
@@ -102,6 +112,7 @@ class FileServer:
         self._shelf = shelf
         self._signer = signer
         self._failing: dict[str, list[int]] = {}
+        self._expired_statuses: dict[str, int] = {}
         #: How often each path was asked for, whatever the answer was.
         self.requests: dict[str, int] = {}
 
@@ -111,6 +122,17 @@ class FileServer:
         200 means an empty body, which links give for a short time when they are new.
         """
         self._failing.setdefault(path, []).extend([status] * times)
+
+    def expire(self, path: str, status: int) -> None:
+        """Let every link of a file that there is be dead, with ``status``.
+
+        Raises:
+            KeyError: there is no such file.
+        """
+        if self._shelf.find(path) is None:
+            raise KeyError(path)
+        self._signer.revoke(path)
+        self._expired_statuses[path] = status
 
     def add_routes(self, app: web.Application) -> None:
         """Serve everything under ``/files``, ``/stream`` and ``/upstream``."""
@@ -140,7 +162,8 @@ class FileServer:
             case LinkState.FORGED:
                 return 403
             case LinkState.EXPIRED:
-                return file.expiry.status if file.expiry else 403
+                status = file.expiry.status if file.expiry else 403
+                return self._expired_statuses.get(file.path, status)
             case LinkState.VALID:
                 expiry = file.expiry
                 return expiry.status if expiry and not expiry.renewable else None

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from pipeline.simulator.plan import (
         CallbackPlan,
         Expiry,
-        FileKind,
         SemanticId,
         TaskPlan,
     )
@@ -32,6 +31,8 @@ class Outcome(StrEnum):
     GAVE_UP = "gave_up"
     #: Never sent: the provider had given up on an earlier callback of the task.
     SUPPRESSED = "suppressed"
+    #: Never came: it was lost on its way, and the provider does not know.
+    LOST = "lost"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +67,8 @@ class ExpectedFile:
 
     task_id: str
     track_id: str
-    kind: FileKind
+    #: What it is to its track.
+    kind: str
     #: Address under the provider's base address, without a query.
     path: str
     #: Set if the link was dead from the beginning.
@@ -87,6 +89,9 @@ class Report:
     callbacks_accepted: int
     gave_up: int
     suppressed: int
+    lost: int
+    #: Calls of the API that came too often.
+    violations: int
     #: What the accepted callbacks say, each once: one event each is expected.
     events: frozenset[SemanticId]
     #: Sent but never accepted; a late answer may still have had an effect.
@@ -104,7 +109,7 @@ class Report:
     @property
     def is_settled(self) -> bool:
         """Whether every planned callback has an outcome."""
-        settled = self.callbacks_accepted + self.gave_up + self.suppressed
+        settled = self.callbacks_accepted + self.gave_up + self.suppressed + self.lost
         return settled == self.callbacks_planned
 
     def as_dict(self) -> dict[str, Any]:
@@ -118,6 +123,8 @@ class Report:
             "duplicates_accepted": self.duplicates_accepted,
             "gave_up": self.gave_up,
             "suppressed": self.suppressed,
+            "lost": self.lost,
+            "violations": self.violations,
             "events": len(self.events),
             "files": sum(file.expiry is None for file in files),
             "expired_links": sum(file.expiry is not None for file in files),
@@ -159,18 +166,18 @@ class Journal:
         self._stages[task.task_id] = max(known, callback.stage, key=_rank)
         told = told_files(task, callback)
         files = self._files.setdefault(task.task_id, {})
-        for track in task.tracks:
-            for file in (track.audio, track.image):
-                if file in told:
-                    files[file.path] = ExpectedFile(
-                        task_id=task.task_id,
-                        track_id=track.audio_id,
-                        kind=file.kind,
-                        path=file.path,
-                        expiry=file.expiry,
-                    )
+        for result in task.results:
+            file = result.file
+            if file in told:
+                files[file.path] = ExpectedFile(
+                    task_id=task.task_id,
+                    track_id=result.track_id,
+                    kind=result.name,
+                    path=file.path,
+                    expiry=file.expiry,
+                )
 
-    def report(self) -> Report:
+    def report(self, *, violations: int) -> Report:
         """Sum up what has happened so far."""
         return Report(
             tasks=len(self._tasks),
@@ -179,6 +186,8 @@ class Journal:
             callbacks_accepted=self._outcomes[Outcome.ACCEPTED],
             gave_up=self._outcomes[Outcome.GAVE_UP],
             suppressed=self._outcomes[Outcome.SUPPRESSED],
+            lost=self._outcomes[Outcome.LOST],
+            violations=violations,
             events=frozenset(self._accepted),
             uncertain_events=frozenset(self._tried - self._accepted),
             stages=dict(self._stages),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from pipeline.simulator.audio import audio_format
 from pipeline.simulator.music import in_format, with_spaces
+from pipeline.simulator.operations import Family, family_of
 from pipeline.simulator.plan import CallbackPlan, Oddity, TaskPlan, TrackPlan
 from pipeline.task import Stage
 
@@ -42,13 +43,19 @@ _UNKNOWN_LATER: Final = timedelta(seconds=3)
 def apply_oddities(
     tasks: Sequence[TaskPlan], count: int, chance: Random
 ) -> list[TaskPlan]:
-    """Make ``count`` callbacks odd; every kind comes before one comes again."""
+    """Make ``count`` callbacks odd; every kind comes before one comes again.
+
+    Only those of audio operations: each of the others has several shapes anyway.
+    """
     changed = [list(task.callbacks) for task in tasks]
     places = [
-        (n, i) for n, task in enumerate(tasks) for i in range(len(task.callbacks))
+        (n, i)
+        for n, task in enumerate(tasks)
+        if family_of(task.operation) is Family.AUDIO
+        for i in range(len(task.callbacks))
     ]
     kinds = deque(chance.sample(list(_STAGES), len(_STAGES)))
-    for number, index in chance.sample(places, count):
+    for number, index in chance.sample(places, min(count, len(places))):
         callback = changed[number][index]
         oddity = next(
             kind

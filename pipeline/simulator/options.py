@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from pipeline.simulator.operations import OPERATIONS
+
 if TYPE_CHECKING:
     from pipeline.simulator.audio import AudioFormat
     from pipeline.simulator.picture import PictureFormat
-
-#: Operations whose callbacks carry tracks, as they stand in the submit address.
-OPERATIONS: Final = ("upload-extend", "generate", "extend", "upload-cover")
 
 #: The highest value of each rate.
 _RATES: Final = {
@@ -21,6 +20,7 @@ _RATES: Final = {
     "oddity_rate": 1,
     "expired_rate": 1,
     "renewable_rate": 1,
+    "recoverable_rate": 1,
 }
 
 
@@ -51,6 +51,8 @@ class ScenarioOptions:
     expired_rate: float = 0.15
     #: Dead links whose file is still there under a freshly signed link.
     renewable_rate: float = 0.0
+    #: Files gone for good that come back if they are recovered.
+    recoverable_rate: float = 0.0
     tracks_per_task: int = 2
     #: Show whatever has a rate above 0 at least once; needs three tasks.
     at_least_one: bool = True

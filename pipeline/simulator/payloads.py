@@ -8,21 +8,22 @@ links look is decided by the caller: every function that writes them takes a
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
 from pipeline.simulator.failures import FailureData
+from pipeline.simulator.operations import Family, family_of
 from pipeline.simulator.plan import Oddity, SemanticId
+from pipeline.simulator.siblings import sibling_callback, sibling_details
 from pipeline.task import Stage
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from pipeline.simulator.bodies import Body, Link
     from pipeline.simulator.failures import Failure
     from pipeline.simulator.plan import CallbackPlan, FilePlan, TaskPlan, TrackPlan
-
-Body: TypeAlias = dict[str, Any]
 
 _MESSAGES: Final = {
     Stage.TEXT: "Text generation completed successfully.",
@@ -45,13 +46,6 @@ _CAMEL: Final = {
 }
 
 
-class Link(Protocol):
-    """Turns a path under the provider's base address into a link."""
-
-    def __call__(self, path: str, /) -> str:
-        """Give the address of ``path``."""
-
-
 def encode(body: Mapping[str, Any]) -> bytes:
     """Write a body as it goes over the wire."""
     return orjson.dumps(body)
@@ -59,6 +53,8 @@ def encode(body: Mapping[str, Any]) -> bytes:
 
 def callback_body(task: TaskPlan, callback: CallbackPlan, link: Link) -> Body:
     """Write the body of a callback."""
+    if family_of(task.operation) is not Family.AUDIO:
+        return sibling_callback(task, link)
     if callback.oddity is Oddity.RECORD_INFO_SHAPE:
         return record_info(task, callback.stage, link)
     if callback.stage is Stage.UNKNOWN:
@@ -89,6 +85,8 @@ def record_info(
     ``None`` means that nothing is ready yet. ``callback_gave_up`` says that the
     provider could not deliver the callbacks, which it reports as a status.
     """
+    if family_of(task.operation) is not Family.AUDIO:
+        return sibling_details(task, stage, link, callback_gave_up=callback_gave_up)
     failure = task.failure if stage is Stage.FAILED else None
     if failure is not None:
         status = failure.status
@@ -125,6 +123,9 @@ def told_files(task: TaskPlan, callback: CallbackPlan) -> tuple[FilePlan, ...]:
     """List the final files whose links a callback brings."""
     if callback.stage not in (Stage.FIRST, Stage.COMPLETE):
         return ()
+    if task.own_results is not None:
+        lost = family_of(task.operation) is Family.RECOVERY
+        return tuple(file for file in task.files if not (lost and file.expiry))
     ready = _ready_tracks(task, callback.stage)
     files = [track.audio for track in ready]
     files += [track.image for track in _shown_tracks(task, callback)]

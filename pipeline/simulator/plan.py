@@ -16,12 +16,13 @@ if TYPE_CHECKING:
     from pipeline.simulator.audio import AudioFormat
     from pipeline.simulator.failures import Failure
     from pipeline.simulator.picture import PictureFormat
+    from pipeline.simulator.video import VideoFormat
     from pipeline.task import Stage
 
 #: Names what a callback says: a task, a stage and its contents. Repeats share it.
 SemanticId = NewType("SemanticId", str)
 
-FileKind: TypeAlias = Literal["audio", "image"]
+FileKind: TypeAlias = Literal["audio", "image", "video"]
 
 
 class Oddity(StrEnum):
@@ -67,6 +68,8 @@ class Expiry:
     status: int
     #: Whether a freshly signed link of the same file works.
     renewable: bool = False
+    #: Whether the file comes back, under another address, if it is recovered.
+    recoverable: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +79,7 @@ class FilePlan:
     #: Address under the provider's base address; may hold spaces.
     path: str
     kind: FileKind
-    file_format: AudioFormat | PictureFormat
+    file_format: AudioFormat | PictureFormat | VideoFormat
     #: Chooses the music or the picture.
     seed: int
     title: str
@@ -102,6 +105,17 @@ class TrackPlan:
     image: FilePlan
     #: Playable while the track is made; answers 200 without any bytes.
     stream_path: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResultPlan:
+    """A final file of a task, as receivers name it."""
+
+    #: The track it belongs to.
+    track_id: str
+    #: What it is to that track, such as ``audio`` or ``vocal``.
+    name: str
+    file: FilePlan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,16 +148,41 @@ class TaskPlan:
     #: In the order in which they leave.
     callbacks: tuple[CallbackPlan, ...]
     failure: Failure | None = None
+    #: The final files of an operation other than audio; ``None``: those of the tracks.
+    own_results: tuple[ResultPlan, ...] | None = None
+
+    @property
+    def results(self) -> tuple[ResultPlan, ...]:
+        """Every final file of the task, with its name."""
+        if self.own_results is not None:
+            return self.own_results
+        return tuple(
+            ResultPlan(track_id=track.audio_id, name=file.kind, file=file)
+            for track in self.tracks
+            for file in (track.audio, track.image)
+        )
 
     @property
     def files(self) -> tuple[FilePlan, ...]:
         """Every final file of the task."""
-        return tuple(
-            file for track in self.tracks for file in (track.audio, track.image)
-        )
+        return tuple(result.file for result in self.results)
 
     @property
     def has_missing_stage(self) -> bool:
         """Whether a stage is reached that no callback tells of."""
         told = {callback.stage for callback in self.callbacks}
         return any(stage not in told for stage, _ in self.milestones)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Running:
+    """A task that was submitted."""
+
+    plan: TaskPlan
+    #: The moment from which the plan's times count.
+    origin_at: datetime
+
+    def stage(self, now: datetime) -> Stage | None:
+        """Say how far the task is."""
+        reached = [s for s, at in self.plan.milestones if self.origin_at + at <= now]
+        return reached[-1] if reached else None

@@ -10,19 +10,29 @@ from typing import TYPE_CHECKING, Final, Self
 
 import aiohttp
 
+from pipeline.simulator.chance import seeded
+from pipeline.simulator.cousin import cousin_body, event_name
 from pipeline.simulator.journal import Outcome, SentCallback
 from pipeline.simulator.payloads import callback_body, encode, semantic_id
-from pipeline.simulator.signing import callback_headers
+from pipeline.simulator.signing import (
+    EVENT_HEADER,
+    ID_HEADER,
+    body_headers,
+    callback_headers,
+    time_and_body_headers,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
     from types import TracebackType
 
+    from pipeline.simulator.bodies import Link
     from pipeline.simulator.clock import SimulatedClock
+    from pipeline.simulator.doors import Door
     from pipeline.simulator.journal import Journal
-    from pipeline.simulator.payloads import Link
     from pipeline.simulator.plan import CallbackPlan, SemanticId, TaskPlan
+    from pipeline.simulator.signing import SignedText
 
 #: Given by the older of the provider's pages; the newer ones give only the number.
 RETRY_WAITS: Final = (
@@ -48,6 +58,13 @@ class PostingRules:
     concurrency: int = 16
     #: Signs callbacks if given, as set on the provider's settings page.
     webhook_key: str | None = None
+    #: What a signature covers; it depends on the door.
+    signed: SignedText = "task-and-time"
+    #: Callbacks that get lost on their way and that the provider believes delivered: a
+    #: share between 0 and 1, drawn for each from the seed.
+    loss_rate: float = 0.0
+    #: Decides which get lost.
+    loss_seed: int = 1
 
 
 class Poster:
@@ -64,12 +81,15 @@ class Poster:
         clock: SimulatedClock,
         journal: Journal,
         link: Link,
+        door: Door = "S",
         on_sent: Callable[[SentCallback], None] | None = None,
     ) -> None:
         self._rules = rules
         self._clock = clock
         self._journal = journal
         self._link = link
+        self._write = cousin_body if door == "M" else callback_body
+        self._is_named = door == "M"
         self._on_sent = on_sent
         self._turns = asyncio.Semaphore(rules.concurrency)
         self._bodies: dict[SemanticId, bytes] = {}
@@ -105,6 +125,9 @@ class Poster:
     ) -> Outcome:
         """Deliver one callback when it is due; returns once it has an outcome."""
         await self._clock.sleep_until(due_at)
+        if self._is_lost(task, callback):
+            self._journal.note_outcome(task, callback, Outcome.LOST)
+            return Outcome.LOST
         outcome = await self._attempt_all(task, callback, address)
         if outcome is Outcome.GAVE_UP:
             self._given_up.add(task.task_id)
@@ -134,7 +157,7 @@ class Poster:
         """Write the body; a repeat without fresh links is the same byte for byte."""
         named = semantic_id(task, callback)
         if callback.fresh_links or named not in self._bodies:
-            self._bodies[named] = encode(callback_body(task, callback, self._link))
+            self._bodies[named] = encode(self._write(task, callback, self._link))
         return self._bodies[named]
 
     async def _post(
@@ -145,7 +168,8 @@ class Poster:
         body: bytes,
         attempt: int,
     ) -> SentCallback:
-        status, error = await self._request(address, task.task_id, body)
+        headers = self._headers(task, callback, body)
+        status, error = await self._request(address, headers, body)
         return SentCallback(
             task_id=task.task_id,
             operation=task.operation,
@@ -159,17 +183,37 @@ class Poster:
             at=self._clock.now(),
         )
 
+    def _headers(
+        self, task: TaskPlan, callback: CallbackPlan, body: bytes
+    ) -> dict[str, str]:
+        headers = {"Content-Type": "application/json"}
+        if self._is_named:
+            named = semantic_id(task, callback)
+            headers |= {ID_HEADER: named, "Idempotency-Key": named}
+            headers[EVENT_HEADER] = event_name(callback.stage)
+        if (key := self._rules.webhook_key) is None:
+            return headers
+        now = int(time.time())
+        match self._rules.signed:
+            case "task-and-time":
+                signed = callback_headers(task.task_id, key=key, timestamp=now)
+            case "time-and-body":
+                signed = time_and_body_headers(body, key=key, timestamp=now)
+            case "body":
+                signed = body_headers(body, key=key)
+        return headers | signed
+
+    def _is_lost(self, task: TaskPlan, callback: CallbackPlan) -> bool:
+        rules = self._rules
+        what = (task.task_id, callback.stage, callback.repeat)
+        return seeded("loss", rules.loss_seed, *what).random() < rules.loss_rate
+
     async def _request(
-        self, address: str, task_id: str, body: bytes
+        self, address: str, headers: dict[str, str], body: bytes
     ) -> tuple[int | None, str]:
         if self._session is None:
             message = "the poster is not open: use it as an async context manager"
             raise RuntimeError(message)
-        headers = {"Content-Type": "application/json"}
-        if self._rules.webhook_key is not None:
-            headers |= callback_headers(
-                task_id, key=self._rules.webhook_key, timestamp=int(time.time())
-            )
         seconds = self._clock.real_seconds(self._rules.timeout)
         seconds = max(seconds, self._rules.least_timeout_seconds)
         try:

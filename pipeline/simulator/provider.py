@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from itertools import count
 from typing import TYPE_CHECKING, Final, Self
@@ -20,70 +20,33 @@ from pipeline.simulator.clock import SimulatedClock
 from pipeline.simulator.endpoints import Endpoints
 from pipeline.simulator.files import FileServer, FileShelf
 from pipeline.simulator.journal import Journal
-from pipeline.simulator.options import PLAIN, ScenarioOptions
+from pipeline.simulator.operations import BY_NAME
 from pipeline.simulator.payloads import record_info
-from pipeline.simulator.poster import Poster, PostingRules
+from pipeline.simulator.plan import Expiry, Running
+from pipeline.simulator.poster import Poster
+from pipeline.simulator.provider_options import ProviderOptions
+from pipeline.simulator.rates import RateKeeper
+from pipeline.simulator.recovery import NAME as RECOVERY
+from pipeline.simulator.recovery import plan_recovery
+from pipeline.simulator.results import for_operation
 from pipeline.simulator.scenario import plan_scenario
 from pipeline.simulator.server import serve
 from pipeline.simulator.signing import LinkSigner
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterator, Sequence
+    from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
     from types import TracebackType
 
+    from pipeline.simulator.bodies import Body
     from pipeline.simulator.files import Content
     from pipeline.simulator.journal import Outcome, Report, SentCallback
-    from pipeline.simulator.payloads import Body
     from pipeline.simulator.plan import TaskPlan
+    from pipeline.simulator.rates import AskedDetails, Violation
     from pipeline.simulator.scenario import Scenario
-    from pipeline.simulator.submission import Door
-    from pipeline.task import Stage
 
-#: Files are kept for 14 days.
-LINK_LIFETIME: Final = timedelta(days=14)
 #: Submitted tasks are planned so many at a time, so that rates can be met exactly.
 _BLOCK: Final = 20
 _LONG_AGO: Final = timedelta(days=-1)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProviderOptions:
-    """How a simulated provider behaves."""
-
-    host: str = "127.0.0.1"
-    #: 0 takes any free port.
-    port: int = 0
-    #: Base address in links, if receivers reach the server under another name.
-    public_url: str | None = None
-    #: Decides on links' signatures and on what happens to submitted tasks.
-    seed: int = 1
-    #: Simulated seconds per real second.
-    time_scale: float = 60.0
-    #: Which of the provider's doors to imitate where they differ.
-    door: Door = "S"
-    #: Asked for as a bearer token; ``None`` lets everybody in.
-    api_key: str | None = "simulated-key"
-    #: Submissions over HTTP until the account is empty.
-    credits: int = 10_000
-    #: How long signed links work, on the simulated clock.
-    link_lifetime: timedelta = LINK_LIFETIME
-    #: What happens to tasks that are submitted one by one.
-    behaviour: ScenarioOptions = PLAIN
-    posting: PostingRules = field(default_factory=PostingRules)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Running:
-    """A task that was submitted."""
-
-    plan: TaskPlan
-    #: The moment from which the plan's times count.
-    origin_at: datetime
-
-    def stage(self, now: datetime) -> Stage | None:
-        """Say how far the task is."""
-        reached = [s for s, at in self.plan.milestones if self.origin_at + at <= now]
-        return reached[-1] if reached else None
 
 
 class SimulatedProvider:
@@ -120,9 +83,18 @@ class SimulatedProvider:
             clock=self.clock,
             journal=self._journal,
             link=self._callback_link,
+            door=self.options.door,
             on_sent=on_sent,
         )
-        self._running: dict[str, _Running] = {}
+        self._running: dict[str, Running] = {}
+        self._recoveries: dict[str, Running] = {}
+        self._rates = RateKeeper(self.options.rates, self.clock)
+        self._endpoints = Endpoints(
+            self,
+            door=self.options.door,
+            api_key=self.options.api_key,
+            rates=self._rates,
+        )
         self._supply = self._planned_tasks()
         self._deliveries: set[asyncio.Task[object]] = set()
         self._stack = AsyncExitStack()
@@ -136,9 +108,7 @@ class SimulatedProvider:
         """
         app = web.Application()
         self.files.add_routes(app)
-        Endpoints(
-            self, door=self.options.door, api_key=self.options.api_key, clock=self.clock
-        ).add_routes(app)
+        self._endpoints.add_routes(app)
         async with AsyncExitStack() as stack:
             served = serve(app, host=self.options.host, port=self.options.port)
             self._url = await stack.enter_async_context(served)
@@ -182,7 +152,21 @@ class SimulatedProvider:
 
     def report(self) -> Report:
         """Sum up what was sent so far and what should have come of it."""
-        return self._journal.report()
+        return self._journal.report(violations=len(self._rates.violations))
+
+    @property
+    def violations(self) -> Sequence[Violation]:
+        """Every call of the API that came too often and was refused, in order."""
+        return tuple(self._rates.violations)
+
+    @property
+    def asked(self) -> Sequence[AskedDetails]:
+        """Every question to a details endpoint, in order."""
+        return tuple(self._rates.questions)
+
+    def questions(self, task_id: str) -> int:
+        """Count the questions about a task, those that were refused included."""
+        return self._rates.asked[task_id]
 
     async def run(self, scenario: Scenario, *, callback_url: str) -> Report:
         """Play a scenario; returns when every callback was accepted or given up.
@@ -209,11 +193,35 @@ class SimulatedProvider:
         What happens to it is decided by ``options.behaviour``. Its callbacks leave
         in the background: ``drain`` waits for them.
         """
-        task = replace(next(self._supply), operation=operation, model=model)
+        task = for_operation(replace(next(self._supply), model=model), operation)
         origin_at = self.clock.now() - task.starts_at
-        for delivery in self._deliveries_of(task, origin_at, callback_url):
-            self._deliveries.add(asyncio.create_task(delivery))
+        self._start(self._deliveries_of(task, origin_at, callback_url))
         return task.task_id
+
+    def recover(self, task_id: str, callback_url: str = "") -> bool:
+        """Start to bring back lost files of a task, as the recovery endpoint does.
+
+        False: there is no such task. Without an address nothing is called back.
+        """
+        known = self._running.get(task_id)
+        if known is None:
+            return False
+        plan = plan_recovery(known.plan, self.shelf, self.options.recovery_takes)
+        now = self.clock.now()
+        self._recoveries[task_id] = Running(plan=plan, origin_at=now)
+        if callback_url:
+            self._start(self._callbacks_of(plan, now, callback_url))
+        return True
+
+    def finish_recovery(self, task_id: str) -> None:
+        """Let a recovery be at its end, however long it would take.
+
+        Raises:
+            KeyError: the task is not being recovered.
+        """
+        running = self._recoveries[task_id]
+        began_at = self.clock.now() - self.options.recovery_takes
+        self._recoveries[task_id] = replace(running, origin_at=began_at)
 
     async def drain(self) -> Report:
         """Wait until every callback of submitted tasks was accepted or given up."""
@@ -235,10 +243,18 @@ class SimulatedProvider:
             raise KeyError(path)
         return await self.shelf.content(file)
 
-    def details(self, task_id: str) -> Body | None:
-        """Give the answer of the details endpoint; ``None``: no such task."""
-        running = self._running.get(task_id)
+    def details(self, task_id: str, *, path: str | None = None) -> Body | None:
+        """Give the answer of the details endpoint; ``None``: no such task.
+
+        ``path`` is that of an endpoint, which knows the tasks of its operations only;
+        ``None``: that of the task.
+        """
+        is_recovery = path == BY_NAME[RECOVERY].details_path
+        tasks = self._recoveries if is_recovery else self._running
+        running = tasks.get(task_id)
         if running is None:
+            return None
+        if path not in (None, BY_NAME[running.plan.operation].details_path):
             return None
         return record_info(
             running.plan,
@@ -246,6 +262,37 @@ class SimulatedProvider:
             self._fresh_link,
             callback_gave_up=self._poster.has_given_up(task_id),
         )
+
+    def plan_of(self, task_id: str) -> TaskPlan:
+        """Give everything that happens to a task, whether anybody is told or not.
+
+        Raises:
+            KeyError: there is no such task.
+        """
+        return self._running[task_id].plan
+
+    def refuse_next(
+        self, path: str, code: int, *, status: int = 200, times: int = 1
+    ) -> None:
+        """Answer the next calls of a path of the API with ``code``."""
+        self._endpoints.refuse_next(path, code, status=status, times=times)
+
+    def expire(self, path: str, *, status: int = 403) -> None:
+        """Let every link of a file that there is be dead; new ones work.
+
+        Raises:
+            KeyError: there is no such file.
+        """
+        self.files.expire(path, status)
+
+    def lose(self, path: str, *, status: int = 404, recoverable: bool = False) -> None:
+        """Let a file be gone, whatever the link; recovery may bring it back.
+
+        Raises:
+            KeyError: there is no such file.
+        """
+        expiry = Expiry(status=status, recoverable=recoverable)
+        self.shelf.lose(path, expiry)
 
     def link(self, path: str, *, lifetime: timedelta | None = None) -> str:
         """Sign a file's path anew, for ``options.link_lifetime`` unless given.
@@ -260,19 +307,34 @@ class SimulatedProvider:
     def _deliveries_of(
         self, task: TaskPlan, origin_at: datetime, callback_url: str
     ) -> Iterator[Coroutine[object, object, Outcome]]:
-        self._running[task.task_id] = _Running(plan=task, origin_at=origin_at)
-        self._journal.plan(task)
+        self._running[task.task_id] = Running(plan=task, origin_at=origin_at)
         self.shelf.add(task.files)
+        yield from self._callbacks_of(task, origin_at, callback_url)
+
+    def _callbacks_of(
+        self, task: TaskPlan, origin_at: datetime, callback_url: str
+    ) -> Iterator[Coroutine[object, object, Outcome]]:
+        self._journal.plan(task)
         address = callback_url.replace("{operation}", task.operation)
         for callback in task.callbacks:
             due_at = origin_at + callback.at
             yield self._poster.deliver(task, callback, address=address, due_at=due_at)
 
+    def _start(self, deliveries: Iterable[Coroutine[object, object, Outcome]]) -> None:
+        for delivery in deliveries:
+            self._deliveries.add(asyncio.create_task(delivery))
+
     def _planned_tasks(self) -> Iterator[TaskPlan]:
         for block in count():
             seed = f"{self.options.seed}.{self.options.behaviour.seed}.{block}"
             number = seeded("block", seed).getrandbits(48)
-            options = replace(self.options.behaviour, tasks=_BLOCK, seed=number)
+            # Of the audio kind, which any other can be made of.
+            options = replace(
+                self.options.behaviour,
+                tasks=_BLOCK,
+                seed=number,
+                operations=("upload-extend",),
+            )
             yield from plan_scenario(options).tasks
 
     def _fresh_link(self, path: str) -> str:

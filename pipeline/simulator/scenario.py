@@ -23,6 +23,7 @@ from pipeline.simulator.oddities import apply_oddities, make_files_odd
 from pipeline.simulator.options import ScenarioOptions
 from pipeline.simulator.picture import PictureFormat, picture_formats
 from pipeline.simulator.plan import CallbackPlan, Expiry, TaskPlan, TrackPlan
+from pipeline.simulator.results import for_operation
 from pipeline.task import Stage
 
 if TYPE_CHECKING:
@@ -107,9 +108,14 @@ def _draw_fates(options: ScenarioOptions) -> list[_Fate]:
     finished = order[failing:]
     expired = _quota(options, options.expired_rate, len(finished))
     renewable = round(options.renewable_rate * expired)
+    recoverable = round(options.recoverable_rate * (expired - renewable))
     for turn, number in enumerate(finished[:expired]):
         status = EXPIRED_STATUSES[turn % len(EXPIRED_STATUSES)]
-        expiry = Expiry(status=status, renewable=turn >= expired - renewable)
+        expiry = Expiry(
+            status=status,
+            renewable=turn >= expired - renewable,
+            recoverable=turn < recoverable,
+        )
         fates[number] = replace(fates[number], expiry=expiry)
     missing = _quota(options, options.missing_rate, len(finished))
     for number in finished[len(finished) - missing :]:
@@ -150,9 +156,10 @@ def _plan_task(options: ScenarioOptions, number: int, fate: _Fate) -> TaskPlan:
     if fate.expiry:
         tracks = _expire_one(tracks, fate.expiry, chance)
     milestones = _draw_milestones(chance, start_seconds, fate.failure)
-    return TaskPlan(
+    operation = options.operations[number % len(options.operations)]
+    task = TaskPlan(
         task_id=f"{chance.getrandbits(128):032x}",
-        operation=options.operations[number % len(options.operations)],
+        operation=operation,
         model=model,
         starts_at=timedelta(seconds=start_seconds),
         tracks=tracks,
@@ -160,6 +167,7 @@ def _plan_task(options: ScenarioOptions, number: int, fate: _Fate) -> TaskPlan:
         callbacks=_plan_callbacks(chance, milestones, fate),
         failure=fate.failure,
     )
+    return for_operation(task, operation)
 
 
 def _formats(options: ScenarioOptions, number: int) -> Formats:

@@ -1,4 +1,4 @@
-"""The provider's two kinds of signature: on callbacks and on links."""
+"""The provider's signatures: on callbacks, three kinds of them, and on links."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import hmac
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from itertools import count
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,6 +18,13 @@ if TYPE_CHECKING:
 
 TIMESTAMP_HEADER: Final = "X-Webhook-Timestamp"
 SIGNATURE_HEADER: Final = "X-Webhook-Signature"
+BODY_SIGNATURE_HEADER: Final = "X-Signature"
+#: Names an event, the same for every try of it.
+ID_HEADER: Final = "X-Webhook-Id"
+EVENT_HEADER: Final = "X-Webhook-Event"
+
+#: What is signed: the task's id and the time, the time and the body, or the body.
+SignedText: TypeAlias = Literal["task-and-time", "time-and-body", "body"]
 
 
 def callback_headers(task_id: str, *, key: str, timestamp: int) -> dict[str, str]:
@@ -32,6 +39,24 @@ def callback_headers(task_id: str, *, key: str, timestamp: int) -> dict[str, str
         TIMESTAMP_HEADER: str(timestamp),
         SIGNATURE_HEADER: base64.b64encode(digest).decode(),
     }
+
+
+def time_and_body_headers(body: bytes, *, key: str, timestamp: int) -> dict[str, str]:
+    """Sign a callback as musicapi.ai's page on webhooks says: time and body, in hex."""
+    digest = _hex(key, f"{timestamp}.".encode() + body)
+    return {TIMESTAMP_HEADER: str(timestamp), SIGNATURE_HEADER: f"sha256={digest}"}
+
+
+def body_headers(body: bytes, *, key: str) -> dict[str, str]:
+    """Sign a callback as sunoapi.com's page on webhooks says: the body alone.
+
+    The page does not say how the digest is written: here it is bare hexadecimal.
+    """
+    return {BODY_SIGNATURE_HEADER: _hex(key, body)}
+
+
+def _hex(key: str, text: bytes) -> str:
+    return hmac.new(key.encode(), text, hashlib.sha256).hexdigest()
 
 
 class LinkState(Enum):
@@ -54,6 +79,8 @@ class LinkSigner:
     clock: SimulatedClock
     lifetime: timedelta
     _numbers: count[int] = field(default_factory=count)
+    #: The first number of links that are still good, by path.
+    _good_from: dict[str, int] = field(default_factory=dict)
 
     def sign(self, path: str, *, lifetime: timedelta | None = None) -> str:
         """Give path and query; a negative lifetime makes it dead already."""
@@ -64,6 +91,10 @@ class LinkSigner:
         query = f"Expires={expires}&Number={number}&Signature={signature}"
         return f"{path}?{query}"
 
+    def revoke(self, path: str) -> None:
+        """Let every link of the path that there is be dead from now on."""
+        self._good_from[path] = next(self._numbers)
+
     def check(self, path: str, query: Mapping[str, str]) -> LinkState:
         """Say what the link is worth now; ``path`` is decoded."""
         expires, number = query.get("Expires", ""), query.get("Number", "")
@@ -72,6 +103,7 @@ class LinkSigner:
         if not hmac.compare_digest(expected, given):
             return LinkState.FORGED
         is_over = self.clock.now().timestamp() >= int(expires)
+        is_over |= int(number) < self._good_from.get(path, 0)
         return LinkState.EXPIRED if is_over else LinkState.VALID
 
     def _signature(self, path: str, expires: str, number: str) -> str:

@@ -4,26 +4,19 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
+
+from pipeline.simulator.doors import DOORS
+from pipeline.simulator.operations import BY_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-#: One product is sold under several doors; "S" and "K" differ in their codes.
-Door: TypeAlias = Literal["S", "K"]
+    from pipeline.simulator.doors import Door
 
 #: The model's names are not a closed list: new ones arrive, ``V3_5`` is gone.
 _MODEL: Final = re.compile(r"V(?!3)\d+(_[A-Z0-9]+)*", re.ASCII)
-
-#: Fields that each operation cannot do without, and their types.
-_REQUIRED: Final[dict[str, dict[str, type]]] = {
-    "upload-extend": {"uploadUrl": str, "defaultParamFlag": bool},
-    "generate": {"customMode": bool, "instrumental": bool},
-    "extend": {"audioId": str, "defaultParamFlag": bool},
-    "upload-cover": {"uploadUrl": str, "customMode": bool, "instrumental": bool},
-}
-_ALWAYS: Final[dict[str, type]] = {"model": str, "callBackUrl": str}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,17 +31,21 @@ def find_fault(
     operation: str, body: Mapping[str, Any], *, door: Door
 ) -> Refusal | None:
     """Give the first thing that is wrong with a submitted body, if there is one."""
-    bad_code = 400 if door == "S" else 422
+    rules = DOORS[door]
     for message in _faults(operation, body):
-        return Refusal(code=bad_code, message=message)
+        return Refusal(code=rules.bad_request, message=message)
     for message in _lengths(body):
-        return Refusal(code=413 if door == "S" else bad_code, message=message)
+        return Refusal(code=rules.too_long, message=message)
     return None
 
 
 def _faults(operation: str, body: Mapping[str, Any]) -> Iterator[str]:
-    for name, kind in {**_REQUIRED[operation], **_ALWAYS}.items():
-        if not isinstance(body.get(name), kind) or body[name] == "":
+    known = BY_NAME[operation]
+    required = {**known.required, "callBackUrl": str}
+    if known.needs_model:
+        required["model"] = str
+    for name, kind in required.items():
+        if not isinstance(body.get(name), kind) or not (body[name] or kind is bool):
             yield f"{name} is required and must be {_word(kind)}"
     yield from (
         f"{name} must be {rule}"
@@ -71,7 +68,7 @@ def _custom_mode(body: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _lengths(body: Mapping[str, Any]) -> Iterator[str]:
-    model = body["model"]
+    model = body.get("model")
     limits = {
         "prompt": 3000 if model == "V4" else 5000,
         "style": 200 if model == "V4" else 1000,
@@ -83,7 +80,7 @@ def _lengths(body: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _word(kind: type) -> str:
-    return {str: "text", bool: "true or false"}[kind]
+    return {str: "text", bool: "true or false", list: "a list"}[kind]
 
 
 def _is_address(value: object) -> bool:

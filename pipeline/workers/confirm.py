@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
     from pipeline.provider.client import ProviderClient
+    from pipeline.provider.door import Door
     from pipeline.settings import ProviderSettings
     from pipeline.task import Stage, TaskId, TaskUpdate
 
@@ -57,11 +58,15 @@ class Confirmation:
     Args:
         client: an open client.
         within: the longest for all questions of a batch, waiting included.
+        door: knows what a failure means; ``None``: what it means at every door.
     """
 
-    def __init__(self, client: ProviderClient, *, within: timedelta) -> None:
+    def __init__(
+        self, client: ProviderClient, *, within: timedelta, door: Door | None = None
+    ) -> None:
         self._client = client
         self._seconds = within.total_seconds()
+        self._door = door
 
     async def confirm(
         self, read: Sequence[Claim | Settlement]
@@ -96,7 +101,7 @@ class Confirmation:
                 details = await self._client.details(task_id, operation)
             # Callbacks of operations that share an endpoint could name another one.
             known = details.operation if details.operation in OPERATIONS else operation
-            update = normalise(details.body, known)
+            update = normalise(details.body, known, self._door)
         except ProviderError as error:
             return error
         except Unreadable as error:

@@ -15,19 +15,24 @@ from pipeline.events.catalogue import DEFAULT_SOURCE
 from pipeline.events.publications import asset_requested, assets_ready, task_event
 from pipeline.failpoints import reach
 from pipeline.ledger.port import Claim, Verdict
+from pipeline.logs import get_logger
 from pipeline.message import OPERATION, ORIGIN, RECEIVED_AT, from_milliseconds
-from pipeline.metrics import UPDATES
-from pipeline.provider.callback import normalise
+from pipeline.metrics import RECOVERED, UPDATES
+from pipeline.provider.callback import OPERATIONS, normalise
 from pipeline.task import event_id
+from pipeline.workers.confirm import POLL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from datetime import datetime
+    from datetime import datetime, timedelta
 
     from pipeline.errors import Settlement
     from pipeline.ledger.port import Ledger, Recorded
     from pipeline.message import Envelope, Publication
+    from pipeline.provider.door import Door
     from pipeline.workers.confirm import Confirmation
+
+log = get_logger("dedupe")
 
 #: How a callback came if its envelope does not say.
 CALLBACK: Final = "callback"
@@ -44,8 +49,11 @@ class Dedupe:
     Args:
         ledger: an open handle.
         clock: gives the present time, aware.
+        quiet: says for each operation how long nothing has to be heard of a task
+            before it is asked for; ``None``: nobody asks.
         confirmation: asks the provider about each callback before anything comes of
             it; ``None``: what the bodies say is taken as it is.
+        door: knows what a failure means; ``None``: what it means at every door.
         source: the CloudEvents source of what is published.
     """
 
@@ -54,12 +62,16 @@ class Dedupe:
         ledger: Ledger,
         *,
         clock: Callable[[], datetime],
+        quiet: Callable[[str], timedelta] | None = None,
         confirmation: Confirmation | None = None,
+        door: Door | None = None,
         source: str = DEFAULT_SOURCE,
     ) -> None:
         self._ledger = ledger
         self._clock = clock
+        self._quiet = quiet
         self._confirmation = confirmation
+        self._door = door
         self._source = source
 
     async def handle(
@@ -75,7 +87,7 @@ class Dedupe:
         """
         now = self._clock()
         read: Sequence[Claim | Settlement]
-        read = [_claim(envelope, now) for envelope in envelopes]
+        read = [_claim(one, now, self._quiet, self._door) for one in envelopes]
         if self._confirmation is not None:
             read = await self._confirmation.confirm(read)
         claims = [claim for claim in read if isinstance(claim, Claim)]
@@ -124,19 +136,30 @@ class Dedupe:
         return publications
 
 
-def _claim(envelope: Envelope, now: datetime) -> Claim | Reject:
+def _claim(
+    envelope: Envelope,
+    now: datetime,
+    quiet: Callable[[str], timedelta] | None,
+    door: Door | None,
+) -> Claim | Reject:
     try:
-        update = normalise(envelope.body, operation_of(envelope))
+        update = normalise(envelope.body, operation_of(envelope), door)
     except Unreadable as error:
         return Reject(str(error))
     origin = envelope.headers.get(ORIGIN)
+    received_at = _received_at(envelope, now)
+    due_at = None
+    # Whoever has asked for it knows when to ask again.
+    if quiet is not None and origin != POLL:
+        due_at = received_at + quiet(update.operation)
     return Claim(
         update=update,
         event_id=event_id(update),
         owner=envelope.message_id,
         origin=origin if isinstance(origin, str) else CALLBACK,
-        received_at=_received_at(envelope, now),
+        received_at=received_at,
         body=envelope.body,
+        due_at=due_at,
     )
 
 
@@ -166,3 +189,19 @@ def _count(claims: Sequence[Claim], recorded: Sequence[Recorded]) -> None:
     )
     for labels, number in seen.items():
         UPDATES.labels(*labels).inc(number)
+    for claim, answer in zip(claims, recorded, strict=True):
+        if claim.origin == POLL and answer.ended:
+            _tell_recovered(claim)
+
+
+def _tell_recovered(claim: Claim) -> None:
+    """Count an end that no callback has told of: it should have."""
+    update = claim.update
+    operation = update.operation if update.operation in OPERATIONS else "other"
+    RECOVERED.labels(operation).inc()
+    log.info(
+        "task_recovered",
+        task_id=update.task_id,
+        operation=operation,
+        stage=update.stage.value,
+    )

@@ -6,13 +6,15 @@ file has its own attempts and its own dead letter.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from pipeline.errors import (
     AssetRefused,
+    EmptyFile,
     FetchFailed,
     LeaseLost,
     LinkExpired,
@@ -24,12 +26,14 @@ from pipeline.events.catalogue import DEFAULT_SOURCE, AssetRequested, parse_even
 from pipeline.events.publications import asset_settled, assets_ready
 from pipeline.failpoints import reach
 from pipeline.ledger.lease import LEASE
+from pipeline.ledger.links import Renewal
 from pipeline.ledger.port import Attempt
 from pipeline.logs import get_logger
-from pipeline.metrics import ASSET_BYTES, ASSETS
+from pipeline.metrics import ASSET_BYTES, ASSETS, LINKS_RENEWED
 from pipeline.task import Asset, AssetState, StoredAsset
 from pipeline.topology import DOWNLOAD
 from pipeline.workers.leases import Leases
+from pipeline.workers.refresh import FreshLink
 from pipeline.workers.unrecorded import Unrecorded
 
 if TYPE_CHECKING:
@@ -42,18 +46,18 @@ if TYPE_CHECKING:
     from pipeline.ledger.port import Ledger
     from pipeline.message import Envelope, Publication
     from pipeline.task import AssetKey
+    from pipeline.workers.refresh import FreshLinks
 
 log = get_logger("download")
 
 #: Gives the present time, aware.
 Clock: TypeAlias = Callable[[], datetime]
-#: Asks the provider for a fresh link; ``None``: there is none.
-Refresh: TypeAlias = Callable[[Asset], Awaitable[str | None]]
-
 #: Looks closer at a file that was stored, by its kind; raises ``AssetRefused`` or
 #: ``FetchFailed`` where it is not what it should be.
 Check: TypeAlias = Callable[["AssetStore", StoredAsset, str], Awaitable[None]]
 
+#: The source of a link that came with a callback while the file was fetched.
+_LEDGER: Final = "ledger"
 #: What a file may be, by its kind; every other kind is a stem, so it is audio.
 #: Audio in MP4 cannot be told from video without decoding it.
 _FAMILIES: Final = {"image": ("image",), "video": ("video",)}
@@ -88,7 +92,7 @@ class Download:
         ledger: an open handle.
         clock: gives the present time, aware.
         check: looks closer at each file that was stored, before that is told.
-        refresh: asked once, when every link that is known is dead.
+        refresh: asked when every link that is known is dead.
         source: the CloudEvents source of what is published.
         lease: how long others wait for this process if it dies.
     """
@@ -101,7 +105,7 @@ class Download:
         *,
         clock: Clock,
         check: Check | None = None,
-        refresh: Refresh | None = None,
+        refresh: FreshLinks | None = None,
         source: str = DEFAULT_SOURCE,
         lease: timedelta = LEASE,
     ) -> None:
@@ -190,31 +194,48 @@ class Download:
         started_at = self._clock()
         result: StoredAsset | AssetRefused | FetchFailed | LinkExpired
         try:
-            result = await self._fetch(asset)
+            result = await self._fetch(asset, lease)
         except (AssetRefused, FetchFailed, LinkExpired) as error:
             result = error
         return _Tried(
             lease=lease, result=result, started_at=started_at, ended_at=self._clock()
         )
 
-    async def _fetch(self, asset: Asset) -> StoredAsset:
-        """Try the link, then a link the ledger has heard of since, then a fresh one.
+    async def _fetch(self, asset: Asset, lease: Lease) -> StoredAsset:
+        """Try the link, then others until one works.
 
         Raises:
             LinkExpired: all of them are dead.
+            FetchFailed: one of them may work another time, or there may be one that
+                does.
         """
+        first = await self._try(asset, asset.url)
+        if isinstance(first, StoredAsset):
+            return first
+        tried = {asset.url}
+        is_gone = isinstance(first, LinkExpired)
+        async with aclosing(self._others(asset, is_gone=is_gone)) as others:
+            async for link in others:
+                if link.url in tried:
+                    continue
+                tried.add(link.url)
+                await self._renew(asset, link, lease)
+                result = await self._try(asset, link.url)
+                if isinstance(result, StoredAsset):
+                    return result
+                if isinstance(result, EmptyFile):
+                    # New links are like that for a while; the next try begins here.
+                    raise result
+        raise first
+
+    async def _try(
+        self, asset: Asset, url: str
+    ) -> StoredAsset | LinkExpired | EmptyFile:
+        """Fetch a link; give what speaks for trying another one."""
         try:
-            return await self._fetch_link(asset, asset.url)
-        except LinkExpired as error:
-            for other in (self._newest_link, self._fresh_link):
-                url = await other(asset)
-                if url is not None and url != asset.url:
-                    log.info("link_renewed", asset=_name(asset.key))
-                    try:
-                        return await self._fetch_link(asset, url)
-                    except LinkExpired:
-                        continue
-            raise LinkExpired(str(error)) from error
+            return await self._fetch_link(asset, url)
+        except (LinkExpired, EmptyFile) as error:
+            return error
 
     async def _fetch_link(self, asset: Asset, url: str) -> StoredAsset:
         families = _FAMILIES.get(asset.key.kind, _AUDIO_FAMILIES)
@@ -223,12 +244,34 @@ class Download:
             await self._check(self._store, stored, asset.key.kind)
         return stored
 
-    async def _newest_link(self, asset: Asset) -> str | None:
+    async def _others(
+        self, asset: Asset, *, is_gone: bool
+    ) -> AsyncGenerator[FreshLink, None]:
+        """Give what the ledger has heard of since, then what the provider has."""
         newest = await self._ledger.find_asset(asset.key)
-        return None if newest is None else newest.url
+        if newest is not None:
+            yield FreshLink(url=newest.url, source=_LEDGER)
+        if self._refresh is None:
+            return
+        async with aclosing(self._refresh(asset, is_gone=is_gone)) as links:
+            async for link in links:
+                yield link
 
-    async def _fresh_link(self, asset: Asset) -> str | None:
-        return None if self._refresh is None else await self._refresh(asset)
+    async def _renew(self, asset: Asset, link: FreshLink, lease: Lease) -> None:
+        """Put a link in the place of the one that is dead, before it is tried."""
+        log.info("link_renewed", asset=_name(asset.key), source=link.source)
+        LINKS_RENEWED.labels(link.source).inc()
+        if link.source == _LEDGER:
+            return  # that is where it is already
+        renewal = Renewal(
+            key=asset.key,
+            old_url=asset.url,
+            new_url=link.url,
+            source=link.source,
+            until=link.until,
+            renewed_at=self._clock(),
+        )
+        await self._ledger.renew_link(renewal, lease=lease)
 
     async def _publish(
         self, key: AssetKey, result: StoredAsset | str, lease: Lease | None

@@ -50,6 +50,19 @@ def test_demo_loses_nothing_and_replays_what_failed(
     assert 0 == figures["dead_letters_left"]
 
 
+@pytest.mark.timeout(120)
+def test_demo_finds_everything_out_by_asking() -> None:
+    """No callback comes at all, as behind an address that is not public."""
+    figures = play("--tasks", "6", "--seed", "1", "--no-callbacks")
+
+    assert [] == figures["losses"]
+    assert (0, 0) == (figures["callbacks_sent"], figures["callbacks_accepted"])
+    assert 6 == figures["tasks"]
+    assert figures["events_published"] > 6
+    assert figures["assets_stored"] > 10
+    assert figures["dead_lettered"] == figures["replayed"] > 0
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(300 + LOAD // 20)
 def test_load_in_random_order_publishes_each_event_once(

@@ -47,7 +47,8 @@ WORKERS: Final = ("dedupe", "download", "notify")
 ON_THE_WAY: Final = tuple(
     name
     for name in NAMES
-    if name not in SPOOLING and not name.startswith(("rabbitmq", "dead_letters"))
+    if name not in SPOOLING
+    and not name.startswith(("rabbitmq", "dead_letters", "poller"))
 )
 
 

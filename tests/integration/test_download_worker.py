@@ -26,18 +26,20 @@ from pipeline.ledger.sqlite import SqliteLedger
 from pipeline.message import Envelope, MessageId
 from pipeline.task import Asset, AssetKey, AssetState, Stage
 from pipeline.topology import DOWNLOAD, EVENTS
-from pipeline.workers.download import Download, Refresh
+from pipeline.workers.download import Download
+from pipeline.workers.refresh import FreshLink
 from tests.callbacks import TASK, after, make_claim, make_update
 from tests.factories import make_envelope
 from tests.file_server import PNG_HEAD, FileServer, answer, make_mp3
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Sequence
     from pathlib import Path
 
     from pipeline.events.catalogue import Event
     from pipeline.ledger.port import Ledger
     from pipeline.message import Publication
+    from pipeline.workers.refresh import FreshLinks
 
 AUDIO: Final = AssetKey(task_id=TASK, track_id="8551-1", kind="audio")
 IMAGE: Final = AssetKey(task_id=TASK, track_id="8551-1", kind="image")
@@ -251,9 +253,12 @@ async def test_provider_is_asked_once_for_a_fresh_link(
     asked: list[AssetKey] = []
     fresh = server.add("/fresh.mp3", answer(BODY))
 
-    async def refresh(asset: Asset) -> str | None:
+    async def refresh(
+        asset: Asset, *, is_gone: bool
+    ) -> AsyncGenerator[FreshLink, None]:
+        assert is_gone
         asked.append(asset.key)
-        return fresh
+        yield FreshLink(url=fresh, source="details")
 
     (envelope,) = await request(ledger, audio=server.add("/1.mp3", answer(status=404)))
     download = make_download(fetcher, store, ledger, refresh)
@@ -262,6 +267,99 @@ async def test_provider_is_asked_once_for_a_fresh_link(
 
     assert published[0].type == "asset.stored"
     assert [AUDIO] == asked
+    (renewal,) = await ledger.list_renewals(TASK)
+    assert (server.url("/1.mp3"), fresh) == (renewal.old_url, renewal.new_url)
+    assert (AUDIO, "details", after(60)) == (
+        renewal.key,
+        renewal.source,
+        renewal.renewed_at,
+    )
+
+
+async def test_each_fresh_link_is_tried_until_one_works(
+    fetcher: Fetcher, store: LocalAssetStore, ledger: Ledger, server: FileServer
+) -> None:
+    """Those after it are not asked for."""
+    dead = server.add("/dead.mp3", answer(status=410))
+    good = server.add("/good.mp3", answer(BODY))
+
+    async def refresh(_: Asset, *, is_gone: bool) -> AsyncGenerator[FreshLink, None]:
+        assert is_gone
+        yield FreshLink(url=dead, source="details")
+        yield FreshLink(url=good, source="minted", until=after(1200))
+        pytest.fail("asked for one more")
+
+    (envelope,) = await request(ledger, audio=server.add("/1.mp3", answer(status=441)))
+    download = make_download(fetcher, store, ledger, refresh)
+
+    published = events(await download.handle(envelope))
+
+    assert published[0].type == "asset.stored"
+    renewals = await ledger.list_renewals(TASK)
+    assert {dead: "details", good: "minted"} == {r.new_url: r.source for r in renewals}
+
+
+async def test_an_empty_body_is_a_reason_to_ask_for_another_link(
+    fetcher: Fetcher, store: LocalAssetStore, ledger: Ledger, server: FileServer
+) -> None:
+    """But not for a recovery: the server does not say that the file is gone."""
+    fresh = server.add("/fresh.mp3", answer(BODY))
+
+    async def refresh(_: Asset, *, is_gone: bool) -> AsyncGenerator[FreshLink, None]:
+        assert not is_gone
+        yield FreshLink(url=fresh, source="details")
+
+    (envelope,) = await request(ledger, audio=server.add("/1.mp3", answer(b"")))
+    download = make_download(fetcher, store, ledger, refresh)
+
+    published = events(await download.handle(envelope))
+
+    assert published[0].type == "asset.stored"
+
+
+async def test_a_fresh_link_that_is_empty_yet_is_where_the_next_try_begins(
+    fetcher: Fetcher, store: LocalAssetStore, ledger: Ledger, server: FileServer
+) -> None:
+    """New links serve nothing for a while."""
+    fresh = server.add("/fresh.mp3", answer(b""))
+
+    async def refresh(_: Asset, *, is_gone: bool) -> AsyncGenerator[FreshLink, None]:
+        assert is_gone
+        yield FreshLink(url=fresh, source="details")
+
+    (envelope,) = await request(ledger, audio=server.add("/1.mp3", answer(status=403)))
+    download = make_download(fetcher, store, ledger, refresh)
+    with pytest.raises(Retry, match="EmptyFile"):
+        await download.handle(envelope)
+    server.add("/fresh.mp3", answer(BODY))
+
+    published = events(await download.handle(replace(envelope, attempt=2)))
+
+    assert published[0].type == "asset.stored"
+    assert ["/1.mp3", "/fresh.mp3", "/fresh.mp3"] == [
+        request.target for request in server.requests
+    ]
+
+
+async def test_a_file_does_not_expire_while_the_provider_cannot_be_asked(
+    fetcher: Fetcher, store: LocalAssetStore, ledger: Ledger, server: FileServer
+) -> None:
+    """Perhaps there is a fresh link: somebody has to ask again."""
+
+    async def refresh(_: Asset, *, is_gone: bool) -> AsyncGenerator[FreshLink, None]:
+        assert is_gone
+        yield FreshLink(url=server.url("/nothing"), source="details")
+        message = "no answer"
+        raise FetchFailed(message, after=timedelta(seconds=9))
+
+    (envelope,) = await request(ledger, audio=server.add("/1.mp3", answer(status=403)))
+    download = make_download(fetcher, store, ledger, refresh)
+
+    with pytest.raises(Retry, match="no answer") as caught:
+        await download.handle(envelope)
+
+    assert timedelta(seconds=9) == caught.value.after
+    assert (await found(ledger)).state is AssetState.PENDING
 
 
 @pytest.mark.parametrize("fresh", [None, "same", "dead"])
@@ -276,8 +374,10 @@ async def test_file_expires_when_the_fresh_link_is_no_better(
     url = server.add("/1.mp3", answer(status=404))
     links = {None: None, "same": url, "dead": server.url("/nothing")}
 
-    async def refresh(_: Asset) -> str | None:
-        return links[fresh]
+    async def refresh(_: Asset, *, is_gone: bool) -> AsyncGenerator[FreshLink, None]:
+        assert is_gone
+        if link := links[fresh]:
+            yield FreshLink(url=link, source="details")
 
     (envelope,) = await request(ledger, audio=url)
     download = make_download(fetcher, store, ledger, refresh)
@@ -289,7 +389,7 @@ async def test_file_expires_when_the_fresh_link_is_no_better(
 
 
 def make_download(
-    fetcher: Fetcher, store: LocalAssetStore, ledger: Ledger, refresh: Refresh
+    fetcher: Fetcher, store: LocalAssetStore, ledger: Ledger, refresh: FreshLinks
 ) -> Download:
     return Download(fetcher, store, ledger, clock=lambda: after(60), refresh=refresh)
 

@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.ingress.app import Routes, serve
 from pipeline.ingress.connection import KNOWN_NAMES, knows_aiohttp
-from pipeline.ingress.door import Door
+from pipeline.ingress.gate import Gate
 from pipeline.ingress.health import health_routes
 from pipeline.ingress.views import CallbackView
 from pipeline.settings import IngressSettings
@@ -100,7 +100,7 @@ async def served(request: pytest.FixtureRequest) -> AsyncIterator[Served]:
     stored = Stored()
     settings = IngressSettings.model_validate({"max_requests": 50})
     view = CallbackView(stored.store, settings)
-    routes = Routes(health_routes({}), view, Door(settings))
+    routes = Routes(health_routes({}), view, Gate(settings))
     if request.param == "usual":
         routes.quick = None
     async with serve(routes, host="127.0.0.1", port=0) as address:
@@ -222,7 +222,7 @@ async def test_callback_in_progress_is_answered_when_the_ingress_stops() -> None
     """And the connection is closed after it."""
     stored = Stored()
     settings = IngressSettings()
-    routes = Routes({}, CallbackView(stored.store, settings), Door(settings))
+    routes = Routes({}, CallbackView(stored.store, settings), Gate(settings))
     stored.may_end.clear()
     async with serve(routes, host="127.0.0.1", port=0) as address:
         reader, writer = await asyncio.open_connection(*address)

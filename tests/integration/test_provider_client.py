@@ -16,9 +16,10 @@ from pipeline.errors import (
     ProviderUnavailable,
     TaskNotFound,
 )
-from pipeline.provider import client as client_module
+from pipeline.provider import session as session_module
 from pipeline.provider.callback import OPERATIONS
-from pipeline.provider.client import DETAILS, ProviderClient
+from pipeline.provider.client import ProviderClient
+from pipeline.provider.door import generic_door
 from pipeline.task import TaskId
 from tests.callbacks import TASK, make_record_info
 from tests.file_server import FileServer, answer, silent
@@ -87,12 +88,14 @@ async def test_task_id_from_outside_stays_one_value_of_the_query(
 async def test_every_operation_can_be_asked_for(
     operation: str, client: ProviderClient, server: FileServer
 ) -> None:
-    server.add(DETAILS[operation], answer(make_record_info()))
+    call = generic_door().find_details(operation)
+    assert call is not None
+    server.add(call.path, answer(make_record_info()))
 
     await client.details(TASK, operation)
 
     name = "task_id" if operation == "recovery" else "taskId"
-    assert f"{DETAILS[operation]}?{name}={TASK}" == server.requests[0].target
+    assert f"{call.path}?{name}={TASK}" == server.requests[0].target
 
 
 async def test_operation_that_nobody_knows_is_not_asked_for(
@@ -167,7 +170,7 @@ async def test_answer_has_a_deadline(server: FileServer) -> None:
 async def test_answer_has_a_limit(
     client: ProviderClient, server: FileServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client_module, "ANSWER_BYTES", 1000)
+    monkeypatch.setattr(session_module, "ANSWER_BYTES", 1000)
     server.add(PATH, answer(make_record_info(param="x" * 1000)))
 
     with pytest.raises(ProviderUnavailable, match="at most 1000 bytes"):

@@ -101,6 +101,24 @@ async def test_worker_reads_its_queue_and_sets_aside_what_fails(
     assert 1 == progress.matched
 
 
+async def test_poller_publishes_answers_and_events(
+    rabbitmq_node: RabbitNode, topology: Topology
+) -> None:
+    """And reads nothing."""
+    event = make_envelope(routing_key="task.complete")
+    async with broker_of(rabbitmq_node, "poller") as broker:
+        await broker.declare(topology)
+        await broker.publish(make_publication())
+        await broker.publish(make_publication(event, exchange=EVENTS))
+    async with broker_of(rabbitmq_node, OWNER) as owner:
+        await owner.declare(topology)
+        answers, heard = await owner.depth(DEDUPE), await owner.depth(NOTIFY)
+
+    queue = topology.queue_name(DEDUPE)
+    assert (1, 1) == (answers.ready, heard.ready)
+    assert await _is_refused(rabbitmq_node, "poller", lambda c: c.basic_get(queue))
+
+
 async def test_dedupe_and_download_publish_events(
     rabbitmq_node: RabbitNode, topology: Topology
 ) -> None:
@@ -122,7 +140,7 @@ async def test_dedupe_and_download_publish_events(
     assert 1 == requested.ready
 
 
-@pytest.mark.parametrize("user", ["ingress", *sorted(WORKERS), "subscriber"])
+@pytest.mark.parametrize("user", ["ingress", "poller", *sorted(WORKERS), "subscriber"])
 async def test_nobody_but_the_owner_changes_the_topology(
     rabbitmq_node: RabbitNode, topology: Topology, user: str
 ) -> None:

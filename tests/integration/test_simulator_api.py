@@ -173,14 +173,17 @@ async def test_calling_too_often_is_refused(
     assert answers[20][1]["code"] == code
 
 
-@pytest.mark.parametrize(("door", "code"), [("S", 429), ("K", 402)])
-async def test_an_empty_account_is_refused(door: Any, code: int) -> None:
+@pytest.mark.parametrize(
+    ("door", "code", "path"),
+    [("S", 429, "/api/v1/generate/credit"), ("K", 402, "/api/v1/chat/credit")],
+)
+async def test_an_empty_account_is_refused(door: Any, code: int, path: str) -> None:
     options = replace(FAST, door=door, credits=1)
     body = make_submission("http://127.0.0.1:9/callback")
 
     async with SimulatedProvider(options) as provider, client(provider) as session:
         await json_of(session, "POST", SUBMIT, json=body)
-        _, left = await json_of(session, "GET", "/api/v1/generate/credit")
+        _, left = await json_of(session, "GET", path)
         _, answer = await json_of(session, "POST", SUBMIT, json=body)
 
     assert left["data"] == 0
@@ -202,7 +205,8 @@ async def test_details_of_an_unknown_task_and_wrong_paths() -> None:
 async def test_a_direct_link_can_be_asked_for() -> None:
     """Ours get one for twenty minutes; foreign addresses are refused with 422."""
     path = "/api/v1/common/download-url"
-    async with SimulatedProvider(FAST) as provider, client(provider) as session:
+    options = replace(FAST, door="K")
+    async with SimulatedProvider(options) as provider, client(provider) as session:
         file = (await played(provider, replace(PLAIN, tasks=1)))[0].files[0]
         _, answer = await json_of(
             session, "POST", path, json={"url": provider.url + file.path}

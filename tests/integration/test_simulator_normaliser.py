@@ -18,15 +18,21 @@ from pipeline.simulator import (
     plan_load,
     plan_scenario,
 )
+from pipeline.simulator.cousin import cousin_body
 from pipeline.simulator.payloads import (
     callback_body,
     encode,
+    record_info,
     semantic_id,
     told_files,
 )
 from pipeline.task import Stage, event_id
 
 BASE = "http://127.0.0.1:1"
+
+
+def link(path: str) -> str:
+    return BASE + path
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -67,6 +73,40 @@ def test_every_planned_callback_is_understood_as_it_was_meant(seed: int) -> None
 
     assert {len(ids) for ids in names.values()} == {1}, "a repeat has another id"
     assert len(names) == len(set().union(*names.values())), "two events share an id"
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_details_of_every_operation_are_understood(operation: str) -> None:
+    """How it has ended, and with which files; before that there is no end."""
+    options = ScenarioOptions(tasks=30, operations=(operation,), failure_rate=0.3)
+    for task in plan_scenario(options).tasks:
+        end = task.milestones[-1][0]
+
+        early = normalise(encode(record_info(task, None, link)), operation)
+        late = normalise(encode(record_info(task, end, link)), operation)
+
+        assert not early.stage.is_final
+        assert late.stage is end
+        assert early.task_id == late.task_id == task.task_id
+        links = [url for track in late.tracks for url in track.links.values()]
+        kept = [f for f in task.files if operation != "recovery" or not f.expiry]
+        if end is Stage.COMPLETE:
+            assert {BASE + file.path for file in kept} == set(links)
+
+
+def test_what_the_cousin_says_is_understood() -> None:
+    """Clips that are still streaming are no final files."""
+    options = ScenarioOptions(tasks=20, failure_rate=0.3, oddity_rate=0)
+    for task in plan_scenario(options).tasks:
+        for callback in task.callbacks:
+            update = normalise(encode(cousin_body(task, callback, link)), "generate")
+            found = {t.links["audio"] for t in update.tracks if "audio" in t.links}
+            told = {BASE + file.path for file in told_files(task, callback)}
+
+            assert update.task_id == task.task_id
+            assert found == {url for url in told if url.endswith((".mp3", ".wav"))}
+            if callback.stage.is_final:
+                assert update.stage is callback.stage
 
 
 @pytest.mark.parametrize("links", [(), (f"{BASE}/files/a.mp3",)])

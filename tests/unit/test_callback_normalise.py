@@ -318,6 +318,17 @@ def test_a_long_message_is_cut_and_has_no_nul() -> None:
     assert "\0" not in message
 
 
+def test_the_order_and_the_spelling_of_names_mean_nothing() -> None:
+    camel = [{**make_camel_item(1), "createTime": make_item(1)["createTime"]}]
+    content = make_content(items=[make_item(1)])
+    content["data"] = dict(reversed(content["data"].items()))
+
+    told = normalised(make_body(items=[make_item(1)]))
+
+    assert told == normalised(make_body(items=camel))
+    assert told == normalised(orjson.dumps(dict(reversed(content.items()))))
+
+
 def test_new_fields_change_nothing() -> None:
     plain = normalised(make_body(items=[make_item(1)]))
     more = normalised(make_body(items=[make_item(1, new={"a": 1})], extra=[1]))

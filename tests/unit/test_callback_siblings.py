@@ -32,6 +32,7 @@ def links(update: TaskUpdate) -> list[dict[str, str]]:
     [
         {"audioWavUrl": LINK, "task_id": TASK},
         {"audio_wav_url": LINK, "taskId": TASK},
+        {"taskId": TASK, "response": {"audioWavUrl": LINK}},
         {"taskId": TASK, "successFlag": "SUCCESS", "response": {"audioWavUrl": LINK}},
     ],
 )
@@ -64,13 +65,35 @@ def test_each_stem_is_a_file_of_one_track(name: str) -> None:
     ] == links(update)
 
 
+STEMS = [
+    *("backing_vocals", "drums", "bass", "guitar", "keyboard", "piano"),
+    *("percussion", "strings", "synth", "fx", "brass", "woodwinds"),
+]
+
+
+def test_every_stem_that_is_there_is_a_file() -> None:
+    """Any of them may be empty, and new ones need no code."""
+    names = [*STEMS, "theremin"]
+    info = {f"{name}_url": f"{LINK}/{name}.mp3" for name in names}
+    empty = {f"{name}_url": None for name in ("vocal", "instrumental", "origin")}
+    data = {"taskId": TASK, "vocal_removal_info": {**info, **empty}}
+
+    (files,) = links(told("vocal-removal", {"code": 200, "data": data}))
+
+    assert {*names} == {*files}
+
+
 def test_advanced_stems_are_tracks_of_their_own() -> None:
     data = {
         "task_id": TASK,
         "vocal_removal_info": {
             "origin_data": [
                 {"extract": {"audio_url": LINK}, "remove": {"audio_url": LINK}},
-                {"audio_url": LINK, "stem_type_group_name": "Drums", "id": "d1"},
+                {
+                    "audio_url": f"{LINK}/my drums.mp3",
+                    "stem_type_group_name": "Drums",
+                    "id": "d1",
+                },
                 None,
             ]
         },
@@ -81,7 +104,9 @@ def test_advanced_stems_are_tracks_of_their_own() -> None:
     assert ["stem-1-extract", "stem-1-remove", "d1"] == [
         t.track_id for t in update.tracks
     ]
-    assert [{"audio": LINK}] * 3 == links(update)
+    expected = [LINK, LINK, f"{LINK}/my drums.mp3"]
+    assert [{"audio": link} for link in expected] == links(update)
+    assert "Drums" == update.tracks[2].title
 
 
 @pytest.mark.parametrize("code", [0, 200])
@@ -135,6 +160,38 @@ def test_what_brings_no_file_is_complete_without_one(
     assert told(operation, {"code": 200, "data": data}).stage is Stage.COMPLETE
 
 
+def test_notes_are_kept_in_the_body_and_not_looked_at() -> None:
+    """Their times are numbers or text, and there may be many thousands."""
+    notes = [{"pitch": 60, "start": "0.5", "end": 1.25, "velocity": "0.8"}] * 5000
+    data = {
+        "taskId": TASK,
+        "state": "complete",
+        "instruments": [{"name": "Piano", "notes": notes}],
+    }
+
+    update = told("midi", {"code": 200, "data": data})
+
+    assert (Stage.COMPLETE, ()) == (update.stage, update.tracks)
+
+
+@pytest.mark.parametrize("data", [{"voiceId": "v1"}, {"response": {"voiceId": "v1"}}])
+def test_a_voice_is_a_track_with_its_id(data: dict[str, Any]) -> None:
+    content = {"code": 200, "data": {"taskId": TASK, "status": "success", **data}}
+
+    (track,) = told("voice", content).tracks
+
+    assert "v1" == track.track_id
+
+
+def test_the_words_that_prove_a_voice_are_a_prompt() -> None:
+    data = {"taskId": TASK, "validateInfo": "the river does not wait"}
+
+    update = told("voice-validate", {"code": 200, "data": data})
+
+    assert update.stage is Stage.COMPLETE
+    assert ["the river does not wait"] == [track.prompt for track in update.tracks]
+
+
 def test_each_lyric_is_a_track_with_words() -> None:
     items = [
         {"text": "la", "title": "A", "status": "complete", "error_message": ""},
@@ -145,6 +202,22 @@ def test_each_lyric_is_a_track_with_words() -> None:
     update = told("lyrics", {"code": 200, "data": data})
 
     assert [("A", "la"), ("", "")] == [(t.title, t.prompt) for t in update.tracks]
+
+
+AUDIO_OPERATIONS = [
+    *("generate", "extend", "upload-cover", "upload-extend", "replace-section"),
+    *("add-instrumental", "add-vocals", "mashup", "sounds"),
+]
+
+
+@pytest.mark.parametrize("operation", AUDIO_OPERATIONS)
+def test_the_audio_operations_have_audio_image_and_stream(operation: str) -> None:
+    data = {"task_id": TASK, "callbackType": "complete", "data": [make_item()]}
+
+    (track,) = told(operation, {"code": 200, "data": data}).tracks
+
+    assert {"audio", "image"} == {*track.links}
+    assert track.stream_url
 
 
 def test_a_failed_voice_in_a_fine_envelope_has_failed() -> None:
@@ -171,6 +244,23 @@ def test_a_failed_voice_in_a_fine_envelope_has_failed() -> None:
         ("music-video", {"code": 500, "data": {"task_id": TASK, "video_url": None}}),
         ("cover-image", {"code": 501, "data": {"taskId": TASK, "images": None}}),
         ("recovery", {"code": 500, "task_id": TASK, "data": []}),
+        (
+            "lyrics",
+            {
+                "code": 400,
+                "data": {"task_id": TASK, "callbackType": "complete", "data": None},
+            },
+        ),
+        ("lyrics", {"code": 500, "data": {"taskId": TASK, "callbackType": "error"}}),
+        (
+            "vocal-removal",
+            {"code": 500, "data": {"task_id": TASK, "vocal_removal_info": None}},
+        ),
+        ("voice-validate", {"code": 200, "data": {"taskId": TASK, "status": "fail"}}),
+        (
+            "replace-section",
+            {"code": 500, "data": {"task_id": TASK, "error": "too short"}},
+        ),
         ("wav", {"code": 200, "data": {"taskId": TASK, "successFlag": "X_FAILED"}}),
         ("midi", {"code": 200, "data": {"taskId": TASK, "successFlag": 3}}),
     ],
@@ -189,6 +279,12 @@ def test_failures_are_told_by_code_or_flag(
         ("wav", {"code": 200, "data": {"taskId": TASK, "successFlag": "PENDING"}}),
         ("cover-image", {"code": 200, "data": {"taskId": TASK, "images": None}}),
         ("voice", {"data": {"taskId": TASK}}),
+        ("midi", {"code": 200, "data": {"taskId": TASK}}),
+        (
+            "vocal-removal",
+            {"code": 200, "data": {"task_id": TASK, "vocal_removal_info": None}},
+        ),
+        ("music-video", {"code": 0, "data": {"task_id": TASK, "video_url": None}}),
     ],
 )
 def test_what_says_nothing_is_unknown_and_kept(

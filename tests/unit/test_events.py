@@ -25,6 +25,7 @@ from pipeline.events.publications import (
     asset_settled,
     assets_ready,
     task_event,
+    task_given_up,
 )
 from pipeline.message import MessageId
 from pipeline.task import (
@@ -96,6 +97,15 @@ def every_publication() -> Iterator[Publication]:
     yield asset_settled(make_asset(), source=SOURCE, at=START)
     yield asset_settled(make_asset(state=AssetState.EXPIRED), source=SOURCE, at=START)
     yield assets_ready(make_ready(), source=SOURCE, at=START)
+    yield task_given_up(
+        TASK,
+        "upload-extend",
+        Stage.TEXT,
+        reason="nothing_new",
+        questions=50,
+        source=SOURCE,
+        at=START,
+    )
 
 
 @pytest.mark.parametrize("publication", list(every_publication()))
@@ -239,6 +249,7 @@ def test_public_types_are_the_routing_keys_of_subscriptions() -> None:
         "asset.stored",
         "asset.expired",
         "task.assets_ready",
+        "task.given_up",
     )
     assert set(TASK_TYPES) == set(Stage)
 

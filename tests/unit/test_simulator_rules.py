@@ -7,7 +7,7 @@ import hashlib
 import hmac
 from collections import Counter
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
 import orjson
@@ -16,7 +16,10 @@ import pytest
 import pipeline.simulator
 from pipeline.simulator import LoadOptions, SimulatedClock, plan_load
 from pipeline.simulator.signing import LinkSigner, LinkState, callback_headers
-from pipeline.simulator.submission import Door, Refusal, find_fault
+from pipeline.simulator.submission import Refusal, find_fault
+
+if TYPE_CHECKING:
+    from pipeline.simulator.doors import Door
 
 
 def make_submission(**changes: object) -> dict[str, Any]:

@@ -73,6 +73,7 @@ def test_the_order_of_tracks_and_links_changes_no_occurrence() -> None:
         {"tracks": (make_track(duration_seconds=1.0),)},
         {"tracks": (make_track(links={"audio": "https://a.example/other.mp3"}),)},
         {"tracks": (make_track(stream_url="https://a.example/stream"),)},
+        {"tracks": (make_track(error="clip_error"),)},
     ],
 )
 def test_other_contents_are_another_occurrence(change: dict[str, Any]) -> None:
@@ -123,6 +124,16 @@ def test_the_higher_stage_wins_though_it_came_first() -> None:
         assert merged.title == "failed"
 
 
+def test_a_track_that_was_made_has_not_failed() -> None:
+    failed, made = make_track(links={}, error="clip_error"), make_track()
+
+    for told in ([failed, made], [made, failed]):
+        (track,) = merge_tracks([(Stage.COMPLETE, told)])
+        assert ("", made.links) == (track.error, track.links)
+    (later,) = merge_tracks([(Stage.FIRST, [failed]), (Stage.COMPLETE, [made])])
+    assert "" == later.error
+
+
 def test_tracks_are_sorted_by_their_id() -> None:
     told = [(Stage.TEXT, [make_track("b")]), (Stage.FIRST, [make_track("a")])]
 
@@ -136,6 +147,7 @@ tracks = st.builds(
     title=texts,
     prompt=texts,
     stream_url=texts,
+    error=texts,
     duration_seconds=st.sampled_from([0.0, 1.0, 2.0]),
     created_at=st.sampled_from([None, after(0), after(1)]),
     links=st.dictionaries(

@@ -11,6 +11,7 @@ import pytest
 from pipeline.errors import ConfigurationError, LedgerUnavailable
 from pipeline.ledger import open_ledger
 from pipeline.ledger.migrations import migrations
+from pipeline.task import Stage
 from tests.callbacks import TASK, make_claim
 
 if TYPE_CHECKING:
@@ -37,26 +38,43 @@ async def test_migrations_applied_twice_change_nothing(
         assert (await handle.totals()).tasks == 1
 
 
+#: What a ledger of the first version may hold.
+IN_THE_FIRST_VERSION = f"""
+INSERT INTO tasks VALUES ('{TASK}', 'upload-extend', 'first', 200, '', 1000, 2000);
+INSERT INTO assets (task_id, track_id, kind, operation, url, url_received_at, state,
+    stages, requested_by) VALUES ('{TASK}', '8551-1', 'audio', 'upload-extend',
+    'https://a.example/1.mp3', 2000, 'pending', 4, 'm1');
+"""
+
+
 async def test_a_ledger_of_the_first_version_is_brought_up_to_date(
     ledger_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With what is in it; so far nobody has had a lease."""
-    first = migrations()[:1]
+    """With what is in it; so far nobody has had a lease, or asked for a task."""
+    first = [migrations()[0] + IN_THE_FIRST_VERSION]
     with monkeypatch.context() as earlier:
         for adapter in ("sqlite", "postgres_schema"):
             earlier.setattr(f"pipeline.ledger.{adapter}.migrations", lambda: first)
-        async with open_ledger(ledger_url) as ledger:
-            (recorded,) = await ledger.record([make_claim()])
+        async with open_ledger(ledger_url):
+            pass
 
     async with open_ledger(ledger_url) as ledger:
+        (asset,) = await ledger.list_assets(TASK)
         begun = await ledger.begin_asset(
-            recorded.requested[0].key, owner="a", lasts=timedelta(seconds=60)
+            asset.key, owner="a", lasts=timedelta(seconds=60)
         )
+        expected = await ledger.find_expected(TASK)
+        await ledger.record([make_claim()])
+        task = await ledger.find_task(TASK)
 
     assert begun is not None
-    assert begun.asset == recorded.requested[0]
+    assert begun.asset == asset
     assert begun.lease is not None
     assert begun.lease.token == 1
+    assert expected is not None
+    assert (None, 0) == (expected.due_at, expected.questions)
+    assert task is not None
+    assert Stage.COMPLETE is task.stage
 
 
 async def test_an_empty_ledger_can_be_opened_by_many_at_once(

@@ -298,3 +298,18 @@ async def test_tasks_are_listed_by_when_they_were_last_seen(ledger: Ledger) -> N
     assert await listed(Stage.TEXT) == ["task-2"]
     assert await listed(Stage.FIRST) == []
     assert await listed(limit=0) == []
+
+
+async def test_tasks_can_be_listed_by_operation_and_by_time(ledger: Ledger) -> None:
+    for number, operation in enumerate(["generate", "extend", "generate"]):
+        update = make_update(Stage.TEXT, task_id=f"task-{number}", operation=operation)
+        await ledger.record([make_claim(update, received_at=after(number))])
+
+    async def listed(**asked: Any) -> list[str]:
+        return [task.task_id for task in await ledger.list_tasks(**asked)]
+
+    assert await listed(operation="generate") == ["task-2", "task-0"]
+    assert await listed(since=after(1)) == ["task-2", "task-1"]
+    assert await listed(operation="generate", since=after(1)) == ["task-2"]
+    assert await listed(operation="generate", stage=Stage.FIRST) == []
+    assert await listed(operation="wav", since=after(0)) == []

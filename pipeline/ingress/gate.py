@@ -30,7 +30,7 @@ def name_of(request: web.BaseRequest) -> str:
     return str(request.get(CLIENT) or request.remote)
 
 
-class Door:
+class Gate:
     """Lets callbacks in, or says why not.
 
     Args:

@@ -1,0 +1,206 @@
+"""Take a submission over HTTP: ``POST /tasks``, with a token.
+
+The body has the fields of one request, as a line of a batch has them. Whatever is
+refused is a problem document (RFC 9457); ``mistakes`` in it names each, and
+``provider_code`` what the provider has answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+import orjson
+from aiohttp import ClientPayloadError, web
+
+from pipeline.errors import (
+    AlreadyThere,
+    OutcomeUnknown,
+    ProviderError,
+    ProviderRefused,
+    ProviderUnavailable,
+    SourceUnusable,
+    SubmissionRefused,
+)
+from pipeline.ingress.problems import CODE, problem
+from pipeline.logs import get_logger
+from pipeline.provider.signature import token_matches
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pipeline.settings import AdminSettings
+    from pipeline.submission import Checked, Submitted, Submitter
+
+log = get_logger("admin")
+
+#: The longest for a body to come in.
+BODY_SECONDS: Final = 8.0
+#: What those should wait who come while too many are here.
+BUSY_RETRY_AFTER_SECONDS: Final = "2"
+DRY_RUN: Final = "dry_run"
+_OPERATION: Final = "operation"
+_UPLOAD_EXTEND: Final = "upload-extend"
+_BEARER: Final = "bearer "
+#: Status and code of what the provider says; the first that fits.
+_REFUSALS: Final = (
+    (AlreadyThere, 409, "already_there"),
+    (SourceUnusable, 422, "source_unusable"),
+    (SubmissionRefused, 422, "submission_refused"),
+    (ProviderRefused, 502, "account_refused"),
+    (ProviderUnavailable, 503, "provider_unavailable"),
+    (OutcomeUnknown, 504, "outcome_unknown"),
+)
+
+
+class _Refused(Exception):
+    """Carries the answer to a request that is not accepted."""
+
+    def __init__(self, response: web.Response) -> None:
+        super().__init__(response.status)
+        self.response = response
+
+
+class TasksView:
+    """Handles ``POST /tasks``: 201 with the task's id once the provider has taken it.
+
+    With ``?dry_run=true`` everything is checked, nothing is sent, and 200 is the
+    answer.
+
+    Args:
+        submitter: an open one.
+        settings: tokens and limits.
+    """
+
+    def __init__(self, submitter: Submitter, settings: AdminSettings) -> None:
+        self._submitter = submitter
+        self._tokens = tuple(t.get_secret_value().encode() for t in settings.tokens)
+        self._max_body_bytes = int(settings.max_body_bytes)
+        self._most = settings.max_requests
+        self._inside = 0
+
+    async def post(self, request: web.BaseRequest) -> web.Response:
+        """Take one submission."""
+        try:
+            self._admit(request)
+            with self._counted():
+                content = await self._read(request)
+                is_dry = request.query.get(DRY_RUN, "") in ("1", "true", "yes")
+                return await self._submit(content, is_dry=is_dry)
+        except _Refused as refused:
+            response = refused.response
+            log.info(
+                "submission_not_taken",
+                status=response.status,
+                code=response.get(CODE),
+                remote=request.remote,
+            )
+            return response
+
+    def _admit(self, request: web.BaseRequest) -> None:
+        given = request.headers.get("Authorization", "")
+        token = given[len(_BEARER) :].strip()
+        if given[: len(_BEARER)].lower() != _BEARER or not token_matches(
+            token, self._tokens
+        ):
+            detail = "expected Authorization: Bearer with one of admin.tokens"
+            asks = {"WWW-Authenticate": "Bearer"}
+            raise _Refused(problem(401, detail, code="unauthorised", headers=asks))
+        content_type = request.headers.get("Content-Type", "application/json")
+        if content_type.partition(";")[0].strip().lower() != "application/json":
+            detail = f"expected application/json, got {content_type[:100]}"
+            raise _Refused(problem(415, detail, code="unsupported_media_type"))
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        if self._inside >= self._most:
+            detail = "expected fewer submissions at the same time; send it later"
+            after = {"Retry-After": BUSY_RETRY_AFTER_SECONDS}
+            raise _Refused(problem(503, detail, code="too_busy", headers=after))
+        self._inside += 1
+        try:
+            yield
+        finally:
+            self._inside -= 1
+
+    async def _read(self, request: web.BaseRequest) -> dict[str, Any]:
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                body = await request.read()
+            content = orjson.loads(body)
+        except web.HTTPRequestEntityTooLarge:
+            detail = f"expected a body of at most {self._max_body_bytes} bytes"
+            raise _Refused(problem(413, detail, code="body_too_large")) from None
+        except TimeoutError:
+            detail = f"expected the whole body within {BODY_SECONDS:g} s"
+            response = problem(408, detail, code="body_too_slow")
+            response.force_close()
+            raise _Refused(response) from None
+        except (ClientPayloadError, web.RequestPayloadError, ConnectionError) as error:
+            response = problem(400, "the body broke off", code="broken_body")
+            response.force_close()
+            raise _Refused(response) from error
+        except orjson.JSONDecodeError as error:
+            detail = f"expected a JSON object: {error}"
+            raise _Refused(problem(400, detail, code="unreadable")) from error
+        if type(content) is not dict:
+            detail = f"expected a JSON object, got a {type(content).__name__}"
+            raise _Refused(problem(400, detail, code="unreadable"))
+        return content
+
+    async def _submit(self, content: dict[str, Any], *, is_dry: bool) -> web.Response:
+        operation = str(content.pop(_OPERATION, _UPLOAD_EXTEND))
+        checked = await self._submitter.check(operation, content)
+        if checked.mistakes:
+            mistakes = [
+                {"field": mistake.field, "text": mistake.text}
+                for mistake in checked.mistakes
+            ]
+            detail = "expected a submission without mistakes; nothing was sent"
+            raise _Refused(
+                problem(
+                    422,
+                    detail,
+                    code="invalid_submission",
+                    members={"mistakes": mistakes},
+                )
+            )
+        if is_dry:
+            return _answer(200, {"dry_run": True, **_found(checked)})
+        try:
+            submitted = await self._submitter.submit(checked)
+        except ProviderError as error:
+            raise _Refused(_provider_problem(error)) from error
+        return _answer(201, {**_told(submitted), **_found(checked)})
+
+
+def _provider_problem(error: ProviderError) -> web.Response:
+    found = ((status, code) for kind, status, code in _REFUSALS if type(error) is kind)
+    status, code = next(found, (502, "provider_error"))
+    headers = {}
+    if error.after is not None:
+        headers["Retry-After"] = str(math.ceil(error.after.total_seconds()))
+    members = {} if error.code is None else {"provider_code": error.code}
+    return problem(status, str(error), code=code, headers=headers, members=members)
+
+
+def _told(submitted: Submitted) -> dict[str, object]:
+    return {
+        "task_id": submitted.task_id,
+        "submitted_at": submitted.submitted_at,
+        "is_expected": submitted.is_expected,
+    }
+
+
+def _found(checked: Checked) -> dict[str, object]:
+    return {
+        "operation": checked.operation,
+        "source_seconds": dict(checked.lengths),
+    }
+
+
+def _answer(status: int, document: object) -> web.Response:
+    body = orjson.dumps(document, option=orjson.OPT_UTC_Z) + b"\n"
+    return web.Response(status=status, body=body, content_type="application/json")

@@ -1,0 +1,239 @@
+"""Many submissions on the command line: with a bar, a journal, and one report."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pipeline.cli import render
+from pipeline.cli.loop import run_once
+from pipeline.cli.options import (
+    AsJson,
+    Assignments,
+    ConfigFile,
+    LedgerUrl,
+    read_settings,
+)
+from pipeline.cli.progress import counting_bar
+from pipeline.cli.submit_one import Manner
+from pipeline.cli.submit_options import (  # noqa: TC001 - typer reads them
+    DryRun,
+    Operation,
+    Timeout,
+    Wait,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+    from datetime import timedelta
+
+    from pipeline.settings import Settings
+    from pipeline.submission import Followed
+    from pipeline.submission.batch import Report
+    from pipeline.submission.journal import Entry
+    from pipeline.submission.lines import Line
+    from pipeline.task import TaskId
+
+_EPILOG = (
+    "\b\nExamples\n"
+    "  pipeline submit-batch songs.csv --dry-run\n"
+    "  pipeline submit-batch songs.csv --wait\n\n"
+    "The file is CSV with a head, or JSON lines (.jsonl): the fields of a request as"
+    " the provider calls them, and if you like operation, and source_file, a copy of"
+    " the source on this machine.\n\n"
+    "First all lines are checked; with a mistake in any nothing is sent, unless with"
+    " --keep-going. What becomes of each is noted in FILE.submitted.jsonl beside it:"
+    " start the same again to go on where it was stopped or killed. A line that was"
+    " just being sent then is reported as unknown, and only sent again with"
+    " --resubmit-unknown.\n\n"
+    "Exit codes: 0 every line is submitted (with --wait: and all files are there),"
+    " 1 not, or not known, 2 wrong usage."
+)
+_Path = Annotated[Path, typer.Argument(metavar="FILE", help="A .csv or .jsonl file.")]
+_KeepGoing = Annotated[
+    bool,
+    typer.Option(
+        "--keep-going", help="Submit the good lines though others have mistakes."
+    ),
+]
+_Again = Annotated[
+    bool,
+    typer.Option(
+        "--resubmit-unknown",
+        help="Send lines again of which nobody knows whether they were accepted."
+        " They may be paid for twice.",
+    ),
+]
+COLUMNS = (
+    render.Column("LINE", 5),
+    render.Column("STATE", 10),
+    render.Column("TASK", 36),
+    render.Column("REASON"),
+)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command of this module."""
+    app.command("submit-batch", epilog=_EPILOG)(submit_batch)
+
+
+def submit_batch(
+    *,
+    path: _Path,
+    operation: Operation = "upload-extend",
+    keep_going: _KeepGoing = False,
+    again: _Again = False,
+    wait: Wait = False,
+    timeout: Timeout = "30m",
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+    config: ConfigFile = None,
+    assignments: Assignments = None,
+    ledger_url: LedgerUrl = None,
+) -> None:
+    """Submit every line of a file, each of them once, and report what came of it."""
+    within = render.parse_age(timeout)
+    settings = read_settings(config, assignments, ledger_url=ledger_url).settings
+    how = Manner(within=within if wait else None, dry_run=dry_run, as_json=as_json)
+    run = _run(settings, operation, path, how, keep_going=keep_going, again=again)
+    if not run_once(run):
+        raise typer.Exit(1)
+
+
+async def _run(
+    settings: Settings,
+    operation: str,
+    path: Path,
+    how: Manner,
+    *,
+    keep_going: bool,
+    again: bool,
+) -> bool:
+    """Submit the lines of a file; tell whether all of them are, and all is well."""
+    from pipeline.bootstrap import open_submitter
+    from pipeline.service import stopping_on_signals
+    from pipeline.submission.batch import Batch
+    from pipeline.submission.journal import Journal
+    from pipeline.submission.lines import read_lines
+
+    lines = read_lines(path, operation=operation)
+    if how.dry_run:
+        return await _check(settings, lines, as_json=how.as_json)
+    async with open_submitter(settings) as submitter, stopping_on_signals() as stopping:
+        with (
+            Journal.opened(path) as journal,
+            counting_bar(shown=not how.as_json) as on_progress,
+        ):
+            batch = Batch(
+                submitter,
+                journal,
+                on_progress=on_progress,
+                stopping=stopping,
+                keep_going=keep_going,
+                again=again,
+            )
+            report = await batch.run(lines)
+    followed: dict[str, Followed] = {}
+    if how.within is not None and not stopping.is_set():
+        followed = await _wait(settings, report, how.within, shown=not how.as_json)
+    await _show(report, followed, as_json=how.as_json)
+    return report.is_good and all(one.is_good for one in followed.values())
+
+
+async def _check(settings: Settings, lines: Sequence[Line], *, as_json: bool) -> bool:
+    """Check every line and print what is wrong with any."""
+    from pipeline.bootstrap import open_checker
+    from pipeline.submission.batch import CHECKING
+
+    found: list[dict[str, Any]] = []
+    async with open_checker(settings) as checker:
+        with counting_bar(shown=not as_json) as on_progress:
+            for done, line in enumerate(lines, start=1):
+                checked = await checker.check(
+                    line.operation, line.fields, line.source_file
+                )
+                mistakes = [str(mistake) for mistake in checked.mistakes]
+                found.append({"line": line.number, "mistakes": mistakes})
+                on_progress(CHECKING, done, len(lines))
+    wrong = [one for one in found if one["mistakes"]]
+    if as_json:
+        render.print_json({"dry_run": True, "lines": len(lines), "wrong": wrong})
+    else:
+        for one in wrong:
+            for mistake in one["mistakes"]:
+                typer.echo(render.plain(f"line {one['line']}: {mistake}"))
+        good = len(lines) - len(wrong)
+        typer.echo(f"{good} of {render.count_of(len(lines), 'line')} can be submitted")
+    return not wrong
+
+
+async def _wait(
+    settings: Settings, report: Report, within: timedelta, *, shown: bool
+) -> dict[str, Followed]:
+    """Follow every task that was submitted, until all are over or time is up."""
+    import asyncio
+
+    from pipeline.bootstrap import ledger_of
+    from pipeline.submission import look
+    from pipeline.submission.follow import EVERY_SECONDS
+
+    ids: list[TaskId] = [entry.task_id for entry in report.entries if entry.task_id]
+    found: dict[str, Followed] = {}
+    loop = asyncio.get_running_loop()
+    end = loop.time() + within.total_seconds()
+    async with ledger_of(settings) as ledger:
+        with counting_bar(shown=shown) as on_progress:
+            while True:
+                for task_id in ids:
+                    if task_id not in found or not found[task_id].is_over:
+                        found[task_id] = await look(ledger, task_id)
+                over = sum(one.is_over for one in found.values())
+                on_progress("waiting", over, len(ids))
+                if over == len(ids) or loop.time() >= end:
+                    return found
+                await asyncio.sleep(EVERY_SECONDS)
+
+
+async def _show(
+    report: Report, followed: dict[str, Followed], *, as_json: bool
+) -> None:
+    """Print the one report."""
+    from pipeline.submission.journal import State
+
+    counts = {state.value: report.count(state) for state in State}
+    if as_json:
+        entries = [
+            {**asdict(entry), "stage": _stage(entry, followed)}
+            for entry in report.entries
+        ]
+        render.print_json({"earlier": report.earlier, **counts, "lines": entries})
+        return
+    await render.print_table(COLUMNS, _rows(report, followed))
+    told = [f"{count} {state}" for state, count in counts.items() if count]
+    if report.earlier:
+        told.append(f"{report.earlier} of them by an earlier start")
+    typer.echo(f"{render.count_of(len(report.entries), 'line')}: {', '.join(told)}")
+    if report.count(State.UNKNOWN):
+        render.warn(
+            "lines in the state unknown may have been accepted: look for their tasks"
+            " with `pipeline tasks list` and at the provider's log before you send"
+            " them again with --resubmit-unknown"
+        )
+
+
+async def _rows(
+    report: Report, followed: dict[str, Followed]
+) -> AsyncIterator[tuple[object, ...]]:
+    for entry in report.entries:
+        state = _stage(entry, followed) or entry.state.value
+        yield entry.number, state, entry.task_id or None, entry.reason
+
+
+def _stage(entry: Entry, followed: dict[str, Followed]) -> str | None:
+    one = followed.get(entry.task_id)
+    if one is None:
+        return None
+    return "submitted" if one.stage is None else one.stage.value

@@ -1,0 +1,203 @@
+"""One submission on the command line: sent, followed, shown."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from pipeline.cli import render
+from pipeline.cli.progress import status_line
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import timedelta
+    from pathlib import Path
+
+    from pipeline.settings import Settings
+    from pipeline.submission import Checked, Followed, Submitted
+    from pipeline.task import TaskId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manner:
+    """How something is submitted."""
+
+    #: How long to wait until its files are there; ``None``: not at all.
+    within: timedelta | None
+    #: Check only.
+    dry_run: bool
+    #: Print JSON, and nothing beside it.
+    as_json: bool
+
+
+async def submit_one(
+    settings: Settings,
+    operation: str,
+    given: Mapping[str, Any],
+    source_file: Path | None,
+    how: Manner,
+) -> bool:
+    """Check and submit, and wait if that is wanted. Tell whether all is well.
+
+    Raises:
+        SubmissionInvalid: there are mistakes; nothing was sent.
+        ProviderError: it was not accepted, or nobody knows.
+    """
+    from pipeline.bootstrap import open_checker, open_submitter
+    from pipeline.service import stopping_on_signals
+
+    as_json, within = how.as_json, how.within
+    if how.dry_run:
+        async with open_checker(settings) as checker:
+            checked = await checker.check(operation, given, source_file)
+        checked.good()
+        show_checked(checked, as_json=as_json)
+        return True
+    async with open_submitter(settings) as submitter:
+        checked = await submitter.check(operation, given, source_file)
+        checked.good()
+        # What is being sent is paid for: a signal stops nothing in the middle.
+        async with stopping_on_signals() as stopping:
+            submitted = await submitter.submit(checked)
+    followed = None
+    if not as_json:
+        render.print_fields(_fields(submitted))
+    if not submitted.is_expected:
+        render.warn("the ledger does not know of the task; keep its id")
+    if within is not None and not stopping.is_set():
+        followed = await wait_for(
+            settings, submitted.task_id, within=within, shown=not as_json
+        )
+    show_submitted(settings, checked, submitted, followed, as_json=as_json)
+    return within is None or (followed is not None and followed.is_good)
+
+
+async def wait_for(
+    settings: Settings, task_id: TaskId, *, within: timedelta, shown: bool
+) -> Followed:
+    """Follow a task until it is over, or for as long as that may take."""
+    import asyncio
+
+    from pipeline.bootstrap import ledger_of
+    from pipeline.submission import follow, look
+
+    async with ledger_of(settings) as ledger:
+        with status_line(shown=shown) as show:
+            show("submitted; nothing heard yet")
+            try:
+                async with asyncio.timeout(within.total_seconds()):
+                    async for followed in follow(ledger, task_id):
+                        show(describe(followed))
+            except TimeoutError:
+                render.warn(
+                    f"task {task_id} is not over yet; look with"
+                    f" `pipeline tasks show {task_id}`"
+                )
+        return await look(ledger, task_id)
+
+
+def describe(followed: Followed) -> str:
+    """Say how far a task is, in one line."""
+    from pipeline.task import AssetState, Stage
+
+    is_heard = followed.stage not in (None, Stage.UNKNOWN)
+    stage = str(followed.stage) if is_heard else "nothing heard yet"
+    text = f"{followed.task_id}: {stage}"
+    if followed.assets:
+        stored = followed.count(AssetState.STORED)
+        text += f", {stored} of {len(followed.assets)} files stored"
+        if expired := followed.count(AssetState.EXPIRED):
+            text += f", {expired} could not be had"
+    if followed.message and followed.is_over and not followed.is_good:
+        text += f": {followed.message}"
+    return render.plain(text)
+
+
+def show_checked(checked: Checked, *, as_json: bool) -> None:
+    """Print what would be sent; the token in the address is not shown."""
+    document = {
+        "operation": checked.operation,
+        "dry_run": True,
+        "callback_url": masked(checked),
+        "source_seconds": dict(checked.lengths),
+        "fields": checked.good().fields(),
+    }
+    if as_json:
+        render.print_json(document)
+        return
+    fields = document.pop("fields")
+    assert isinstance(fields, dict)  # noqa: S101 - made above
+    del document["dry_run"], document["source_seconds"]
+    for link, seconds in checked.lengths.items():
+        document[f"source {link[:60]}"] = f"{seconds:.1f} s"
+    render.print_fields(document | fields)
+    typer.echo("nothing was sent: leave out --dry-run to submit it", err=True)
+
+
+def masked(checked: Checked) -> str:
+    """Give the callback address without its token."""
+    address, operation = checked.callback_url, f"/callbacks/{checked.operation}"
+    base, found, token = address.partition(operation)
+    return f"{base}{found}/***" if token else address
+
+
+def show_submitted(
+    settings: Settings,
+    checked: Checked,
+    submitted: Submitted,
+    followed: Followed | None,
+    *,
+    as_json: bool,
+) -> None:
+    """Print what came of it."""
+    files = [] if followed is None else _files(settings, followed)
+    if as_json:
+        stage = None if followed is None or followed.stage is None else followed.stage
+        document = {
+            "task_id": submitted.task_id,
+            "operation": submitted.operation,
+            "submitted_at": submitted.submitted_at,
+            "is_expected": submitted.is_expected,
+            "callback_url": masked(checked),
+            "source_seconds": dict(checked.lengths),
+            "stage": stage,
+            "message": "" if followed is None else followed.message,
+            "is_good": None if followed is None else followed.is_good,
+            "files": files,
+        }
+        render.print_json(document)
+        return
+    for file in files:
+        what = file["location"] or file["reason"] or "not there yet"
+        typer.echo(render.plain(f"{file['state']}  {file['kind']}  {what}"))
+    if followed is None:
+        typer.echo(
+            f"see what comes of it: pipeline tasks show {submitted.task_id}", err=True
+        )
+    elif not followed.is_good:
+        render.fail(describe(followed))
+
+
+def _fields(submitted: Submitted) -> dict[str, object]:
+    return {
+        "task_id": submitted.task_id,
+        "operation": submitted.operation,
+        "submitted_at": submitted.submitted_at,
+    }
+
+
+def _files(settings: Settings, followed: Followed) -> list[dict[str, Any]]:
+    root = settings.assets_url.rstrip("/")
+    return [
+        {
+            "track_id": asset.key.track_id,
+            "kind": asset.key.kind,
+            "state": asset.state.value,
+            "location": None if asset.location is None else f"{root}/{asset.location}",
+            "size_bytes": asset.size_bytes,
+            "reason": asset.reason,
+        }
+        for asset in followed.assets
+    ]

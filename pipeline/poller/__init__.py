@@ -1,0 +1,1 @@
+"""Ask the provider for tasks that are still to end, and hand its answers on."""

@@ -1,0 +1,23 @@
+"""Callbacks that never come are made up for by asking: the short form of a long run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.losses import lose
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+async def test_a_third_of_all_callbacks_may_get_lost(tmp_path: Path) -> None:
+    """Every task ends as the provider has it, in time, and nobody asks too often."""
+    found = await lose(tmp_path, tasks=24, loss=0.3, seed=1, scale=30)
+
+    assert found.is_good, found.as_dict()
+    assert found.callbacks_lost > found.callbacks_planned / 5
+    assert found.recovered >= found.ends_lost > 0

@@ -1,0 +1,131 @@
+"""``pipeline poller`` as a process: started, killed, started again."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Final
+
+import pytest
+
+from pipeline.ledger.expectations import Expectation
+from pipeline.task import Stage
+from tests.callbacks import TASK, make_record_info
+from tests.file_server import FileServer, answer
+from tests.waiting import eventually
+from tests.whole_pipeline import (
+    STUDIO,
+    WITHIN_SECONDS,
+    until_dead,
+    whole_pipeline,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.whole_pipeline import WholePipeline
+
+PATH: Final = "/api/v1/generate/record-info"
+#: Without files, so that the end of a task is all there is to it.
+FAILED: Final = make_record_info(
+    "GENERATE_AUDIO_FAILED", response=None, errorCode=501, errorMessage="failed"
+)
+#: A lease runs out some three seconds after its owner has died.
+SHORT: Final = {
+    "provider__api_key": "the-key",
+    "provider__timeout": "500ms",
+    "broker__deadline": "1s",
+    "poller__quiet": "500ms",
+    "poller__interval": "500ms",
+}
+
+
+async def expect(pipeline: WholePipeline) -> None:
+    now = datetime.now(UTC)
+    await pipeline.ledger.expect(
+        [
+            Expectation(
+                task_id=TASK,
+                operation="upload-extend",
+                submitted_at=now - timedelta(minutes=5),
+                due_at=now,
+            )
+        ]
+    )
+
+
+def heard(pipeline: WholePipeline) -> list[str]:
+    effects = pipeline.subscriber.effects(STUDIO)
+    return sorted(request.json()["type"] for request in effects)
+
+
+async def has_heard(pipeline: WholePipeline) -> bool:
+    return bool(heard(pipeline))
+
+
+@pytest.mark.parametrize("place", ["poller.before_publish", "poller.before_note"])
+async def test_killed_between_the_question_and_what_follows(
+    sqlite_url: str, tmp_path: Path, place: str
+) -> None:
+    """The lease runs out, another asks again, and the end is told once."""
+    async with FileServer() as api:
+        api.add(PATH, answer(FAILED))
+        async with whole_pipeline(
+            sqlite_url, tmp_path, provider__base_url=api.url(""), **SHORT
+        ) as pipeline:
+            await expect(pipeline)
+            async with pipeline.running("poller", failpoints=f"{place}=exit") as run:
+                await until_dead(run)
+            killed_after = len(api.requests)
+            async with pipeline.running():
+                await eventually(lambda: has_heard(pipeline), within=WITHIN_SECONDS)
+                await eventually(lambda: is_asked(api, 2), within=WITHIN_SECONDS)
+            task = await pipeline.ledger.find_task(TASK)
+
+    assert task is not None
+    assert (1, Stage.FAILED) == (killed_after, task.stage)
+    assert ["task.failed"] == heard(pipeline)
+
+
+async def is_asked(api: FileServer, count: int) -> bool:
+    return len(api.requests) >= count
+
+
+async def test_a_poller_stops_in_order_and_shows_its_health(
+    sqlite_url: str, tmp_path: Path
+) -> None:
+    async with FileServer() as api:
+        api.add(PATH, answer(FAILED))
+        async with whole_pipeline(
+            sqlite_url,
+            tmp_path,
+            provider__base_url=api.url(""),
+            metrics__port=0,
+            **SHORT,
+        ) as pipeline:
+            await expect(pipeline)
+            async with pipeline.running("poller") as run:
+                await eventually(lambda: is_asked(api, 1), within=WITHIN_SECONDS)
+                base = await asyncio.to_thread(run.address)
+                async with pipeline.session.get(f"{base}/readyz") as response:
+                    ready = response.status
+                code = await asyncio.to_thread(run.stop)
+
+    assert (200, 0) == (ready, code)
+    (line,) = run.events("task_asked_for")
+    assert ("final", "failed") == (line["outcome"], line["stage"])
+    assert ["poller", "health"] == run.events("roles_started")[0]["roles"]
+
+
+async def test_a_poller_without_a_key_says_what_to_set(
+    sqlite_url: str, tmp_path: Path
+) -> None:
+    async with whole_pipeline(
+        sqlite_url, tmp_path, provider__base_url="https://a.example"
+    ) as pipeline:
+        done = await asyncio.to_thread(
+            pipeline.cli, "poller", "--config", str(tmp_path / "p.toml")
+        )
+
+    assert 1 == done.returncode
+    assert "provider.api_key: expected a value" in done.stderr
