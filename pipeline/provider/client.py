@@ -262,10 +262,10 @@ class ProviderClient:
     async def _try_once(
         self, path: str, content: Mapping[str, JSONValue], secret: str
     ) -> Answer:
-        await self._submissions.turn()
-        answer = await self._session.post(
-            path, content, seconds=self._submit_seconds, once=True, secret=secret
-        )
+        async with self._submissions.turn():
+            answer = await self._session.post(
+                path, content, seconds=self._submit_seconds, once=True, secret=secret
+            )
         if answer.is_good and answer.code == SUCCESS:
             return answer
         raise refusal_of_submission(answer, self._door)

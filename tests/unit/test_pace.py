@@ -9,19 +9,40 @@ from pipeline.provider import pace as pace_module
 from pipeline.provider.pace import PaceOfEach, WindowPace
 
 
+async def take(pace: WindowPace) -> None:
+    async with pace.turn():
+        """Over at once."""
+
+
 async def test_who_gives_up_takes_no_turn_away() -> None:
     pace = WindowPace(1, timedelta(seconds=60))
-    await pace.turn()
-    given_up = asyncio.create_task(pace.turn())
-    behind = asyncio.create_task(pace.turn())
+    await take(pace)
+    given_up = asyncio.create_task(take(pace))
     await asyncio.sleep(0)
 
     given_up.cancel()
     await asyncio.wait({given_up})
 
-    assert 1 == len(pace._turns)
-    behind.cancel()
-    await asyncio.wait({behind})
+    assert 1 == pace._free_at.qsize()
+
+
+async def test_turn_counts_from_its_end() -> None:
+    """The provider may have counted it at any time until it answered."""
+    span = timedelta(milliseconds=50)
+    pace = WindowPace(1, span)
+    loop = asyncio.get_running_loop()
+    waiting: asyncio.Task[None]
+    async with pace.turn():
+        waiting = asyncio.create_task(take(pace))
+        done, _ = await asyncio.wait(
+            {waiting}, timeout=2 * (span.total_seconds() + pace_module.SLACK_SECONDS)
+        )
+        assert not done
+        ended = loop.time()
+
+    await waiting
+
+    assert loop.time() - ended >= span.total_seconds()
 
 
 async def test_tasks_that_nobody_asks_for_are_forgotten() -> None:
