@@ -39,10 +39,6 @@ class EvenPace:
             await asyncio.sleep(self._next_turn - loop.time())
             self._next_turn = loop.time() + self._pause_seconds
 
-    def is_idle(self, now: float) -> bool:
-        """Tell whether nobody waits, and nobody who came now would have to."""
-        return not self._queue.locked() and self._next_turn <= now
-
 
 class WindowPace:
     """Gives so many turns at once, and no more within any span of time.
@@ -56,7 +52,9 @@ class WindowPace:
     """
 
     def __init__(self, most: int, span: timedelta) -> None:
+        self._most = most
         self._span_seconds = span.total_seconds() + SLACK_SECONDS
+        self._idle_from = 0.0
         #: When each of the turns can be had again; those that are taken are not in it.
         self._free_at: asyncio.Queue[float] = asyncio.Queue()
         for _ in range(most):
@@ -77,30 +75,40 @@ class WindowPace:
         try:
             yield
         finally:
-            self._free_at.put_nowait(loop.time() + self._span_seconds)
+            self._idle_from = loop.time() + self._span_seconds
+            self._free_at.put_nowait(self._idle_from)
+
+    def is_idle(self, now: float) -> bool:
+        """Tell whether nobody waits, and nobody who came now would have to."""
+        is_asked = self._queue.locked() or self._free_at.qsize() < self._most
+        return not is_asked and self._idle_from <= now
 
 
 class PaceOfEach:
     """Gives each task turns of its own, in bounded memory.
 
     Args:
-        per_second: the most turns of one task in a second.
+        most: turns of one task within the span.
+        span: how long each of them counts.
     """
 
-    def __init__(self, per_second: float) -> None:
-        self._per_second = per_second
-        self._paces: dict[str, EvenPace] = {}
+    def __init__(self, most: int, span: timedelta) -> None:
+        self._most = most
+        self._span = span
+        self._paces: dict[str, WindowPace] = {}
 
     def __len__(self) -> int:
         return len(self._paces)
 
-    async def turn(self, task_id: str) -> None:
-        """Wait until it is the turn of this task."""
+    @asynccontextmanager
+    async def turn(self, task_id: str) -> AsyncIterator[None]:
+        """Wait until it is the turn of this task; it ends with the context."""
         pace = self._paces.get(task_id)
         if pace is None:
             self._forget()
-            pace = self._paces[task_id] = EvenPace(self._per_second)
-        await pace.turn()
+            pace = self._paces[task_id] = WindowPace(self._most, self._span)
+        async with pace.turn():
+            yield
 
     def _forget(self) -> None:
         if len(self._paces) < MOST_TASKS:
