@@ -256,7 +256,16 @@ class OutcomeUnknown(ProviderError):
 
     Submitting it again may be paid for twice, so nobody does that unasked. A callback
     or the provider's own log tells.
+
+    Args:
+        reason: what was expected and what came.
     """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            f"{reason}; it may have been accepted all the same: look for the task"
+            " before you submit it again"
+        )
 
 
 class NotificationFailed(PipelineError):

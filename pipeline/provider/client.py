@@ -8,6 +8,7 @@ side. Nothing that costs money is sent twice unless the provider has said no.
 from __future__ import annotations
 
 import asyncio
+from contextlib import nullcontext
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final, Self
 
@@ -33,6 +34,7 @@ from pipeline.values import value
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from contextlib import AbstractAsyncContextManager
     from types import TracebackType
 
     from pydantic import SecretStr
@@ -99,7 +101,7 @@ class ProviderClient:
         self._seconds = timeout.total_seconds()
         self._room = asyncio.Semaphore(concurrency)
         self._questions = EvenPace(rate_per_second)
-        self._questions_of_task = PaceOfEach(limits.details_per_second)
+        self._questions_of_task = _pace_of_each(limits.details_per_second)
         self._submissions = WindowPace(limits.submits, limits.submit_window)
         self._submit_seconds = submit_timeout.total_seconds()
         self._submit_waits = submit_waits
@@ -177,8 +179,12 @@ class ProviderClient:
         if call is None:
             message = f"expected an operation that can be asked for, got {operation!r}"
             raise TaskNotFound(message)
-        await self._questions_of_task.turn(task_id)
-        answer = await self._ask(call.path, {call.spelled("task_id"): task_id})
+        answer = await self._ask(
+            call.path,
+            {call.spelled("task_id"): task_id},
+            # The last of the turns, or those of one task could come together.
+            turn=self._questions_of_task.turn(task_id),
+        )
         if answer.is_good and answer.code in _NO_SUCH_TASK:
             message = f"expected a task that the provider knows, got {answer}"
             raise TaskNotFound(message)
@@ -197,7 +203,7 @@ class ProviderClient:
         if call is None:
             message = f"the door {self._door.name} has no call for credits"
             raise ProviderUnavailable(message)
-        answer = await self._ask(call.path, {})
+        answer = await self._ask(call.path, {}, turn=nullcontext())
         self._check(answer, SUCCESS)
         left = read_number((answer.content or {}).get("data"))
         if left is None:
@@ -216,8 +222,8 @@ class ProviderClient:
         if call is None:
             message = f"the door {self._door.name} makes no links to its files"
             raise TaskNotFound(message)
-        await self._questions.turn()
         async with self._room:
+            await self._questions.turn()
             answer = await self._session.post(
                 call.path, {call.spelled("url"): url}, seconds=self._seconds
             )
@@ -231,10 +237,17 @@ class ProviderClient:
             raise ProviderUnavailable(message)
         return link
 
-    async def _ask(self, path: str, query: Mapping[str, str]) -> Answer:
-        await self._questions.turn()
+    async def _ask(
+        self,
+        path: str,
+        query: Mapping[str, str],
+        *,
+        turn: AbstractAsyncContextManager[None],
+    ) -> Answer:
         async with self._room:
-            return await self._session.get(path, query, seconds=self._seconds)
+            await self._questions.turn()
+            async with turn:
+                return await self._session.get(path, query, seconds=self._seconds)
 
     def _check(self, answer: Answer, *good: int) -> None:
         """Raise unless the answer to a question is good."""
@@ -262,10 +275,10 @@ class ProviderClient:
     async def _try_once(
         self, path: str, content: Mapping[str, JSONValue], secret: str
     ) -> Answer:
-        await self._submissions.turn()
-        answer = await self._session.post(
-            path, content, seconds=self._submit_seconds, once=True, secret=secret
-        )
+        async with self._submissions.turn():
+            answer = await self._session.post(
+                path, content, seconds=self._submit_seconds, once=True, secret=secret
+            )
         if answer.is_good and answer.code == SUCCESS:
             return answer
         raise refusal_of_submission(answer, self._door)
@@ -284,6 +297,12 @@ class ProviderClient:
             )
             raise SubmissionRefused(message)
         return call
+
+
+def _pace_of_each(per_second: float) -> PaceOfEach:
+    """Write a rate as turns within a span; below one a second the span is longer."""
+    most = max(1, int(per_second))
+    return PaceOfEach(most, timedelta(seconds=most / per_second))
 
 
 def _task_id(answer: Answer) -> TaskId:

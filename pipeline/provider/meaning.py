@@ -56,9 +56,10 @@ def refusal_of_submission(answer: Answer, door: Door) -> ProviderError:
     if find_task_id(answer) is not None or not _is_refusal(answer):
         message = f"expected to hear whether it was accepted, got {answer}"
         return _coded(OutcomeUnknown(message), answer)
-    message = f"expected it to be accepted, got {answer}"
+    meaning = _class_of(answer, door)
+    message = f"expected it to be accepted, got {answer}. {meaning.advice}"
     error: ProviderError
-    match _class_of(answer, door):
+    match meaning:
         case FailureClass.TRANSIENT | FailureClass.UNKNOWN:
             error = ProviderUnavailable(message, after=_pause(answer, door))
         case FailureClass.SOURCE:

@@ -7,13 +7,14 @@ takes no turn away from those behind it.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
     from datetime import timedelta
 
-#: Added to a span: what leaves us evenly may arrive there closer together.
+#: Added to a span: clocks differ, and so does what a server calls ten seconds.
 SLACK_SECONDS: Final = 0.25
 #: Tasks remembered before those of which nothing was asked lately are forgotten.
 MOST_TASKS: Final = 1000
@@ -38,13 +39,12 @@ class EvenPace:
             await asyncio.sleep(self._next_turn - loop.time())
             self._next_turn = loop.time() + self._pause_seconds
 
-    def is_idle(self, now: float) -> bool:
-        """Tell whether nobody waits, and nobody who came now would have to."""
-        return not self._queue.locked() and self._next_turn <= now
-
 
 class WindowPace:
     """Gives so many turns at once, and no more within any span of time.
+
+    A turn counts until the span has passed since its end: when within it the other
+    side has counted it is not known here.
 
     Args:
         most: turns within the span.
@@ -54,39 +54,61 @@ class WindowPace:
     def __init__(self, most: int, span: timedelta) -> None:
         self._most = most
         self._span_seconds = span.total_seconds() + SLACK_SECONDS
+        self._idle_from = 0.0
+        #: When each of the turns can be had again; those that are taken are not in it.
+        self._free_at: asyncio.Queue[float] = asyncio.Queue()
+        for _ in range(most):
+            self._free_at.put_nowait(0.0)
         self._queue = asyncio.Lock()
-        self._turns: deque[float] = deque(maxlen=most)
 
-    async def turn(self) -> None:
-        """Wait until it is our turn."""
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """Wait until it is our turn; it ends with the context."""
         loop = asyncio.get_running_loop()
         async with self._queue:
-            if len(self._turns) == self._most:
-                await asyncio.sleep(self._turns[0] + self._span_seconds - loop.time())
-            self._turns.append(loop.time())
+            free_at = await self._free_at.get()
+            try:
+                await asyncio.sleep(free_at - loop.time())
+            except asyncio.CancelledError:
+                self._free_at.put_nowait(free_at)
+                raise
+        try:
+            yield
+        finally:
+            self._idle_from = loop.time() + self._span_seconds
+            self._free_at.put_nowait(self._idle_from)
+
+    def is_idle(self, now: float) -> bool:
+        """Tell whether nobody waits, and nobody who came now would have to."""
+        is_asked = self._queue.locked() or self._free_at.qsize() < self._most
+        return not is_asked and self._idle_from <= now
 
 
 class PaceOfEach:
     """Gives each task turns of its own, in bounded memory.
 
     Args:
-        per_second: the most turns of one task in a second.
+        most: turns of one task within the span.
+        span: how long each of them counts.
     """
 
-    def __init__(self, per_second: float) -> None:
-        self._per_second = per_second
-        self._paces: dict[str, EvenPace] = {}
+    def __init__(self, most: int, span: timedelta) -> None:
+        self._most = most
+        self._span = span
+        self._paces: dict[str, WindowPace] = {}
 
     def __len__(self) -> int:
         return len(self._paces)
 
-    async def turn(self, task_id: str) -> None:
-        """Wait until it is the turn of this task."""
+    @asynccontextmanager
+    async def turn(self, task_id: str) -> AsyncIterator[None]:
+        """Wait until it is the turn of this task; it ends with the context."""
         pace = self._paces.get(task_id)
         if pace is None:
             self._forget()
-            pace = self._paces[task_id] = EvenPace(self._per_second)
-        await pace.turn()
+            pace = self._paces[task_id] = WindowPace(self._most, self._span)
+        async with pace.turn():
+            yield
 
     def _forget(self) -> None:
         if len(self._paces) < MOST_TASKS:

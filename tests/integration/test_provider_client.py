@@ -224,7 +224,8 @@ async def test_question_that_is_given_up_takes_no_turn_away(
     async with make_client(server, rate_per_second=4) as client:
         await client.details(TASK, "generate")
         waiting = [
-            asyncio.create_task(client.details(TASK, "generate")) for _ in range(20)
+            asyncio.create_task(client.details(TaskId(f"t-{n}"), "generate"))
+            for n in range(20)
         ]
         given_up = asyncio.gather(*waiting, return_exceptions=True)
         loop.call_later(0.05, given_up.cancel)

@@ -186,6 +186,7 @@ async def test_code_means_what_the_door_says_also_with_http_200(
             await submit(client)
 
     assert expected is type(caught.value)
+    assert door(at).failure(int(str(code))).advice in str(caught.value)
     assert (int(str(code)), 1) == (caught.value.code, len(server.requests))
     assert "the-key" not in str(caught.value)
 
@@ -245,7 +246,7 @@ async def test_outcome_that_is_unknown_is_said_and_never_sent_again(
     }
 
     async with make_client(server, **changes) as client:
-        with pytest.raises(OutcomeUnknown):
+        with pytest.raises(OutcomeUnknown, match="may have been accepted"):
             await submit(client)
 
     assert 1 == len(server.requests)
