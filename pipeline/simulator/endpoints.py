@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import json
+from collections import Counter
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, Protocol
 from urllib.parse import unquote
@@ -95,6 +96,8 @@ class Endpoints:
         self._rates = rates
         self._made: set[tuple[str, str, str]] = set()
         self._refusals: dict[str, list[tuple[int, int]]] = {}
+        #: How often each path was called with the right key, refused or not.
+        self.calls: Counter[str] = Counter()
 
     def refuse_next(
         self, path: str, code: int, *, status: int = 200, times: int = 1
@@ -130,6 +133,7 @@ class Endpoints:
             if self._api_key is not None and not hmac.compare_digest(given, expected):
                 message = "You do not have access permissions"
                 return _answer(refused(401, message), status=401)
+            self.calls[request.path] += 1
             if planned := self._refusals.get(request.path):
                 code, status = planned.pop(0)
                 return _answer(refused(code, "As it was told to"), status=status)

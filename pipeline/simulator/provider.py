@@ -10,12 +10,10 @@ import asyncio
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from datetime import datetime, timedelta
-from itertools import count
 from typing import TYPE_CHECKING, Final, Self
 
 from aiohttp import web
 
-from pipeline.simulator.chance import seeded
 from pipeline.simulator.clock import SimulatedClock
 from pipeline.simulator.endpoints import Endpoints
 from pipeline.simulator.files import FileServer, FileShelf
@@ -29,7 +27,7 @@ from pipeline.simulator.rates import RateKeeper
 from pipeline.simulator.recovery import NAME as RECOVERY
 from pipeline.simulator.recovery import plan_recovery
 from pipeline.simulator.results import for_operation
-from pipeline.simulator.scenario import plan_scenario
+from pipeline.simulator.scenario import plan_endlessly
 from pipeline.simulator.server import serve
 from pipeline.simulator.signing import LinkSigner
 
@@ -44,8 +42,6 @@ if TYPE_CHECKING:
     from pipeline.simulator.rates import AskedDetails, Violation
     from pipeline.simulator.scenario import Scenario
 
-#: Submitted tasks are planned so many at a time, so that rates can be met exactly.
-_BLOCK: Final = 20
 _LONG_AGO: Final = timedelta(days=-1)
 
 
@@ -95,7 +91,7 @@ class SimulatedProvider:
             api_key=self.options.api_key,
             rates=self._rates,
         )
-        self._supply = self._planned_tasks()
+        self._supply = plan_endlessly(self.options.behaviour, seed=self.options.seed)
         self._deliveries: set[asyncio.Task[object]] = set()
         self._stack = AsyncExitStack()
         self._url: str | None = None
@@ -163,6 +159,10 @@ class SimulatedProvider:
     def asked(self) -> Sequence[AskedDetails]:
         """Every question to a details endpoint, in order."""
         return tuple(self._rates.questions)
+
+    def calls(self, path: str) -> int:
+        """Count the calls of a path of the API, those that were refused included."""
+        return self._endpoints.calls[path]
 
     def questions(self, task_id: str) -> int:
         """Count the questions about a task, those that were refused included."""
@@ -323,19 +323,6 @@ class SimulatedProvider:
     def _start(self, deliveries: Iterable[Coroutine[object, object, Outcome]]) -> None:
         for delivery in deliveries:
             self._deliveries.add(asyncio.create_task(delivery))
-
-    def _planned_tasks(self) -> Iterator[TaskPlan]:
-        for block in count():
-            seed = f"{self.options.seed}.{self.options.behaviour.seed}.{block}"
-            number = seeded("block", seed).getrandbits(48)
-            # Of the audio kind, which any other can be made of.
-            options = replace(
-                self.options.behaviour,
-                tasks=_BLOCK,
-                seed=number,
-                operations=("upload-extend",),
-            )
-            yield from plan_scenario(options).tasks
 
     def _fresh_link(self, path: str) -> str:
         """Link to anything: only files are signed, streams are not."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from itertools import count
 from typing import TYPE_CHECKING, Final
 
 from pipeline.simulator.audio import audio_format
@@ -27,7 +28,7 @@ from pipeline.simulator.results import for_operation
 from pipeline.task import Stage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from random import Random
 
 #: What a link may answer once it has expired.
@@ -35,6 +36,8 @@ EXPIRED_STATUSES: Final = (404, 403, 410, 441)
 
 #: Fewer tasks cannot show a success, a failure and a dead link side by side.
 _TASKS_FOR_ONE_OF_EACH: Final = 3
+#: Tasks that are planned at a time where nobody says how many there will be.
+_BLOCK: Final = 20
 _MODELS: Final = ("V4_5", "V5", "V4_5PLUS", "V5_5")
 
 
@@ -83,6 +86,22 @@ def plan_scenario(options: ScenarioOptions | None = None) -> Scenario:
     odd = _quota(options, options.oddity_rate, originals)
     tasks = apply_oddities(tasks, odd, seeded("oddities", options.seed))
     return Scenario(options=options, tasks=tuple(_add_repeats(tasks, options)))
+
+
+def plan_endlessly(options: ScenarioOptions, *, seed: int) -> Iterator[TaskPlan]:
+    """Plan one task after the other, of the audio kind, which others are made of.
+
+    They are planned in blocks, in each of which the rates are met exactly.
+    """
+    for block in count():
+        chance = seeded("block", f"{seed}.{options.seed}.{block}")
+        changed = replace(
+            options,
+            tasks=_BLOCK,
+            seed=chance.getrandbits(48),
+            operations=("upload-extend",),
+        )
+        yield from plan_scenario(changed).tasks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -241,6 +241,7 @@ async def test_lost_files_of_a_task_are_recovered_together(
 
         assert ["asset.stored", "asset.expired"] == [types[0] for types in published]
         assert "recovery" in await here.sources()
+        assert here.provider.calls(RECOVERY) == 1
 
 
 async def test_a_picture_is_not_recovered(tmp_path: Path) -> None:
@@ -280,6 +281,7 @@ async def test_a_recovery_that_is_refused_is_not_asked_for_again(
         published = [await here.handle(requests[path]) for path in audio_of(requests)]
 
         assert ["asset.expired"] * 2 == [types[0] for types in published]
+        assert here.provider.calls(RECOVERY) == 1
 
 
 @pytest.mark.parametrize(("code", "status"), [(455, 200), (401, 401)])

@@ -369,3 +369,22 @@ async def test_callbacks_get_lost_without_the_provider_knowing() -> None:
     lost, accepted = await play()
     assert 5 < lost < 25
     assert (lost, accepted) == await play()
+
+
+async def test_details_of_a_sibling_tell_of_callbacks_that_failed() -> None:
+    """Four tries, then never again; the file is there all the same."""
+    options = replace(FAST, time_scale=20_000)
+    async with (
+        SimulatedSubscriber() as receiver,
+        SimulatedProvider(options) as provider,
+    ):
+        receiver.fail("mine")
+        task_id = await provider.submit(receiver.url("mine"), operation="wav")
+        report = await provider.drain()
+        details = provider.details(task_id)
+
+    assert report.gave_up == 1
+    assert len(receiver.requests("mine")) == 4
+    assert details is not None
+    assert details["data"]["successFlag"] == "CALLBACK_EXCEPTION"
+    assert details["data"]["response"]["audioWavUrl"]
