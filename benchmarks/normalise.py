@@ -99,7 +99,7 @@ def models(base: type[BaseModel]) -> type[BaseModel]:
         created_at=(int | str | None, called("createTime")),
         duration=(float | None, None),
     )
-    tracks = list[track] | None  # type: ignore[valid-type]
+    tracks = list[track] | None
     response = create_model(
         "Response", __base__=base, tracks=(tracks, called("sunoData"))
     )
