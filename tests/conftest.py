@@ -51,7 +51,8 @@ def _wanted(items: list[pytest.Item], mark: str, address: str) -> bool:
     given = os.environ.get(address)
     return any(
         # Some tests take a server down: they need one of their own in any case.
-        {f"{mark}_node", f"{mark}_cluster"} & {*getattr(item, "fixturenames", ())}
+        {f"{mark}_node", f"{mark}_own_node", f"{mark}_cluster"}
+        & {*getattr(item, "fixturenames", ())}
         or (not given and item.get_closest_marker(mark))
         for item in items
     )
@@ -85,6 +86,20 @@ def rabbitmq_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitNo
     """A private RabbitMQ for this session; with xdist, one for each worker."""
     _require_rabbitmq()
     with started_node(tmp_path_factory.mktemp("rabbitmq")) as node:
+        yield node
+
+
+@pytest.fixture(scope="module")
+def rabbitmq_own_node(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[RabbitNode]:
+    """A private RabbitMQ for the tests of a module that stop it.
+
+    Nobody else should have it afterwards: where queues are deleted while it starts,
+    RabbitMQ 3.10 gives up the part of it that dead-letters, and declares none any more.
+    """
+    _require_rabbitmq()
+    with started_node(tmp_path_factory.mktemp("rabbitmq-own")) as node:
         yield node
 
 

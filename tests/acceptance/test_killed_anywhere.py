@@ -40,15 +40,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(150)]
 
 #: How many deaths the long form has on each broker; it is left out without.
 KILLS: Final = int(os.environ.get("PIPELINE_TEST_KILLS", "0"))
-#: Places that are passed only while the broker is away.
-SPOOLING: Final = ("spool.after_write", "forwarder.before_ack")
 WORKERS: Final = ("dedupe", "download", "notify")
 #: Places of a callback on its usual way, on every broker.
 ON_THE_WAY: Final = tuple(
-    name
-    for name in NAMES
-    if name not in SPOOLING
-    and not name.startswith(("rabbitmq", "dead_letters", "poller"))
+    name for name in NAMES if name.startswith(("ingress", *WORKERS))
 )
 
 

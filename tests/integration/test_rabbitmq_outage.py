@@ -50,22 +50,24 @@ IMPATIENT_TRIES = 5
 
 
 @pytest.fixture(scope="module")
-def node_topology(rabbitmq_node: RabbitNode) -> Iterator[Topology]:
+def node_topology(rabbitmq_own_node: RabbitNode) -> Iterator[Topology]:
     """A topology on the private node."""
     topology = make_topology()
     yield topology
-    asyncio.run(delete_topology(rabbitmq_node.url, topology))
+    asyncio.run(delete_topology(rabbitmq_own_node.url, topology))
 
 
 @pytest.fixture(params=[True, False], ids=["fast", "plain"])
 def open_rabbit(
-    request: pytest.FixtureRequest, rabbitmq_node: RabbitNode, node_topology: Topology
+    request: pytest.FixtureRequest,
+    rabbitmq_own_node: RabbitNode,
+    node_topology: Topology,
 ) -> OpenRabbit:
     """Opens handles that take the fast path, then such that may not."""
 
     @asynccontextmanager
     async def opened(
-        url: str = rabbitmq_node.url, *, deadline: timedelta = PATIENT
+        url: str = rabbitmq_own_node.url, *, deadline: timedelta = PATIENT
     ) -> AsyncIterator[RabbitBroker]:
         async with RabbitBroker(url, deadline=deadline, fast=request.param) as broker:
             await broker.declare(node_topology)
@@ -75,7 +77,7 @@ def open_rabbit(
 
 
 async def test_alarm_stops_publishers_and_no_consumer(
-    open_rabbit: OpenRabbit, rabbitmq_node: RabbitNode
+    open_rabbit: OpenRabbit, rabbitmq_own_node: RabbitNode
 ) -> None:
     """Publishing fails in time, queues are drained, and then it goes on."""
     async with open_rabbit(deadline=SHORT) as broker:
@@ -83,7 +85,7 @@ async def test_alarm_stops_publishers_and_no_consumer(
         async with broker.consume(DEDUPE, prefetch=10) as consumer:
             for delivery in await receive(consumer, 4):
                 await delivery.ack()
-            async with _memory_alarm(rabbitmq_node):
+            async with _memory_alarm(rabbitmq_own_node):
                 seconds = await _until_it_fails(broker)
 
                 assert seconds < SHORT.total_seconds() + 1
@@ -95,12 +97,12 @@ async def test_alarm_stops_publishers_and_no_consumer(
 
 
 async def test_alarm_is_known_at_once(
-    rabbitmq_node: RabbitNode, node_topology: Topology
+    rabbitmq_own_node: RabbitNode, node_topology: Topology
 ) -> None:
     """Once the broker has told, nobody waits for the deadline to learn it."""
-    async with RabbitBroker(rabbitmq_node.url, deadline=SHORT) as broker:
+    async with RabbitBroker(rabbitmq_own_node.url, deadline=SHORT) as broker:
         await broker.declare(node_topology)
-        async with _memory_alarm(rabbitmq_node):
+        async with _memory_alarm(rabbitmq_own_node):
             await _until_it_fails(broker)
             began = time.monotonic()
 
@@ -114,11 +116,11 @@ async def test_alarm_is_known_at_once(
 
 
 async def test_lost_connection_is_told_with_the_first_failure(
-    rabbitmq_node: RabbitNode, node_topology: Topology
+    rabbitmq_own_node: RabbitNode, node_topology: Topology
 ) -> None:
     """Who sees a publish fail and asks for the reason is not told that all is well."""
-    async with TcpProxy.to(rabbitmq_node.url) as proxy:
-        url = proxy.url_for(rabbitmq_node.url)
+    async with TcpProxy.to(rabbitmq_own_node.url) as proxy:
+        url = proxy.url_for(rabbitmq_own_node.url)
         async with RabbitBroker(url, deadline=PATIENT) as broker:
             await broker.declare(node_topology)
             await proxy.refuse()
@@ -149,13 +151,13 @@ async def _publish_for_ever(broker: RabbitBroker) -> None:
 
 
 async def test_queue_that_hangs_holds_up_no_other(
-    open_rabbit: OpenRabbit, rabbitmq_node: RabbitNode, node_topology: Topology
+    open_rabbit: OpenRabbit, rabbitmq_own_node: RabbitNode, node_topology: Topology
 ) -> None:
     """One queue may be slow to confirm; messages to the others go out and come back."""
     stuck = make_publication(exchange=WORK, key="stuck")
     async with (
         open_rabbit(deadline=SHORT) as broker,
-        _queue_that_hangs(rabbitmq_node, node_topology, "stuck"),
+        _queue_that_hangs(rabbitmq_own_node, node_topology, "stuck"),
     ):
         waiting = [asyncio.create_task(broker.publish(stuck)) for _ in range(50)]
         assert not (await asyncio.wait(waiting, timeout=0.2))[0]
@@ -170,14 +172,14 @@ async def test_queue_that_hangs_holds_up_no_other(
 
 
 async def test_retry_is_kept_while_its_queue_is_missing(
-    rabbitmq_node: RabbitNode, node_topology: Topology
+    rabbitmq_own_node: RabbitNode, node_topology: Topology
 ) -> None:
     """A delay queue hands on at least once: it waits for somewhere to hand to."""
     envelope = make_envelope()
     retry = node_topology.retry(DOWNLOAD, envelope, SHORT_DELAY)
-    async with RabbitBroker(rabbitmq_node.url, deadline=PATIENT) as broker:
+    async with RabbitBroker(rabbitmq_own_node.url, deadline=PATIENT) as broker:
         await broker.declare(node_topology)
-        async with await aio_pika.connect(rabbitmq_node.url) as connection:
+        async with await aio_pika.connect(rabbitmq_own_node.url) as connection:
             channel = await (await connection.channel()).get_underlay_channel()
             await channel.queue_delete(node_topology.queue_name(DOWNLOAD))
         await broker.publish(retry)
@@ -197,14 +199,16 @@ async def test_retry_is_kept_while_its_queue_is_missing(
 
 
 async def test_broker_that_never_confirms_is_not_fed_for_ever(
-    rabbitmq_node: RabbitNode, node_topology: Topology, monkeypatch: pytest.MonkeyPatch
+    rabbitmq_own_node: RabbitNode,
+    node_topology: Topology,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """What waits for a confirm takes memory, here and there: there is a limit."""
     monkeypatch.setattr(rabbitmq_publisher, "SENT_LIMIT", 20)
     stuck = make_publication(exchange=WORK, key="stuck")
     async with (
-        RabbitBroker(rabbitmq_node.url, deadline=SHORT) as broker,
-        _queue_that_hangs(rabbitmq_node, node_topology, "stuck"),
+        RabbitBroker(rabbitmq_own_node.url, deadline=SHORT) as broker,
+        _queue_that_hangs(rabbitmq_own_node, node_topology, "stuck"),
     ):
         await broker.declare(node_topology)
         waiting = [asyncio.create_task(broker.publish(stuck)) for _ in range(30)]
@@ -220,12 +224,12 @@ async def test_broker_that_never_confirms_is_not_fed_for_ever(
 
 @pytest.mark.slow
 async def test_stuck_connection_is_given_up_by_its_heartbeats(
-    open_rabbit: OpenRabbit, rabbitmq_node: RabbitNode
+    open_rabbit: OpenRabbit, rabbitmq_own_node: RabbitNode
 ) -> None:
     """The library cancels whoever waits for it; our callers see our error."""
     async with AsyncExitStack() as stack:
-        proxy = await stack.enter_async_context(TcpProxy.to(rabbitmq_node.url))
-        url = f"{proxy.url_for(rabbitmq_node.url)}?heartbeat=1"
+        proxy = await stack.enter_async_context(TcpProxy.to(rabbitmq_own_node.url))
+        url = f"{proxy.url_for(rabbitmq_own_node.url)}?heartbeat=1"
         opened = open_rabbit(url, deadline=timedelta(seconds=20))
         broker = await stack.enter_async_context(opened)
         consumer = await stack.enter_async_context(broker.consume(DEDUPE, prefetch=1))
@@ -244,7 +248,7 @@ async def test_stuck_connection_is_given_up_by_its_heartbeats(
 
 
 async def test_who_tries_again_at_once_leaves_the_event_loop_its_turns(
-    open_rabbit: OpenRabbit, rabbitmq_node: RabbitNode
+    open_rabbit: OpenRabbit, rabbitmq_own_node: RabbitNode
 ) -> None:
     """Else nobody would hear that the alarm has ended."""
     turns = 0
@@ -256,7 +260,7 @@ async def test_who_tries_again_at_once_leaves_the_event_loop_its_turns(
             await asyncio.sleep(0)
 
     async with open_rabbit(deadline=SHORT) as broker:
-        async with _memory_alarm(rabbitmq_node):
+        async with _memory_alarm(rabbitmq_own_node):
             with pytest.raises(BrokerUnavailable):  # RabbitMQ tells who publishes
                 await broker.publish(make_publication())
             others = asyncio.create_task(take_turns())
@@ -272,7 +276,7 @@ async def test_who_tries_again_at_once_leaves_the_event_loop_its_turns(
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["stop_app", "kill"])
 async def test_node_that_restarts_loses_nothing_that_was_confirmed(
-    open_rabbit: OpenRabbit, rabbitmq_node: RabbitNode, how: str
+    open_rabbit: OpenRabbit, rabbitmq_own_node: RabbitNode, how: str
 ) -> None:
     """What was confirmed is there afterwards; publishing goes on by itself."""
     confirmed: list[str] = []
@@ -294,7 +298,7 @@ async def test_node_that_restarts_loses_nothing_that_was_confirmed(
                 group.create_task(publish_on(broker))
             await _until(lambda: len(confirmed) > 50)
 
-            await asyncio.to_thread(_go_away_and_come_back, rabbitmq_node, how)
+            await asyncio.to_thread(_go_away_and_come_back, rabbitmq_own_node, how)
 
             known = len(confirmed)
             await _until(lambda: len(confirmed) > known + 50, within=30)

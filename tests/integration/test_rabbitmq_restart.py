@@ -31,16 +31,16 @@ RECOVERY_SECONDS = 40.0
 
 
 @pytest.fixture
-async def topology(rabbitmq_node: RabbitNode) -> AsyncIterator[Topology]:
+async def topology(rabbitmq_own_node: RabbitNode) -> AsyncIterator[Topology]:
     """Names of this test's own; removed afterwards."""
     made = make_topology()
     yield made
-    await delete_topology(rabbitmq_node.url, made)
+    await delete_topology(rabbitmq_own_node.url, made)
 
 
 @pytest.mark.parametrize("how", ["restart", "kill", "stop_app"])
 async def test_server_that_goes_away_mid_consume_loses_nothing(
-    rabbitmq_node: RabbitNode, topology: Topology, how: str
+    rabbitmq_own_node: RabbitNode, topology: Topology, how: str
 ) -> None:
     """Publisher and consumer reconnect, and every message is processed."""
     publications = make_publications(MESSAGES)
@@ -57,7 +57,7 @@ async def test_server_that_goes_away_mid_consume_loses_nothing(
         return consumer.is_active and broker.problem is None
 
     deadline = timedelta(seconds=5)
-    async with open_broker(rabbitmq_node.url, deadline=deadline) as broker:
+    async with open_broker(rabbitmq_own_node.url, deadline=deadline) as broker:
         await broker.declare(topology)
         async with (
             broker.consume(DEDUPE, prefetch=50) as consumer,
@@ -67,7 +67,7 @@ async def test_server_that_goes_away_mid_consume_loses_nothing(
             working = group.create_task(_work(consumer, seen))
             await eventually(is_half_way, within=RECOVERY_SECONDS)
 
-            await asyncio.to_thread(_go_away_and_come_back, rabbitmq_node, how)
+            await asyncio.to_thread(_go_away_and_come_back, rabbitmq_own_node, how)
 
             await eventually(is_complete, within=RECOVERY_SECONDS)
             await eventually(is_well, within=RECOVERY_SECONDS)
