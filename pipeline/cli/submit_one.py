@@ -9,6 +9,7 @@ import typer
 
 from pipeline.cli import render
 from pipeline.cli.progress import status_line
+from pipeline.errors import OutcomeUnknown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pipeline.settings import Settings
-    from pipeline.submission import Checked, Followed, Submitted
+    from pipeline.submission import Checked, Followed, Submitted, Submitter
     from pipeline.task import TaskId
 
 
@@ -46,7 +47,6 @@ async def submit_one(
         ProviderError: it was not accepted, or nobody knows.
     """
     from pipeline.bootstrap import open_checker, open_submitter
-    from pipeline.service import stopping_on_signals
 
     as_json, within = how.as_json, how.within
     if how.dry_run:
@@ -58,20 +58,44 @@ async def submit_one(
     async with open_submitter(settings) as submitter:
         checked = await submitter.check(operation, given, source_file)
         checked.good()
-        # What is being sent is paid for: a signal stops nothing in the middle.
-        async with stopping_on_signals() as stopping:
-            submitted = await submitter.submit(checked)
+        submitted, is_stopped = await _send(submitter, checked)
     followed = None
     if not as_json:
         render.print_fields(_fields(submitted))
     if not submitted.is_expected:
         render.warn("the ledger does not know of the task; keep its id")
-    if within is not None and not stopping.is_set():
+    if within is not None and not is_stopped:
         followed = await wait_for(
             settings, submitted.task_id, within=within, shown=not as_json
         )
     show_submitted(settings, checked, submitted, followed, as_json=as_json)
     return within is None or (followed is not None and followed.is_good)
+
+
+async def _send(submitter: Submitter, checked: Checked) -> tuple[Submitted, bool]:
+    """Submit, and tell whether a signal came meanwhile.
+
+    What is being sent is paid for: the first signal stops nothing in the middle.
+
+    Raises:
+        OutcomeUnknown: a second signal came.
+    """
+    from pipeline.service import StoppedAtOnce, stopping_on_signals
+
+    try:
+        async with stopping_on_signals(_say_finishing) as stopping:
+            submitted = await submitter.submit(checked)
+    except StoppedAtOnce as error:
+        message = "expected an answer, got a second signal while it was submitted"
+        raise OutcomeUnknown(message) from error
+    return submitted, stopping.is_set()
+
+
+def _say_finishing() -> None:
+    render.warn(
+        "the submission in progress is being finished; after another signal nobody"
+        " knows whether it was accepted"
+    )
 
 
 async def wait_for(

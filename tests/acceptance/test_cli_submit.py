@@ -17,11 +17,14 @@ import aiohttp
 import orjson
 import pytest
 from typer.testing import CliRunner
+from yarl import URL
 
 from pipeline.bootstrap import open_checker
 from pipeline.cli.main import app
 from pipeline.failpoints import EXIT_CODE, VARIABLE
 from pipeline.submission.lines import read_lines
+from tests.command_line import until
+from tests.file_server import silent
 from tests.submission import TOKEN, Surroundings, surroundings
 
 if TYPE_CHECKING:
@@ -239,6 +242,33 @@ async def test_terminal_shows_bars_and_the_first_ctrl_c_ends_after_the_line(
     assert "3 lines: 1 submitted, 2 not tried" in printed
     assert "checking" in shown
     assert 1 == before - around.provider.credits
+
+
+@pytest.mark.parametrize("command", ["submit", "submit-batch"])
+async def test_second_ctrl_c_leaves_the_outcome_unknown(
+    cli: CommandLine, around: Surroundings, command: str
+) -> None:
+    """The first has what is being sent end; the provider does not answer here."""
+    write_batch(around.folder, around.link, 2)
+    path = "/api/v1/generate/upload-extend"
+    around.files.answers[path] = silent()
+    server = URL(around.link).origin()
+    write_settings(around, provider__base_url=str(server))
+    arguments = submission(around) if command == "submit" else [command, "songs.csv"]
+
+    with cli.running(*arguments) as run:
+        await asyncio.to_thread(
+            until, lambda: any(path == one.target for one in around.files.requests)
+        )
+        run.process.send_signal(signal.SIGINT)
+        await asyncio.to_thread(run.said, "after another signal nobody knows")
+        code = await asyncio.to_thread(run.stop, signal.SIGINT)
+
+    errors = run.errors.read_text(encoding="utf-8")
+    assert 1 == code, errors
+    assert "Traceback" not in errors
+    assert "it may have been accepted all the same" in errors
+    assert 1 == sum(path == one.target for one in around.files.requests)
 
 
 def read_terminal(descriptor: int) -> str:
