@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -12,7 +12,7 @@ from pipeline.cli.progress import status_line
 from pipeline.errors import OutcomeUnknown
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from datetime import timedelta
     from pathlib import Path
 
@@ -29,7 +29,7 @@ class Manner:
     within: timedelta | None
     #: Check only.
     dry_run: bool
-    #: Print JSON, and nothing beside it.
+    #: Print JSON, and nothing beside it on standard output.
     as_json: bool
 
 
@@ -45,31 +45,54 @@ async def submit_one(
     Raises:
         SubmissionInvalid: there are mistakes; nothing was sent.
         ProviderError: it was not accepted, or nobody knows.
+        LedgerError: the ledger was lost while it was waited for; what was known by
+            then is printed.
     """
     from pipeline.bootstrap import open_checker, open_submitter
 
-    as_json, within = how.as_json, how.within
     if how.dry_run:
         async with open_checker(settings) as checker:
             checked = await checker.check(operation, given, source_file)
         checked.good()
-        show_checked(checked, as_json=as_json)
+        show_checked(checked, as_json=how.as_json)
         return True
     async with open_submitter(settings) as submitter:
         checked = await submitter.check(operation, given, source_file)
         checked.good()
         submitted, is_stopped = await _send(submitter, checked)
-    followed = None
-    if not as_json:
+    if not how.as_json:
         render.print_fields(_fields(submitted))
     if not submitted.is_expected:
         render.warn("the ledger does not know of the task; keep its id")
-    if within is not None and not is_stopped:
-        followed = await wait_for(
-            settings, submitted.task_id, within=within, shown=not as_json
-        )
-    show_submitted(settings, checked, submitted, followed, as_json=as_json)
-    return within is None or (followed is not None and followed.is_good)
+    within = None if is_stopped else how.within
+    followed = await _wait_and_show(
+        settings, checked, submitted, replace(how, within=within)
+    )
+    return how.within is None or (followed is not None and followed.is_good)
+
+
+async def _wait_and_show(
+    settings: Settings, checked: Checked, submitted: Submitted, how: Manner
+) -> Followed | None:
+    """Wait if that is wanted, and print what came of it, whatever ends the waiting.
+
+    Raises:
+        LedgerError: the ledger cannot be read.
+    """
+    followed: Followed | None = None
+
+    def on_change(found: Followed) -> None:
+        nonlocal followed
+        followed = found
+
+    # It is paid for: nobody may lose its id.
+    try:
+        if how.within is not None:
+            typer.echo(f"task {render.plain(submitted.task_id)} is submitted", err=True)
+            await wait_for(settings, submitted.task_id, how, on_change)
+    finally:
+        show_submitted(settings, checked, submitted, followed, as_json=how.as_json)
+    return followed
 
 
 async def _send(submitter: Submitter, checked: Checked) -> tuple[Submitted, bool]:
@@ -99,27 +122,41 @@ def _say_finishing() -> None:
 
 
 async def wait_for(
-    settings: Settings, task_id: TaskId, *, within: timedelta, shown: bool
-) -> Followed:
-    """Follow a task until it is over, or for as long as that may take."""
+    settings: Settings,
+    task_id: TaskId,
+    how: Manner,
+    on_change: Callable[[Followed], None],
+) -> None:
+    """Follow a task until it is over, or for as long as that may take.
+
+    Args:
+        settings: name the ledger.
+        task_id: the task.
+        how: how long, and whether it is shown.
+        on_change: told how far it is, whenever that has changed.
+
+    Raises:
+        LedgerError: the ledger cannot be read.
+    """
     import asyncio
 
     from pipeline.bootstrap import ledger_of
     from pipeline.submission import follow, look
 
+    assert how.within is not None  # noqa: S101  or there is nothing to wait for
     async with ledger_of(settings) as ledger:
-        with status_line(shown=shown) as show:
-            show("submitted; nothing heard yet")
+        with status_line(shown=not how.as_json) as show:
             try:
-                async with asyncio.timeout(within.total_seconds()):
+                async with asyncio.timeout(how.within.total_seconds()):
                     async for followed in follow(ledger, task_id):
+                        on_change(followed)
                         show(describe(followed))
             except TimeoutError:
                 render.warn(
                     f"task {task_id} is not over yet; look with"
                     f" `pipeline tasks show {task_id}`"
                 )
-        return await look(ledger, task_id)
+        on_change(await look(ledger, task_id))
 
 
 def describe(followed: Followed) -> str:

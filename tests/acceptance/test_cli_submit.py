@@ -9,7 +9,8 @@ import json
 import os
 import pty
 import signal
-from contextlib import asynccontextmanager
+import sqlite3
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ from pipeline.bootstrap import open_checker
 from pipeline.cli.main import app
 from pipeline.failpoints import EXIT_CODE, VARIABLE
 from pipeline.submission.lines import read_lines
-from tests.command_line import until
+from tests.command_line import WITHIN_SECONDS, until
 from tests.file_server import silent
 from tests.submission import TOKEN, Surroundings, surroundings
 
@@ -110,6 +111,38 @@ async def test_wait_has_an_end(cli: CommandLine, around: Surroundings) -> None:
     assert 1 == done.returncode
     assert "is not over yet" in done.stderr
     assert "pipeline tasks show" in done.stderr
+
+
+async def test_task_is_named_though_ctrl_c_ends_the_waiting(
+    cli: CommandLine, around: Surroundings
+) -> None:
+    """It is paid for, so its id is said before anybody waits, and in the end."""
+    with cli.running(*submission(around, "--wait", "--json")) as run:
+        await asyncio.to_thread(run.said, "is submitted")
+        code = await asyncio.to_thread(run.stop, signal.SIGINT)
+
+    found, errors = json.loads(run.log.read_bytes()), run.errors.read_text("utf-8")
+    assert 130 == code, errors
+    assert "Traceback" not in errors
+    assert f"task {found['task_id']} is submitted" in errors
+    assert around.provider.details(found["task_id"]) is not None
+    assert not found["is_good"]
+
+
+async def test_task_is_named_though_the_ledger_is_lost_while_it_is_waited_for(
+    cli: CommandLine, around: Surroundings
+) -> None:
+    with cli.running(*submission(around, "--wait", "--json")) as run:
+        await asyncio.to_thread(run.said, "is submitted")
+        with closing(sqlite3.connect(around.folder / "ledger.db")) as ledger:
+            ledger.execute("ALTER TABLE tasks RENAME TO taken_away")
+        code = await asyncio.to_thread(run.process.wait, WITHIN_SECONDS)
+
+    found, errors = json.loads(run.log.read_bytes()), run.errors.read_text("utf-8")
+    assert 1 == code, errors
+    assert "Traceback" not in errors
+    assert "error: " in errors
+    assert around.provider.details(found["task_id"]) is not None
 
 
 async def test_mistakes_are_all_named_and_cost_nothing(
