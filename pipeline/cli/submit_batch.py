@@ -25,6 +25,7 @@ from pipeline.cli.submit_options import (  # noqa: TC001 - typer reads them
     Timeout,
     Wait,
 )
+from pipeline.cli.task_timeline import GIVEN_UP
 from pipeline.errors import OutcomeUnknown
 
 if TYPE_CHECKING:
@@ -250,7 +251,9 @@ async def _rows(
 ) -> AsyncIterator[tuple[object, ...]]:
     for entry in report.entries:
         state = _stage(entry, followed) or entry.state.value
-        yield entry.number, state, entry.task_id or None, entry.reason
+        one = followed.get(entry.task_id)
+        reason = GIVEN_UP if one is not None and one.is_given_up else entry.reason
+        yield entry.number, state, entry.task_id or None, reason
 
 
 def _stage(entry: Entry, followed: dict[str, Followed]) -> str | None:

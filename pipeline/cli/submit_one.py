@@ -9,6 +9,7 @@ import typer
 
 from pipeline.cli import render
 from pipeline.cli.progress import status_line
+from pipeline.cli.task_timeline import GIVEN_UP
 from pipeline.errors import OutcomeUnknown
 
 if TYPE_CHECKING:
@@ -171,6 +172,8 @@ def describe(followed: Followed) -> str:
         text += f", {stored} of {len(followed.assets)} files stored"
         if expired := followed.count(AssetState.EXPIRED):
             text += f", {expired} could not be had"
+    if followed.is_given_up:
+        text += f"; {GIVEN_UP}"
     if followed.message and followed.is_over and not followed.is_good:
         text += f": {followed.message}"
     return render.plain(text)
@@ -226,9 +229,12 @@ def show_submitted(
             "stage": stage,
             "message": "" if followed is None else followed.message,
             "is_good": None if followed is None else followed.is_good,
+            "is_given_up": None if followed is None else followed.is_given_up,
             "files": files,
         }
         render.print_json(document)
+        if followed is not None and followed.is_given_up:
+            render.fail(describe(followed))
         return
     for file in files:
         what = file["location"] or file["reason"] or "not there yet"

@@ -23,9 +23,11 @@ from yarl import URL
 from pipeline.bootstrap import open_checker
 from pipeline.cli.main import app
 from pipeline.failpoints import EXIT_CODE, VARIABLE
+from pipeline.ledger import open_ledger
 from pipeline.submission.lines import read_lines
 from tests.command_line import WITHIN_SECONDS, until
 from tests.file_server import silent
+from tests.given_up import give_up
 from tests.submission import TOKEN, Surroundings, surroundings
 
 if TYPE_CHECKING:
@@ -143,6 +145,24 @@ async def test_task_is_named_though_the_ledger_is_lost_while_it_is_waited_for(
     assert "Traceback" not in errors
     assert "error: " in errors
     assert around.provider.details(found["task_id"]) is not None
+
+
+async def test_wait_ends_when_the_task_is_given_up(
+    cli: CommandLine, around: Surroundings
+) -> None:
+    write_settings(around, poller__quiet="1ms")
+
+    with cli.running(*submission(around, "--wait", "--json")) as run:
+        await asyncio.to_thread(run.said, "is submitted")
+        async with open_ledger(f"sqlite:///{around.folder}/ledger.db") as ledger:
+            await give_up(ledger)
+        code = await asyncio.to_thread(run.process.wait, WITHIN_SECONDS)
+
+    found, errors = json.loads(run.log.read_bytes()), run.errors.read_text("utf-8")
+    assert 1 == code, errors
+    assert (True, False) == (found["is_given_up"], found["is_good"])
+    assert f"error: {found['task_id']}: " in errors
+    assert "; given up: " in errors
 
 
 async def test_mistakes_are_all_named_and_cost_nothing(
