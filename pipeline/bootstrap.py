@@ -227,7 +227,8 @@ def callback_address_of(settings: Settings, operation: str) -> str:
     if base is None:
         message = (
             "provider.callback_url: expected the public address of the ingress, such"
-            " as https://hooks.example.com, got none"
+            " as https://hooks.example.com, got none; without one, for polling alone,"
+            " set one that leads nowhere, such as https://callbacks.invalid"
         )
         raise ConfigurationError(message)
     address = f"{base}/callbacks/{operation}"

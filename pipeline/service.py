@@ -204,8 +204,17 @@ def _spare_the_collector() -> None:
 
 
 @asynccontextmanager
-async def stopping_on_signals() -> AsyncIterator[asyncio.Event]:
-    """Give an event that the first signal sets; the second cancels this task."""
+async def stopping_on_signals(
+    on_first: Callable[[], None] | None = None,
+) -> AsyncIterator[asyncio.Event]:
+    """Give an event that the first signal sets; the second cancels this task.
+
+    Args:
+        on_first: called at the first signal; it must be quick.
+
+    Raises:
+        StoppedAtOnce: a second signal came.
+    """
     loop = asyncio.get_running_loop()
     task = asyncio.current_task()
     assert task is not None  # noqa: S101  there is one in every coroutine
@@ -218,6 +227,8 @@ async def stopping_on_signals() -> AsyncIterator[asyncio.Event]:
         stopping.set()
         if hurried:
             task.cancel()
+        elif on_first is not None:
+            on_first()
         # Last, so that the signal is heard whatever becomes of the line.
         log.info("stop_requested", signal=number.name, at_once=hurried)
 

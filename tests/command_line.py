@@ -55,6 +55,16 @@ class Running:
         listening = self.events("listening")[0]
         return f"http://{listening['host']}:{listening['port']}"
 
+    def said(self, text: str) -> None:
+        """Wait until a text stands on its standard error."""
+        until(
+            lambda: (
+                text in self.errors.read_text(encoding="utf-8")
+                or self.process.poll() is not None
+            )
+        )
+        assert text in self.errors.read_text(encoding="utf-8")
+
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Send a signal, wait for the end, give the exit code."""
         self.process.send_signal(number)

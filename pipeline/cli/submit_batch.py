@@ -25,6 +25,8 @@ from pipeline.cli.submit_options import (  # noqa: TC001 - typer reads them
     Timeout,
     Wait,
 )
+from pipeline.cli.task_timeline import GIVEN_UP
+from pipeline.errors import OutcomeUnknown
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -95,12 +97,29 @@ def submit_batch(
     ledger_url: LedgerUrl = None,
 ) -> None:
     """Submit every line of a file, each of them once, and report what came of it."""
+    from pipeline.service import StoppedAtOnce
+
     within = render.parse_age(timeout)
     settings = read_settings(config, assignments, ledger_url=ledger_url).settings
     how = Manner(within=within if wait else None, dry_run=dry_run, as_json=as_json)
     run = _run(settings, operation, path, how, keep_going=keep_going, again=again)
-    if not run_once(run):
+    try:
+        is_good = run_once(run)
+    except StoppedAtOnce as error:
+        message = (
+            "expected the line in progress to end, got a second signal; start the"
+            " same again for the report, in which a line that was being sent is unknown"
+        )
+        raise OutcomeUnknown(message) from error
+    if not is_good:
         raise typer.Exit(1)
+
+
+def _say_finishing() -> None:
+    render.warn(
+        "it ends after the line in progress; after another signal nobody knows"
+        " whether that line was accepted"
+    )
 
 
 async def _run(
@@ -122,7 +141,10 @@ async def _run(
     lines = read_lines(path, operation=operation)
     if how.dry_run:
         return await _check(settings, lines, as_json=how.as_json)
-    async with open_submitter(settings) as submitter, stopping_on_signals() as stopping:
+    async with (
+        open_submitter(settings) as submitter,
+        stopping_on_signals(_say_finishing) as stopping,
+    ):
         with (
             Journal.opened(path) as journal,
             counting_bar(shown=not how.as_json) as on_progress,
@@ -229,7 +251,9 @@ async def _rows(
 ) -> AsyncIterator[tuple[object, ...]]:
     for entry in report.entries:
         state = _stage(entry, followed) or entry.state.value
-        yield entry.number, state, entry.task_id or None, entry.reason
+        one = followed.get(entry.task_id)
+        reason = GIVEN_UP if one is not None and one.is_given_up else entry.reason
+        yield entry.number, state, entry.task_id or None, reason
 
 
 def _stage(entry: Entry, followed: dict[str, Followed]) -> str | None:

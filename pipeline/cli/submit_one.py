@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from pipeline.cli import render
 from pipeline.cli.progress import status_line
+from pipeline.cli.task_timeline import GIVEN_UP
+from pipeline.errors import OutcomeUnknown
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from datetime import timedelta
     from pathlib import Path
 
     from pipeline.settings import Settings
-    from pipeline.submission import Checked, Followed, Submitted
+    from pipeline.submission import Checked, Followed, Submitted, Submitter
     from pipeline.task import TaskId
 
 
@@ -28,7 +30,7 @@ class Manner:
     within: timedelta | None
     #: Check only.
     dry_run: bool
-    #: Print JSON, and nothing beside it.
+    #: Print JSON, and nothing beside it on standard output.
     as_json: bool
 
 
@@ -44,58 +46,118 @@ async def submit_one(
     Raises:
         SubmissionInvalid: there are mistakes; nothing was sent.
         ProviderError: it was not accepted, or nobody knows.
+        LedgerError: the ledger was lost while it was waited for; what was known by
+            then is printed.
     """
     from pipeline.bootstrap import open_checker, open_submitter
-    from pipeline.service import stopping_on_signals
 
-    as_json, within = how.as_json, how.within
     if how.dry_run:
         async with open_checker(settings) as checker:
             checked = await checker.check(operation, given, source_file)
         checked.good()
-        show_checked(checked, as_json=as_json)
+        show_checked(checked, as_json=how.as_json)
         return True
     async with open_submitter(settings) as submitter:
         checked = await submitter.check(operation, given, source_file)
         checked.good()
-        # What is being sent is paid for: a signal stops nothing in the middle.
-        async with stopping_on_signals() as stopping:
-            submitted = await submitter.submit(checked)
-    followed = None
-    if not as_json:
+        submitted, is_stopped = await _send(submitter, checked)
+    if not how.as_json:
         render.print_fields(_fields(submitted))
     if not submitted.is_expected:
         render.warn("the ledger does not know of the task; keep its id")
-    if within is not None and not stopping.is_set():
-        followed = await wait_for(
-            settings, submitted.task_id, within=within, shown=not as_json
-        )
-    show_submitted(settings, checked, submitted, followed, as_json=as_json)
-    return within is None or (followed is not None and followed.is_good)
+    within = None if is_stopped else how.within
+    followed = await _wait_and_show(
+        settings, checked, submitted, replace(how, within=within)
+    )
+    return how.within is None or (followed is not None and followed.is_good)
+
+
+async def _wait_and_show(
+    settings: Settings, checked: Checked, submitted: Submitted, how: Manner
+) -> Followed | None:
+    """Wait if that is wanted, and print what came of it, whatever ends the waiting.
+
+    Raises:
+        LedgerError: the ledger cannot be read.
+    """
+    followed: Followed | None = None
+
+    def on_change(found: Followed) -> None:
+        nonlocal followed
+        followed = found
+
+    # It is paid for: nobody may lose its id.
+    try:
+        if how.within is not None:
+            typer.echo(f"task {render.plain(submitted.task_id)} is submitted", err=True)
+            await wait_for(settings, submitted.task_id, how, on_change)
+    finally:
+        show_submitted(settings, checked, submitted, followed, as_json=how.as_json)
+    return followed
+
+
+async def _send(submitter: Submitter, checked: Checked) -> tuple[Submitted, bool]:
+    """Submit, and tell whether a signal came meanwhile.
+
+    What is being sent is paid for: the first signal stops nothing in the middle.
+
+    Raises:
+        OutcomeUnknown: a second signal came.
+    """
+    from pipeline.service import StoppedAtOnce, stopping_on_signals
+
+    try:
+        async with stopping_on_signals(_say_finishing) as stopping:
+            submitted = await submitter.submit(checked)
+    except StoppedAtOnce as error:
+        message = "expected an answer, got a second signal while it was submitted"
+        raise OutcomeUnknown(message) from error
+    return submitted, stopping.is_set()
+
+
+def _say_finishing() -> None:
+    render.warn(
+        "the submission in progress is being finished; after another signal nobody"
+        " knows whether it was accepted"
+    )
 
 
 async def wait_for(
-    settings: Settings, task_id: TaskId, *, within: timedelta, shown: bool
-) -> Followed:
-    """Follow a task until it is over, or for as long as that may take."""
+    settings: Settings,
+    task_id: TaskId,
+    how: Manner,
+    on_change: Callable[[Followed], None],
+) -> None:
+    """Follow a task until it is over, or for as long as that may take.
+
+    Args:
+        settings: name the ledger.
+        task_id: the task.
+        how: how long, and whether it is shown.
+        on_change: told how far it is, whenever that has changed.
+
+    Raises:
+        LedgerError: the ledger cannot be read.
+    """
     import asyncio
 
     from pipeline.bootstrap import ledger_of
     from pipeline.submission import follow, look
 
+    assert how.within is not None  # noqa: S101  or there is nothing to wait for
     async with ledger_of(settings) as ledger:
-        with status_line(shown=shown) as show:
-            show("submitted; nothing heard yet")
+        with status_line(shown=not how.as_json) as show:
             try:
-                async with asyncio.timeout(within.total_seconds()):
+                async with asyncio.timeout(how.within.total_seconds()):
                     async for followed in follow(ledger, task_id):
+                        on_change(followed)
                         show(describe(followed))
             except TimeoutError:
                 render.warn(
                     f"task {task_id} is not over yet; look with"
                     f" `pipeline tasks show {task_id}`"
                 )
-        return await look(ledger, task_id)
+        on_change(await look(ledger, task_id))
 
 
 def describe(followed: Followed) -> str:
@@ -110,6 +172,8 @@ def describe(followed: Followed) -> str:
         text += f", {stored} of {len(followed.assets)} files stored"
         if expired := followed.count(AssetState.EXPIRED):
             text += f", {expired} could not be had"
+    if followed.is_given_up:
+        text += f"; {GIVEN_UP}"
     if followed.message and followed.is_over and not followed.is_good:
         text += f": {followed.message}"
     return render.plain(text)
@@ -165,9 +229,12 @@ def show_submitted(
             "stage": stage,
             "message": "" if followed is None else followed.message,
             "is_good": None if followed is None else followed.is_good,
+            "is_given_up": None if followed is None else followed.is_given_up,
             "files": files,
         }
         render.print_json(document)
+        if followed is not None and followed.is_given_up:
+            render.fail(describe(followed))
         return
     for file in files:
         what = file["location"] or file["reason"] or "not there yet"

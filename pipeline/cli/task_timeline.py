@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 
 #: Of a file that is still to be fetched.
 PENDING: Final = "pending"
+#: Of a task that the poller asks for no more.
+GIVEN_UP: Final = (
+    "given up: it has not ended, and nobody asks the provider for it any more"
+)
 
 
 class Entry(NamedTuple):
@@ -52,6 +56,11 @@ def is_over(document: dict[str, Any]) -> bool:
     """Tell whether a task has ended and each of its files is settled."""
     has_ended: bool = document["stage"].is_final
     return has_ended and all(one["state"] != PENDING for one in document["assets"])
+
+
+def is_given_up(document: dict[str, Any]) -> bool:
+    """Tell whether nobody asks for a task any more, though it has not ended."""
+    return (document["expected"] or {}).get("given_up_at") is not None
 
 
 def settled(asset: dict[str, Any]) -> str:

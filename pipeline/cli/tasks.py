@@ -20,7 +20,9 @@ from pipeline.cli.options import (
     read_settings,
 )
 from pipeline.cli.task_timeline import (
+    GIVEN_UP,
     Entry,
+    is_given_up,
     is_over,
     settled,
     task_document,
@@ -123,9 +125,12 @@ def show(
     task, settings = TaskId(task_id), loaded.settings
     if follow:
         try:
-            run_once(_follow(settings, task, as_json=as_json))
+            has_ended = run_once(_follow(settings, task, as_json=as_json))
         except KeyboardInterrupt:
             raise typer.Exit from None
+        if not has_ended:
+            render.fail(f"task {render.plain(task)} is {GIVEN_UP}")
+            raise typer.Exit(1)
         return
     document = run_once(_document(settings, task, dead_letters=dead_letters))
     if document is None:
@@ -149,23 +154,33 @@ async def _document(
     return document
 
 
-async def _follow(settings: Settings, task_id: TaskId, *, as_json: bool) -> None:
-    """Print what happens to a task as it happens; one that is not known may come."""
+async def _follow(settings: Settings, task_id: TaskId, *, as_json: bool) -> bool:
+    """Print what happens to a task as it happens; one that is not known may come.
+
+    Tells whether it has ended; if not, it was given up.
+    """
     import asyncio
 
     from pipeline.bootstrap import ledger_of
 
     printed: set[Entry] = set()
+    is_told = False
     async with ledger_of(settings, must_exist=True) as ledger:
         while True:
             document = await task_document(ledger, task_id)
+            if document is None and not is_told:
+                is_told = True
+                shown = render.plain(task_id)
+                typer.echo(f"task {shown} is not known yet; Ctrl-C ends it", err=True)
             for entry in timeline(document) if document else ():
                 # What is still to come changes with each question.
                 if entry not in printed and entry.at <= datetime.now(UTC):
                     printed.add(entry)
                     _print_entry(entry, as_json=as_json)
             if document and is_over(document):
-                return
+                return True
+            if document and is_given_up(document):
+                return False
             await asyncio.sleep(_FOLLOW_SECONDS)
 
 

@@ -29,6 +29,8 @@ class Followed:
     message: str
     #: Its files, in whatever state.
     assets: tuple[Asset, ...]
+    #: Whether nobody asks the provider for it any more, though it has not ended.
+    is_given_up: bool = False
 
     def count(self, state: AssetState) -> int:
         """Count its files in a state."""
@@ -36,8 +38,8 @@ class Followed:
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing more will come of it."""
-        if self.stage is Stage.FAILED:
+        """Whether nothing more is to be waited for."""
+        if self.stage is Stage.FAILED or self.is_given_up:
             return True
         return self.stage is Stage.COMPLETE and not self.count(AssetState.PENDING)
 
@@ -50,14 +52,17 @@ class Followed:
 
 async def look(ledger: Ledger, task_id: TaskId) -> Followed:
     """Say how far a task is now."""
-    # In this order: files are noted together with the stage that brings them.
+    # In this order: files are noted together with the stage that brings them, and
+    # news of a task that was given up makes it expected again.
     task = await ledger.find_task(task_id)
     assets = await ledger.list_assets(task_id)
+    expected = await ledger.find_expected(task_id)
     return Followed(
         task_id=task_id,
         stage=None if task is None else task.stage,
         message="" if task is None else task.message,
         assets=tuple(assets),
+        is_given_up=expected is not None and expected.given_up_at is not None,
     )
 
 
@@ -78,4 +83,5 @@ async def follow(ledger: Ledger, task_id: TaskId) -> AsyncIterator[Followed]:
 
 
 def _essence(found: Followed) -> tuple[object, ...]:
-    return found.stage, [(asset.key, asset.state) for asset in found.assets]
+    assets = [(asset.key, asset.state) for asset in found.assets]
+    return found.stage, found.is_given_up, assets

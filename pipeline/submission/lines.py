@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -100,7 +101,8 @@ def _line(
 
 def _read_csv(text: str) -> Iterator[tuple[int, dict[str, Any] | str]]:
     """Give each line with its fields, or with what is wrong."""
-    reader = csv.DictReader(text.splitlines(keepends=True), strict=True)
+    # Not splitlines: it ends lines at more than CSV does, such as U+2028.
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     try:
         for row in reader:
             number = reader.line_num

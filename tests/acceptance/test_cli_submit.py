@@ -9,7 +9,8 @@ import json
 import os
 import pty
 import signal
-from contextlib import asynccontextmanager
+import sqlite3
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +18,16 @@ import aiohttp
 import orjson
 import pytest
 from typer.testing import CliRunner
+from yarl import URL
 
 from pipeline.bootstrap import open_checker
 from pipeline.cli.main import app
 from pipeline.failpoints import EXIT_CODE, VARIABLE
+from pipeline.ledger import open_ledger
 from pipeline.submission.lines import read_lines
+from tests.command_line import WITHIN_SECONDS, until
+from tests.file_server import silent
+from tests.given_up import give_up
 from tests.submission import TOKEN, Surroundings, surroundings
 
 if TYPE_CHECKING:
@@ -107,6 +113,56 @@ async def test_wait_has_an_end(cli: CommandLine, around: Surroundings) -> None:
     assert 1 == done.returncode
     assert "is not over yet" in done.stderr
     assert "pipeline tasks show" in done.stderr
+
+
+async def test_task_is_named_though_ctrl_c_ends_the_waiting(
+    cli: CommandLine, around: Surroundings
+) -> None:
+    """It is paid for, so its id is said before anybody waits, and in the end."""
+    with cli.running(*submission(around, "--wait", "--json")) as run:
+        await asyncio.to_thread(run.said, "is submitted")
+        code = await asyncio.to_thread(run.stop, signal.SIGINT)
+
+    found, errors = json.loads(run.log.read_bytes()), run.errors.read_text("utf-8")
+    assert 130 == code, errors
+    assert "Traceback" not in errors
+    assert f"task {found['task_id']} is submitted" in errors
+    assert around.provider.details(found["task_id"]) is not None
+    assert not found["is_good"]
+
+
+async def test_task_is_named_though_the_ledger_is_lost_while_it_is_waited_for(
+    cli: CommandLine, around: Surroundings
+) -> None:
+    with cli.running(*submission(around, "--wait", "--json")) as run:
+        await asyncio.to_thread(run.said, "is submitted")
+        with closing(sqlite3.connect(around.folder / "ledger.db")) as ledger:
+            ledger.execute("ALTER TABLE tasks RENAME TO taken_away")
+        code = await asyncio.to_thread(run.process.wait, WITHIN_SECONDS)
+
+    found, errors = json.loads(run.log.read_bytes()), run.errors.read_text("utf-8")
+    assert 1 == code, errors
+    assert "Traceback" not in errors
+    assert "error: " in errors
+    assert around.provider.details(found["task_id"]) is not None
+
+
+async def test_wait_ends_when_the_task_is_given_up(
+    cli: CommandLine, around: Surroundings
+) -> None:
+    write_settings(around, poller__quiet="1ms")
+
+    with cli.running(*submission(around, "--wait", "--json")) as run:
+        await asyncio.to_thread(run.said, "is submitted")
+        async with open_ledger(f"sqlite:///{around.folder}/ledger.db") as ledger:
+            await give_up(ledger)
+        code = await asyncio.to_thread(run.process.wait, WITHIN_SECONDS)
+
+    found, errors = json.loads(run.log.read_bytes()), run.errors.read_text("utf-8")
+    assert 1 == code, errors
+    assert (True, False) == (found["is_given_up"], found["is_good"])
+    assert f"error: {found['task_id']}: " in errors
+    assert "; given up: " in errors
 
 
 async def test_mistakes_are_all_named_and_cost_nothing(
@@ -239,6 +295,33 @@ async def test_terminal_shows_bars_and_the_first_ctrl_c_ends_after_the_line(
     assert "3 lines: 1 submitted, 2 not tried" in printed
     assert "checking" in shown
     assert 1 == before - around.provider.credits
+
+
+@pytest.mark.parametrize("command", ["submit", "submit-batch"])
+async def test_second_ctrl_c_leaves_the_outcome_unknown(
+    cli: CommandLine, around: Surroundings, command: str
+) -> None:
+    """The first has what is being sent end; the provider does not answer here."""
+    write_batch(around.folder, around.link, 2)
+    path = "/api/v1/generate/upload-extend"
+    around.files.answers[path] = silent()
+    server = URL(around.link).origin()
+    write_settings(around, provider__base_url=str(server))
+    arguments = submission(around) if command == "submit" else [command, "songs.csv"]
+
+    with cli.running(*arguments) as run:
+        await asyncio.to_thread(
+            until, lambda: any(path == one.target for one in around.files.requests)
+        )
+        run.process.send_signal(signal.SIGINT)
+        await asyncio.to_thread(run.said, "after another signal nobody knows")
+        code = await asyncio.to_thread(run.stop, signal.SIGINT)
+
+    errors = run.errors.read_text(encoding="utf-8")
+    assert 1 == code, errors
+    assert "Traceback" not in errors
+    assert "it may have been accepted all the same" in errors
+    assert 1 == sum(path == one.target for one in around.files.requests)
 
 
 def read_terminal(descriptor: int) -> str:

@@ -8,10 +8,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pipeline.ledger import open_ledger
 from pipeline.simulator import ProviderOptions, SimulatedProvider
-from tests.command_line import until
+from pipeline.task import TaskId
+from tests.command_line import WITHIN_SECONDS, until
+from tests.given_up import expect_long_ago, give_up
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.command_line import CommandLine
 
 
@@ -50,3 +55,23 @@ async def test_a_task_is_followed_to_its_end(cli: CommandLine) -> None:
     assert [task["task_id"] for task in listed] == [task_id]
     assert others == []
     until(lambda: running.process.poll() is not None)
+
+
+async def test_a_task_is_followed_until_it_is_given_up(
+    cli: CommandLine, tmp_path: Path
+) -> None:
+    """From before it is known, which is said once."""
+    url = f"sqlite:///{tmp_path}/given-up.db"
+    async with open_ledger(url) as ledger:
+        arguments = ("tasks", "show", "t-1", "--follow", "--ledger-url", url)
+        with cli.running(*arguments) as running:
+            await asyncio.to_thread(running.said, "task t-1 is not known yet")
+            await expect_long_ago(ledger, TaskId("t-1"))
+            await give_up(ledger)
+            code = await asyncio.to_thread(running.process.wait, WITHIN_SECONDS)
+
+    errors = running.errors.read_text(encoding="utf-8")
+    assert 1 == code, errors
+    assert 1 == errors.count("not known yet")
+    assert "error: task t-1 is given up: it has not ended" in errors
+    assert "given up at question 1" in running.log.read_text(encoding="utf-8")

@@ -248,6 +248,21 @@ def test_operation_that_the_ingress_is_closed_for_has_no_address() -> None:
         callback_address_of(loaded, "lyrics")
 
 
+def test_who_has_no_public_address_is_told_what_to_set() -> None:
+    """The provider insists on one, also where all is found out by asking."""
+    settings = load_settings(environ={}, flags={}).settings
+    with pytest.raises(ConfigurationError) as caught:
+        callback_address_of(settings, "wav")
+    way_out = "https://callbacks.invalid"
+
+    assert f"for polling alone, set one that leads nowhere, such as {way_out}" in str(
+        caught.value
+    )
+    flags = {"provider.callback_url": way_out}
+    followed = load_settings(environ={}, flags=flags).settings
+    assert f"{way_out}/callbacks/wav" == callback_address_of(followed, "wav")
+
+
 async def test_task_is_submitted_though_the_ledger_is_lost(
     around: Surroundings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

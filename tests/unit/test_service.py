@@ -7,6 +7,7 @@ import io
 import os
 import signal
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -81,8 +82,12 @@ async def test_the_first_signal_asks_to_stop(number: signal.Signals) -> None:
 
 
 async def test_the_second_signal_stops_at_once() -> None:
+    """The first is told of, so that it can be said what a second one does."""
+    told: list[str] = []
+
     async def signal_twice() -> None:
-        async with asyncio.timeout(5), stopping_on_signals() as stopping:
+        on_first = partial(told.append, "first")
+        async with asyncio.timeout(5), stopping_on_signals(on_first) as stopping:
             os.kill(os.getpid(), signal.SIGTERM)
             await stopping.wait()
             os.kill(os.getpid(), signal.SIGTERM)
@@ -90,6 +95,8 @@ async def test_the_second_signal_stops_at_once() -> None:
 
     with pytest.raises(StoppedAtOnce):
         await signal_twice()
+
+    assert ["first"] == told
 
 
 async def test_being_cancelled_is_no_signal() -> None:

@@ -51,6 +51,19 @@ def test_csv_has_a_request_on_each_line(tmp_path: Path) -> None:
     assert (3, 4) == (first.number, second.number)
 
 
+@pytest.mark.parametrize(
+    "mark", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c", "\x1d", "\x1e"]
+)
+def test_cell_may_hold_what_is_a_new_line_elsewhere(tmp_path: Path, mark: str) -> None:
+    """Lyrics that were copied from a document have such marks."""
+    text = f"model,prompt\nV5,la{mark}la\nV4,lu\n"
+
+    first, second = read(tmp_path, "songs.csv", text)
+
+    assert {"model": "V5", "prompt": f"la{mark}la"} == first.fields
+    assert (2, 3) == (first.number, second.number)
+
+
 def test_json_lines_have_an_object_each(tmp_path: Path) -> None:
     text = '{"operation": "wav", "taskId": "t-1"}\n\n{"model": "V5"}\n'
 

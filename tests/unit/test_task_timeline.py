@@ -6,7 +6,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from pipeline.cli.task_timeline import is_over, task_document, timeline
+from pipeline.cli.task_timeline import (
+    is_given_up,
+    is_over,
+    task_document,
+    timeline,
+)
 from pipeline.ledger import open_ledger
 from pipeline.ledger.expectations import Expectation
 from pipeline.ledger.links import Renewal
@@ -15,6 +20,7 @@ from pipeline.message import MessageId
 from pipeline.task import AssetKey, Stage, TaskId
 from pipeline.topology import DOWNLOAD
 from tests.callbacks import TASK, after, make_claim, make_update
+from tests.given_up import expect_long_ago, give_up
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -127,6 +133,19 @@ async def test_a_task_is_over_when_its_files_are_settled(ledger: Ledger) -> None
 
     assert not early
     assert is_over(await document_of(ledger))
+
+
+async def test_a_task_that_was_given_up_is_not_over(tmp_path: Path) -> None:
+    async with open_ledger(f"sqlite:///{tmp_path}/ledger.db") as ledger:
+        await expect_long_ago(ledger)
+        early = is_given_up(await document_of(ledger))
+        await give_up(ledger)
+        late = await document_of(ledger)
+
+    assert not early
+    assert is_given_up(late)
+    assert not is_over(late)
+    assert "given up at question 1" in [entry.what for entry in timeline(late)]
 
 
 async def test_a_task_that_nobody_knows_has_no_document(ledger: Ledger) -> None:
