@@ -40,6 +40,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(150)]
 
 #: How many deaths the long form has on each broker; it is left out without.
 KILLS: Final = int(os.environ.get("PIPELINE_TEST_KILLS", "0"))
+#: The provider of the long form calls no more often: what is left at the end has to be
+#: done in the time of one recovery.
+PACE_SECONDS: Final = 0.1
 WORKERS: Final = ("dedupe", "download", "notify")
 #: Places of a callback on its usual way, on every broker.
 ON_THE_WAY: Final = tuple(
@@ -263,6 +266,7 @@ async def _keep_calling(pipeline: WholePipeline, number: int, run: Running) -> N
     while run.process.poll() is None:
         await pipeline.call(f"task-{number}-{count}")
         count += 1
+        await asyncio.sleep(PACE_SECONDS)
 
 
 async def _killed_once(broker_url: str, folder: Path, place: str) -> None:
