@@ -134,14 +134,17 @@ class RabbitConsumer(Consumer):
             log.debug("consumer_close_failed", error=str(problem))
 
     async def receive(self, limit: int = 1) -> Sequence[Delivery]:
-        while not (taken := self._arrived.take(limit)):
+        while True:
+            # Asked for before: if it ran out between the two, nothing would wake us.
+            gathering_seconds = self._arrived.gathering_seconds
+            if taken := self._arrived.take(limit):
+                return taken
             if self._stopped:
                 return ()
             self._something.clear()
             with suppress(TimeoutError):
-                async with asyncio.timeout(self._arrived.gathering_seconds or None):
+                async with asyncio.timeout(gathering_seconds or None):
                     await self._something.wait()
-        return taken
 
     async def stop(self) -> None:
         if self._stopped:
