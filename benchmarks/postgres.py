@@ -47,8 +47,8 @@ _FILL: Final = (
     FROM generate_series(1, $1::bigint / 5) AS n ORDER BY key
     """,
     """
-    INSERT INTO updates SELECT md5('event' || n) AS key, md5('owner' || n),
-        md5('task' || (n + 1) / 2), 'complete', 'new', 'callback', 1700000000000 + n,
+    INSERT INTO updates SELECT md5('task' || (n + 1) / 2) AS key, md5('event' || n),
+        md5('owner' || n), 'complete', 'new', 'callback', 1700000000000 + n,
         '[]', convert_to(repeat(md5('body' || n), 12), 'UTF8')
     FROM generate_series(1, $1::bigint * 2 / 5) AS n ORDER BY key
     """,

@@ -69,20 +69,20 @@ async def read_ledger(ledger: Ledger, task_ids: Iterable[str]) -> Recorded:
         files = await ledger.list_assets(task_id)
         assets |= {asset.key: asset for asset in files}
         if files:
-            told = await _files_by_stage(ledger, seen, files[0].operation)
+            told = await _files_by_stage(ledger, task_id, files[0].operation, seen)
             stage_files |= {(task_id, stage): keys for stage, keys in told.items()}
     return Recorded(updates=updates, assets=assets, stage_files=stage_files)
 
 
 async def _files_by_stage(
-    ledger: Ledger, seen: Iterable[SeenUpdate], operation: str
+    ledger: Ledger, task_id: TaskId, operation: str, seen: Iterable[SeenUpdate]
 ) -> Mapping[Stage, frozenset[AssetKey]]:
     """Read again which files each stage told of, from the bodies that were kept."""
     told: defaultdict[Stage, set[AssetKey]] = defaultdict(set)
     for one in seen:
         body = None
         if one.stage in _FILE_STAGES:
-            body = await ledger.find_body(one.event_id)
+            body = await ledger.find_body(task_id, one.event_id)
         if body is None:
             continue
         told[one.stage] |= _files_of(normalise(body, operation))

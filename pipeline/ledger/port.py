@@ -285,8 +285,8 @@ class Ledger(Expectations, Links):
         """List what was recorded of a task, in order of arrival."""
 
     @abstractmethod
-    async def find_body(self, event: EventId) -> bytes | None:
-        """Give the raw body that was kept for an event."""
+    async def find_body(self, task_id: TaskId, event: EventId) -> bytes | None:
+        """Give the raw body that was kept for an event of a task."""
 
     @abstractmethod
     async def list_assets(self, task_id: TaskId) -> Sequence[Asset]:

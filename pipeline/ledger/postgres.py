@@ -209,8 +209,8 @@ class PostgresLedger(PostgresExpectations, PostgresLinks, Ledger):
     async def list_updates(self, task_id: TaskId) -> Sequence[SeenUpdate]:
         return rows.seen_updates(await self._select(sql.SELECT_UPDATES, task_id))
 
-    async def find_body(self, event: EventId) -> bytes | None:
-        found = await self._select(sql.SELECT_BODY, event)
+    async def find_body(self, task_id: TaskId, event: EventId) -> bytes | None:
+        found = await self._select(sql.SELECT_BODY, task_id, event)
         return bytes(found[0][0]) if found else None
 
     async def list_assets(self, task_id: TaskId) -> Sequence[Asset]:
@@ -274,12 +274,12 @@ class PostgresLedger(PostgresExpectations, PostgresLinks, Ledger):
 
 async def _read_known(connection: Any, claims: Sequence[Claim]) -> Known:
     """Read all there is about the claims."""
-    event_ids = list({claim.event_id for claim in claims})
+    events = {(claim.update.task_id, claim.event_id) for claim in claims}
     task_ids = list({claim.update.task_id for claim in claims})
     with_files = list(
         {claim.update.task_id for claim in claims if names_files(claim.update)}
     )
-    found = await connection.fetchrow(sql.KNOWN, event_ids, task_ids, with_files)
+    found = await connection.fetchrow(sql.KNOWN, *columns(events), task_ids, with_files)
     return rows.known(*found)
 
 

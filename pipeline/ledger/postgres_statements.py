@@ -111,12 +111,16 @@ def _rows_of(columns: str, table: str, key: str, number: int) -> str:
     return f"ARRAY(SELECT ROW({columns}) FROM {table} WHERE {where})"
 
 
-#: One row of three arrays: events, tasks and files, each by the keys of an array.
+_KNOWN_EVENTS: Final = (
+    f"ARRAY(SELECT ROW({sql.SEEN_COLUMNS}) FROM updates WHERE (task_id, event_id)"
+    " IN (SELECT * FROM unnest($1::text[], $2::text[])))"
+)
+#: One row of three arrays: events by their tasks and ids, tasks and files by tasks.
 KNOWN: Final = "SELECT " + ", ".join(
     (
-        _rows_of("event_id, owner, verdict", "updates", "event_id", 1),
-        _rows_of(sql.TASK_COLUMNS, "tasks", "task_id", 2),
-        _rows_of(sql.ASSET_COLUMNS, "assets", "task_id", 3),
+        _KNOWN_EVENTS,
+        _rows_of(sql.TASK_COLUMNS, "tasks", "task_id", 3),
+        _rows_of(sql.ASSET_COLUMNS, "assets", "task_id", 4),
     )
 )
 

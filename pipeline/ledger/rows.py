@@ -91,9 +91,9 @@ def update_bindings(claim: Claim, verdict: Verdict, at: int) -> Row:
     """Write a row of ``updates``."""
     update = claim.update
     return (
+        update.task_id,
         claim.event_id,
         claim.owner,
-        update.task_id,
         update.stage.value,
         verdict.value,
         claim.origin,

@@ -206,8 +206,8 @@ class SqliteLedger(SqliteExpectations, SqliteLinks, Ledger):
         found = await self._select(sql.SELECT_UPDATES, task_id)
         return rows.seen_updates(found)
 
-    async def find_body(self, event: EventId) -> bytes | None:
-        found = await self._select(sql.SELECT_BODY, event)
+    async def find_body(self, task_id: TaskId, event: EventId) -> bytes | None:
+        found = await self._select(sql.SELECT_BODY, task_id, event)
         return bytes(found[0][0]) if found else None
 
     async def list_assets(self, task_id: TaskId) -> Sequence[Asset]:
@@ -276,15 +276,13 @@ def _all(cursor: Iterable[rows.Row]) -> list[rows.Row]:
 
 def _read_known(connection: apsw.Connection, claims: Sequence[Claim]) -> Known:
     """Read what there is about the claims, with one SELECT for each table."""
-    event_ids = list({claim.event_id for claim in claims})
+    events = list({(claim.update.task_id, claim.event_id) for claim in claims})
     task_ids = list({claim.update.task_id for claim in claims})
     with_files = list(
         {claim.update.task_id for claim in claims if names_files(claim.update)}
     )
     return rows.known(
-        _select_in(
-            connection, "event_id, owner, verdict", "updates", "event_id", event_ids
-        ),
+        _select(connection, sql.select_seen(events)),
         _select_in(connection, sql.TASK_COLUMNS, "tasks", "task_id", task_ids),
         _select_in(connection, sql.ASSET_COLUMNS, "assets", "task_id", with_files),
     )
@@ -297,7 +295,13 @@ def _select_in(
     key: str,
     values: Sequence[str],
 ) -> Iterator[rows.Row]:
-    for statement, bindings in sql.select_in(columns, table, key, values):
+    return _select(connection, sql.select_in(columns, table, key, values))
+
+
+def _select(
+    connection: apsw.Connection, statements: Iterable[tuple[str, tuple[str, ...]]]
+) -> Iterator[rows.Row]:
+    for statement, bindings in statements:
         yield from connection.execute(statement, bindings)
 
 

@@ -7,7 +7,7 @@ Plain enough for PostgreSQL, too: ``postgres_statements.py`` makes its own of it
 from __future__ import annotations
 
 from itertools import chain, repeat
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from pipeline.message import to_milliseconds
 
@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
     from pipeline.task import Stage
 
+T = TypeVar("T")
+
+#: Of an event that is in the ledger: who was first to tell it, and what came of it.
+SEEN_COLUMNS: Final = "event_id, owner, verdict"
 TASK_COLUMNS: Final = (
     "task_id, operation, stage, code, message, first_seen_at, last_seen_at"
 )
@@ -33,7 +37,7 @@ NOTIFICATION_COLUMNS: Final = (
 )
 
 INSERT_UPDATE: Final = (
-    "INSERT INTO updates (event_id, owner, task_id, stage, verdict, origin,"
+    "INSERT INTO updates (task_id, event_id, owner, stage, verdict, origin,"
     " received_at, tracks, body) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 INSERT_DUPLICATE: Final = (
@@ -203,7 +207,7 @@ SELECT_ASSET: Final = f"SELECT {ASSET_COLUMNS} FROM assets WHERE {_ASSET_KEY}"
 SELECT_ASSETS: Final = (
     f"SELECT {ASSET_COLUMNS} FROM assets WHERE task_id = ? ORDER BY track_id, kind"
 )
-SELECT_BODY: Final = "SELECT body FROM updates WHERE event_id = ?"
+SELECT_BODY: Final = "SELECT body FROM updates WHERE task_id = ? AND event_id = ?"
 SELECT_ATTEMPTS: Final = (
     f"SELECT {ATTEMPT_COLUMNS} FROM attempts WHERE task_id = ?"
     " ORDER BY finished_at, replays, number, queue, message_id"
@@ -283,10 +287,25 @@ def select_in(
 
     Lists are filled up with their last value, which changes nothing.
     """
+    for part in _filled_up(values):
+        marks = ",".join("?" * len(part))
+        yield f"SELECT {columns} FROM {table} WHERE {key} IN ({marks})", part
+
+
+def select_seen(
+    keys: Sequence[tuple[str, str]],
+) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Give statements with their bindings that select events by task and event id."""
+    for part in _filled_up(keys):
+        marks = ",".join(["(?,?)"] * len(part))
+        where = f"(task_id, event_id) IN (VALUES {marks})"
+        yield f"SELECT {SEEN_COLUMNS} FROM updates WHERE {where}", tuple(chain(*part))
+
+
+def _filled_up(values: Sequence[T]) -> Iterator[tuple[T, ...]]:
+    """Divide ``values`` into lists of a few lengths, the last one repeated."""
     longest = _LIST_LENGTHS[-1]
     for start in range(0, len(values), longest):
         part = values[start : start + longest]
         length = next(size for size in _LIST_LENGTHS if size >= len(part))
-        marks = ",".join("?" * length)
-        filled = tuple(chain(part, repeat(part[-1], length - len(part))))
-        yield f"SELECT {columns} FROM {table} WHERE {key} IN ({marks})", filled
+        yield tuple(chain(part, repeat(part[-1], length - len(part))))

@@ -111,7 +111,7 @@ async def test_forged_links_are_replaced_by_those_of_the_provider(
     known = [*await ledger.list_assets(TASK), await ledger.find_task(TASK)]
     assert "evil" not in repr(known)
     (update,) = await ledger.list_updates(TASK)
-    assert b"evil" not in (await ledger.find_body(update.event_id) or b"")
+    assert b"evil" not in (await ledger.find_body(TASK, update.event_id) or b"")
 
 
 async def test_forged_links_do_not_reach_pending_files_through_a_repeat(

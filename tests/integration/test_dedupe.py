@@ -213,7 +213,7 @@ async def test_an_unknown_stage_is_published_with_its_reason_and_kept(
     assert event.type == "task.unknown"
     assert "task_completed" in event.data.unknown_reason
     (update,) = await ledger.list_updates(TASK)
-    assert await ledger.find_body(update.event_id) == body
+    assert await ledger.find_body(TASK, update.event_id) == body
 
 
 async def test_a_failure_of_the_provider_is_an_event_like_others(

@@ -11,7 +11,7 @@ import pytest
 from pipeline.errors import ConfigurationError, LedgerUnavailable
 from pipeline.ledger import open_ledger
 from pipeline.ledger.migrations import migrations
-from pipeline.task import Stage
+from pipeline.task import EventId, Stage
 from tests.callbacks import TASK, make_claim
 
 if TYPE_CHECKING:
@@ -44,6 +44,10 @@ INSERT INTO tasks VALUES ('{TASK}', 'upload-extend', 'first', 200, '', 1000, 200
 INSERT INTO assets (task_id, track_id, kind, operation, url, url_received_at, state,
     stages, requested_by) VALUES ('{TASK}', '8551-1', 'audio', 'upload-extend',
     'https://a.example/1.mp3', 2000, 'pending', 4, 'm1');
+INSERT INTO updates (event_id, owner, task_id, stage, verdict, origin, received_at,
+    tracks, body)
+VALUES ('e1', 'm1', '{TASK}', 'first', 'new', 'callback', 2000, '[]', BODY);
+INSERT INTO duplicates VALUES ('e1', 'm2', 2500);
 """
 
 
@@ -51,7 +55,9 @@ async def test_a_ledger_of_the_first_version_is_brought_up_to_date(
     ledger_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With what is in it; so far nobody has had a lease, or asked for a task."""
-    first = [migrations()[0] + IN_THE_FIRST_VERSION]
+    event = EventId("e1")
+    empty = r"'\x7b7d'" if ledger_url.startswith("postgres") else "X'7b7d'"
+    first = [migrations()[0] + IN_THE_FIRST_VERSION.replace("BODY", empty)]
     with monkeypatch.context() as earlier:
         for adapter in ("sqlite", "postgres_schema"):
             earlier.setattr(f"pipeline.ledger.{adapter}.migrations", lambda: first)
@@ -64,6 +70,8 @@ async def test_a_ledger_of_the_first_version_is_brought_up_to_date(
             asset.key, owner="a", lasts=timedelta(seconds=60)
         )
         expected = await ledger.find_expected(TASK)
+        (update,) = await ledger.list_updates(TASK)
+        body = await ledger.find_body(TASK, event)
         await ledger.record([make_claim()])
         task = await ledger.find_task(TASK)
 
@@ -73,6 +81,8 @@ async def test_a_ledger_of_the_first_version_is_brought_up_to_date(
     assert begun.lease.token == 1
     assert expected is not None
     assert (None, 0) == (expected.due_at, expected.questions)
+    assert (event, 1) == (update.event_id, update.duplicates)
+    assert body == b"{}"
     assert task is not None
     assert Stage.COMPLETE is task.stage
 

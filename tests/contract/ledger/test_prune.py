@@ -105,7 +105,7 @@ async def test_nothing_of_a_forgotten_task_stays(ledger: Ledger) -> None:
     assert await ledger.prune(after(60)) == 1
 
     assert NOTHING == await ledger.totals()
-    assert await ledger.find_body(claim.event_id) is None
+    assert await ledger.find_body(claim.update.task_id, claim.event_id) is None
     assert await ledger.list_attempts(task) == []
     assert await ledger.list_notifications(task) == []
     assert await tell(ledger, notification) == 1

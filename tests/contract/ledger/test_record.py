@@ -239,9 +239,9 @@ async def test_the_body_of_the_first_claim_is_kept(ledger: Ledger) -> None:
     claim = make_claim(body=body)
     await ledger.record([claim, make_claim(body=b"later")])
 
-    assert await ledger.find_body(claim.event_id) == body
+    assert await ledger.find_body(claim.update.task_id, claim.event_id) == body
     other = make_claim(make_update(task_id="other"))
-    assert await ledger.find_body(other.event_id) is None
+    assert await ledger.find_body(other.update.task_id, other.event_id) is None
 
 
 async def test_updates_are_listed_in_order_of_receipt(ledger: Ledger) -> None:
