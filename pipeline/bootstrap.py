@@ -22,6 +22,7 @@ from pipeline.topology import build_topology
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
+    from pipeline.assets.lifetime import Lifetimes
     from pipeline.broker.port import Broker, Difference
     from pipeline.ledger.port import Ledger
     from pipeline.provider.client import ProviderClient
@@ -148,6 +149,19 @@ class RoleStack(AsyncExitStack):
             client = provider_of(self._settings)
             self._client = await self.enter_async_context(client)
         return self._client
+
+
+def lifetimes_of(settings: Settings) -> Lifetimes:
+    """Say how long the links of the door in use can be fetched from."""
+    from pipeline.assets.lifetime import Lifetimes  # noqa: PLC0415  few ask
+    from pipeline.provider.door import door_of  # noqa: PLC0415
+
+    known = door_of(settings).lifetimes
+    return Lifetimes(
+        files=known.files,
+        upstream=known.upstream_links,
+        upstream_hosts=known.upstream_hosts,
+    )
 
 
 def is_polling(settings: Settings) -> bool:

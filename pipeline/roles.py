@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Final
 
 from pipeline.admin import AdminRoutes, TasksView
 from pipeline.assets.fetch import Fetcher, FetchRules
-from pipeline.assets.lifetime import Lifetimes
 from pipeline.assets.store import open_store
 from pipeline.audio.check import AudioCheck
 from pipeline.audio.probe import require_decoder
@@ -22,6 +21,7 @@ from pipeline.bootstrap import (
     broker_of,
     callback_address_of,
     ledger_of,
+    lifetimes_of,
     open_submitter,
     spool_of,
     subscriptions_of,
@@ -247,14 +247,8 @@ async def _open_refresh(
 
 
 def _make_link_watch(settings: Settings, ledger: Ledger) -> LinkWatch:
-    known = door_of(settings).lifetimes
-    lifetimes = Lifetimes(
-        files=known.files,
-        upstream=known.upstream_links,
-        upstream_hosts=known.upstream_hosts,
-    )
     every = settings.download.link_check_interval
-    return LinkWatch(ledger, lifetimes, clock=now, every=every)
+    return LinkWatch(ledger, lifetimes_of(settings), clock=now, every=every)
 
 
 def _role(

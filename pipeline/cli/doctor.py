@@ -31,8 +31,8 @@ Only = Annotated[
     list[str] | None,
     typer.Option(
         metavar="PART",
-        help="Look at this part only: settings, broker, ledger, assets, spool, disk,"
-        " provider. Can be repeated.",
+        help="Look at this part only: versions, settings, callback, broker, ledger,"
+        " assets, spool, disk, provider, clock, losses. Can be repeated.",
         show_default=False,
     ),
 ]
@@ -47,6 +47,8 @@ def add_to(app: typer.Typer) -> None:
     app.command(
         epilog="\b\nExamples\n"
         "  pipeline doctor\n"
+        "  pipeline doctor --only callback --set"
+        " provider.callback_url=https://hooks.example.com\n"
         "  pipeline doctor --only broker --only spool --json"
     )(doctor)
 
@@ -63,9 +65,10 @@ def doctor(
 ) -> None:
     """Look at everything and say what is wrong; exit 1 if anything is.
 
-    The broker and what is on it, the ledger, the asset store, the outage spool of
-    this machine, its disks, the provider. Nothing is changed and no dead letter is
-    touched. A warning is something that works all the same.
+    The callback address as the provider meets it, the broker and what is on it, the
+    ledger, the asset store, the outage spool of this machine, its disks, the provider,
+    clocks, and what is lost first if things stop now. Nothing is changed and no dead
+    letter is touched. A warning is something that works all the same.
     """
     from pipeline.doctor import PARTS, Level, diagnose
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import platform
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from pipeline.bootstrap import provider_of
-from pipeline.doctor import places, queues
+from pipeline.doctor import address, clocks, losses, places, queues
 from pipeline.doctor.finding import Finding, ok, problem, warning
 from pipeline.errors import PipelineError, ProviderRefused, TaskNotFound
 from pipeline.task import TaskId
+from pipeline.version import installed_version
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Sequence
@@ -20,15 +22,20 @@ if TYPE_CHECKING:
 
 SETTINGS: Final = "settings"
 PROVIDER: Final = "provider"
+VERSIONS: Final = "versions"
 #: What is looked at, in order. ``broker`` includes what is on it.
 PARTS: Final = (
+    VERSIONS,
     SETTINGS,
+    address.CALLBACK,
     queues.BROKER,
     places.LEDGER,
     places.ASSETS,
     places.SPOOL,
     places.DISK,
     PROVIDER,
+    clocks.CLOCK,
+    losses.LOSSES,
 )
 #: A task that nobody has.
 _NO_TASK: Final = TaskId("pipeline-doctor")
@@ -60,6 +67,14 @@ _UNREACHABLE: Final = {
         "while the broker is away, callbacks are answered 503",
         "look at spool.path, who owns it, and its disk",
     ),
+    address.CALLBACK: (
+        "the provider would be given no address that the ingress takes",
+        "correct the setting",
+    ),
+    losses.LOSSES: (
+        "what is lost first is not known without the ledger",
+        "see the findings of the ledger",
+    ),
     PROVIDER: (
         'with provider.trust = "verify" callbacks wait in delays until it answers',
         "correct provider.base_url, or wait; see the provider's own state",
@@ -78,13 +93,17 @@ async def diagnose(
         only: names in ``PARTS``; empty: all.
     """
     looks: dict[str, Callable[[], Awaitable[Sequence[Finding]]]] = {
+        VERSIONS: _look_at_versions,
         SETTINGS: partial(_look_at_settings, settings),
+        address.CALLBACK: partial(address.look_at_address, settings),
         queues.BROKER: partial(queues.look_at_broker, settings, span),
         places.LEDGER: partial(places.look_at_ledger, settings),
         places.ASSETS: partial(places.look_at_assets, settings),
         places.SPOOL: partial(places.look_at_spool, settings),
         places.DISK: partial(places.look_at_disks, settings),
         PROVIDER: partial(_look_at_provider, settings),
+        clocks.CLOCK: partial(clocks.look_at_clocks, settings),
+        losses.LOSSES: partial(losses.look_at_losses, settings),
     }
     async with asyncio.TaskGroup() as group:
         looking = [
@@ -103,6 +122,11 @@ async def _found(
     except PipelineError as error:
         why, todo = _UNREACHABLE[part]
         return [problem(part, str(error), why=why, todo=todo)]
+
+
+async def _look_at_versions() -> Sequence[Finding]:
+    system = f"{platform.python_implementation()} {platform.python_version()}"
+    return [ok(VERSIONS, f"callback-pipeline {installed_version()} on {system}")]
 
 
 async def _look_at_settings(settings: Settings) -> Sequence[Finding]:

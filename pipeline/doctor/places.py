@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote, urlsplit
 
 from pipeline.assets.store import OBJECT_SCHEMES, open_store
 from pipeline.bootstrap import is_polling, ledger_of, spool_of
+from pipeline.doctor.clocks import judge_clock
 from pipeline.doctor.finding import Finding, ok, problem, warning
 
 if TYPE_CHECKING:
@@ -36,14 +38,19 @@ async def look_at_ledger(settings: Settings) -> Sequence[Finding]:
         ConfigurationError: there is none.
     """
     async with ledger_of(settings, must_exist=True) as ledger:
+        sent_at = datetime.now(UTC)
+        described = await ledger.describe()
+        here = sent_at + (datetime.now(UTC) - sent_at) / 2
         totals = await ledger.totals()
         expected = await ledger.count_open(overdue=settings.poller.overdue_after)
     return [
         ok(
             LEDGER,
-            f"{totals.tasks:,} tasks, {totals.assets_stored:,} files stored,"
+            f"{described.software}, schema {described.schema}: {totals.tasks:,} tasks,"
+            f" {totals.assets_stored:,} files stored,"
             f" {totals.assets_pending:,} still to come, {totals.assets_expired:,} gone",
         ),
+        judge_clock("the ledger", described.now, here, settings),
         *_judge_expected(expected, settings),
     ]
 

@@ -18,6 +18,7 @@ from pipeline.errors import BrokerError, PublishRefused, Unreadable, Unroutable
 from pipeline.failpoints import around
 from pipeline.ingress.accepted import accepted
 from pipeline.ingress.gate import name_of
+from pipeline.ingress.probe import is_probe, probed
 from pipeline.ingress.problems import CODE, problem
 from pipeline.logs import get_logger
 from pipeline.message import (
@@ -60,6 +61,10 @@ TOKEN_PARAMETER: Final = "token"  # noqa: S105  the parameter's name
 CALLBACK_ORIGIN: Final = "callback"
 #: What callers say their bodies are; no need to look closer. Some say nothing.
 USUAL_TYPES: Final = frozenset({"application/json", None})
+
+
+class _Probed(Exception):
+    """Says that a callback would have been stored if it had been one."""
 
 
 class _Refused(Exception):
@@ -119,6 +124,8 @@ class CallbackView:
             await self._take(operation, request.headers, body, started)
         except _Refused as refused:
             return self._refuse(operation, refused.response, name_of(request))
+        except _Probed:
+            return probed()
         return accepted(request)
 
     async def post_whole(
@@ -131,6 +138,8 @@ class CallbackView:
         remote: str,
     ) -> web.Response | None:
         """Receive one callback that is there already; ``None``: it is accepted.
+
+        A probe is answered and not stored.
 
         Args:
             operation: from the path; may be anything.
@@ -145,6 +154,8 @@ class CallbackView:
             await self._take(operation, headers, body, started)
         except _Refused as refused:
             return self._refuse(operation, refused.response, remote)
+        except _Probed:
+            return probed()
         return None
 
     def _admit(
@@ -170,6 +181,8 @@ class CallbackView:
         except Unreadable as error:
             raise _Refused(problem(400, str(error), code="unreadable")) from error
         self._check_signature(headers, body, seen)
+        if is_probe(headers, seen):
+            raise _Probed
         await self._publish(operation, body, seen)
         self._accepted[operation].inc()
         CALLBACK_SECONDS.observe(time.perf_counter() - started)

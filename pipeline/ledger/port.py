@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Self
 
 from pipeline.ledger.expectations import Expectations
 from pipeline.ledger.links import Links
-from pipeline.ledger.records import SeenUpdate, TaskRecord, Totals
+from pipeline.ledger.records import Description, SeenUpdate, TaskRecord, Totals
 from pipeline.task import Asset, AssetState, StageReady, StoredAsset
 from pipeline.values import value
 
@@ -34,6 +34,7 @@ __all__ = [
     "AssetState",
     "Attempt",
     "Claim",
+    "Description",
     "Ledger",
     "Notification",
     "Recorded",
@@ -299,6 +300,10 @@ class Ledger(Expectations, Links):
     @abstractmethod
     async def list_notifications(self, task_id: TaskId) -> Sequence[Notification]:
         """List notifications of a task of which at least one try has ended."""
+
+    @abstractmethod
+    async def describe(self) -> Description:
+        """Tell what holds the ledger, and what time it is there."""
 
     @abstractmethod
     async def totals(self) -> Totals:

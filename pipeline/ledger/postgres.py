@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         Asset,
         Attempt,
         Claim,
+        Description,
         Notification,
         Recorded,
         SeenUpdate,
@@ -224,6 +225,10 @@ class PostgresLedger(PostgresExpectations, PostgresLinks, Ledger):
     async def list_notifications(self, task_id: TaskId) -> Sequence[Notification]:
         found = await self._select(sql.SELECT_NOTIFICATIONS, task_id)
         return [rows.notification(row) for row in found]
+
+    async def describe(self) -> Description:
+        ((version, schema, now),) = await self._select(sql.DESCRIBE)
+        return rows.description(f"PostgreSQL {version}", schema, now)
 
     async def totals(self) -> Totals:
         (row,) = await self._select(sql.SELECT_TOTALS)

@@ -161,6 +161,10 @@ SELECT_BODY: Final = _numbered(sql.SELECT_BODY)
 SELECT_ATTEMPTS: Final = _numbered(sql.SELECT_ATTEMPTS)
 SELECT_NOTIFICATIONS: Final = _numbered(sql.SELECT_NOTIFICATIONS)
 SELECT_UPDATES: Final = _numbered(sql.SELECT_UPDATES)
+DESCRIBE: Final = (
+    "SELECT split_part(current_setting('server_version'), ' ', 1),"
+    f" (SELECT version FROM ledger_schema), {NOW}"
+)
 SELECT_TOTALS: Final = sql.SELECT_TOTALS
 COUNT_OLD: Final = _numbered(sql.COUNT_OLD)
 SELECT_OLD: Final = _numbered(sql.SELECT_OLD)

@@ -41,6 +41,18 @@ class TaskRecord:
 
 
 @value
+class Description:
+    """What holds the ledger, for ``doctor``."""
+
+    #: Name and version, such as ``PostgreSQL 17.2``.
+    software: str
+    #: How many migrations its schema has had.
+    schema: int
+    #: The present time by its clock.
+    now: datetime
+
+
+@value
 class Totals:
     """Sums over everything, for the demo, the console and ``doctor``."""
 

@@ -10,6 +10,7 @@ import orjson
 from pipeline.ledger.port import (
     AssetState,
     Attempt,
+    Description,
     Notification,
     SeenUpdate,
     TaskRecord,
@@ -36,6 +37,11 @@ STATES: Final = {state.value: state for state in AssetState}
 def columns(bindings: Iterable[Row]) -> list[list[Any]]:
     """Turn rows into one list for each column."""
     return [list(column) for column in zip(*bindings, strict=True)]
+
+
+def description(software: str, schema: int, now: int) -> Description:
+    """Read what a ledger says of itself."""
+    return Description(software=software, schema=schema, now=from_milliseconds(now))
 
 
 def task_row(row: Row) -> TaskRow:

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
         Asset,
         Attempt,
         Claim,
+        Description,
         Notification,
         Recorded,
         SeenUpdate,
@@ -221,6 +222,10 @@ class SqliteLedger(SqliteExpectations, SqliteLinks, Ledger):
     async def list_notifications(self, task_id: TaskId) -> Sequence[Notification]:
         found = await self._select(sql.SELECT_NOTIFICATIONS, task_id)
         return [rows.notification(row) for row in found]
+
+    async def describe(self) -> Description:
+        ((version, schema, now),) = await self._select(sql.DESCRIBE)
+        return rows.description(f"SQLite {version}", schema, now)
 
     async def totals(self) -> Totals:
         (row,) = await self._select(sql.SELECT_TOTALS)

@@ -222,6 +222,9 @@ SELECT_UPDATES: Final = (
     " (SELECT COUNT(*) FROM duplicates AS d WHERE d.event_id = u.event_id)"
     " FROM updates AS u WHERE u.task_id = ?"
 )
+DESCRIBE: Final = (
+    f"SELECT sqlite_version(), (SELECT user_version FROM pragma_user_version), {NOW}"
+)
 SELECT_TOTALS: Final = (
     "SELECT (SELECT COUNT(*) FROM tasks), (SELECT COUNT(*) FROM updates),"
     " (SELECT COUNT(*) FROM duplicates),"

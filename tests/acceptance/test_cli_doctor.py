@@ -70,6 +70,7 @@ def site(request: pytest.FixtureRequest, cli: CommandLine) -> Iterator[Site]:
         "PIPELINE_BROKER__PREFIX": topology.prefix,
         "PIPELINE_INGRESS__TOKENS": "a-secret-of-some-length",
         "PIPELINE_SPOOL__MIN_FREE_BYTES": "1MiB",
+        "PIPELINE_POLLER__ENABLED": "true",
     }
     made = Site(cli, url, topology)
     made.publish()
@@ -108,6 +109,8 @@ def test_pipeline_in_order_has_nothing_wrong(site: Site) -> None:
     assert (0, []) == (code, found)
     assert 0 == shown.returncode
     assert "answers" in shown.stdout
+    assert "callback-pipeline 20" in shown.stdout
+    assert " on CPython 3." in shown.stdout
     assert "problem" not in shown.stdout
     assert before == files(site.cli)
 
@@ -198,6 +201,7 @@ def test_what_is_away_is_named_and_hides_nothing_else(cli: CommandLine) -> None:
     levels = {one["part"]: one["level"] for one in findings}
     assert "problem" == levels["broker"] == levels["ledger"]
     assert "ok" == levels["assets"] == levels["spool"] == levels["provider"]
+    assert "ok" == levels["versions"] == levels["callback"] == levels["clock"]
     assert "warning" == levels["settings"]
     assert "secret" not in done.stdout + done.stderr
     assert [] == [*cli.folder.iterdir()]

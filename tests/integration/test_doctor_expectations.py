@@ -44,7 +44,7 @@ async def test_tasks_that_nobody_asks_for_are_a_warning(
             ]
         )
 
-    _, finding = await look_at_ledger(settings)
+    *_, finding = await look_at_ledger(settings)
 
     assert Level.WARNING is finding.level
     assert finding.what.startswith("1 of 2 tasks that have not ended")
@@ -57,6 +57,6 @@ async def test_tasks_that_are_asked_for_in_time_are_no_finding(tmp_path: Path) -
     async with open_ledger(url):
         pass
 
-    (finding,) = await look_at_ledger(settings)
+    *_, finding = await look_at_ledger(settings)
 
     assert Level.OK is finding.level

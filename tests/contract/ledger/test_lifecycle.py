@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import timedelta
+import re
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
@@ -150,3 +151,15 @@ async def _record(ledger: Ledger) -> None:
 def test_an_address_that_cannot_be_understood_is_refused(url: str) -> None:
     with pytest.raises(ConfigurationError, match="expected"):
         open_ledger(url)
+
+
+async def test_a_ledger_tells_what_it_is_and_what_time_it_has(
+    ledger: Ledger, ledger_url: str
+) -> None:
+    before = datetime.now(UTC)
+    found = await ledger.describe()
+
+    name = "PostgreSQL" if ledger_url.startswith("postgres") else "SQLite"
+    assert re.fullmatch(rf"{name} \d+\.\d+(\.\d+)?", found.software)
+    assert len(migrations()) == found.schema
+    assert abs(found.now - before) < timedelta(seconds=5)
