@@ -132,12 +132,13 @@ def turns_within(
 ) -> int:
     """Say for how many tasks each of some batches at the same time can ask.
 
-    Turns come in half the time there is: the other half is for the answers. And
-    every answer may take as long as it is allowed to. A larger batch would cost those
-    at its end an attempt, whatever the provider says.
+    Turns come in an eighth of the time there is. Half is for the answers, and in the
+    rest other processes with this account have turns as well: a larger batch would
+    cost those at its end an attempt, whatever the provider says, and would be no
+    faster. And every answer may take as long as it is allowed to.
     """
     seconds = within.total_seconds()
-    turns = seconds / 2 * rate_per_second
+    turns = seconds / 8 * rate_per_second
     rounds = max(1, int(seconds / provider.timeout.total_seconds()))
     return max(1, int(min(turns, rounds * provider.concurrency) / batches))
 

@@ -303,10 +303,10 @@ def test_batch_is_no_larger_than_can_be_asked_about_in_time() -> None:
         provider = ProviderSettings.model_validate(given)
         return turns_within(within, provider, rate_per_second=rate, batches=2)
 
-    assert 37 == turns(rate=10, concurrency=100)
+    assert 9 == turns(rate=10, concurrency=100)
     assert 1 == turns(rate=0.01)
     # Three rounds of answers that take as long as they may.
-    assert 12 == turns(rate=10, concurrency=8)
+    assert 6 == turns(rate=10, concurrency=4)
 
 
 @pytest.mark.parametrize(
