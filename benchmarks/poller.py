@@ -2,11 +2,14 @@
 
     python -m benchmarks.poller [--rounds N] [--seconds S] [--tasks N]
 
-A ledger with 100,000 tasks that are still to end, due one after the other at the rate
-that the provider allows, and a provider in a process of its own that notes when it was
-asked for which. Most tasks are where they were; one in five has ended, and is handed on
-to an embedded broker. On SQLite, and on a private PostgreSQL where there is one. What
-it costs is the processor time of the whole process, its database's thread included.
+A ledger with 100,000 tasks that are still to end. They get due one after the other, as
+fast as the account may ask, and go on to do so: a task that was asked for is due again
+when all others have been. A provider in a process of its own notes when it was asked
+for which. Most tasks are where they were; one in five has ended, and is handed on to an
+embedded broker. On SQLite, and on a private PostgreSQL where there is one. What it
+costs is the processor time of the whole process from when the first task is due, with
+that of SQLite and without that of PostgreSQL. A task that was not asked for is as late
+as it is at the end.
 """
 
 from __future__ import annotations
@@ -21,8 +24,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+import apsw
+import asyncpg
 import orjson
 import uvloop
 from aiohttp import web
@@ -46,15 +51,14 @@ from pipeline.ledger.expectations import Expectation
 from pipeline.logs import configure_logs
 from pipeline.poller.poller import Limits, Poller
 from pipeline.poller.rhythm import Rhythm
+from pipeline.provider.account import window_of_task
 from pipeline.provider.client import ProviderClient
+from pipeline.provider.door import generic_door
 from pipeline.settings import PollerSettings
 from pipeline.task import TaskId
 from pipeline.topology import build_topology
 from tests.postgres_node import find_program, make_schema
 from tests.server_package import ServerMissing
-
-if TYPE_CHECKING:
-    from pipeline.ledger.port import Ledger
 
 SQLITE: Final = "sqlite"
 POSTGRES: Final = "postgres"
@@ -69,6 +73,10 @@ ENDS: Final = 5
 SHARE: Final = Target(at_most=0.05)
 LATEST: Final = Target(at_most=2)
 SETTINGS: Final = PollerSettings()
+LIMITS: Final = generic_door().limits
+#: Questions in a second.
+RATE: Final = LIMITS.questions_per_second
+PREFIX: Final = "open-"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,9 +133,10 @@ class Bench:
         self._folder = folder
         self._urls = urls
         self._seconds: float = options.seconds
+        self._tasks: int = options.tasks
 
     def measure(self, name: str, round_number: int) -> Found:
-        """Poll one ledger for some seconds, with tasks of this round that get due."""
+        """Poll one ledger for some seconds, with all of its tasks open."""
         log = self._folder / f"asked-{name}-{round_number}.txt"
         with (
             log.open("wb") as output,
@@ -137,39 +146,39 @@ class Bench:
         ):
             try:
                 address = _address(log)
-                due = self._due(round_number)
-                share = uvloop.run(self._poll(self._urls[name], address, due))
+                first_at = _open_all(self._urls[name])
+                share = uvloop.run(self._poll(self._urls[name], address, first_at))
+                ended_at = time.time()
             finally:
                 provider.terminate()
-        return _found(share, log, due)
-
-    def _due(self, round_number: int) -> dict[str, datetime]:
-        first_at = datetime.now(UTC) + timedelta(seconds=LEAD_SECONDS)
-        rate = SETTINGS.rate_per_second
-        return {
-            f"{round_number}-{n}": first_at + timedelta(seconds=n / rate)
-            for n in range(int(self._seconds * rate))
+        due = {
+            f"{PREFIX}{n:06}": first_at + n / RATE
+            for n in range(min(self._tasks, int(self._seconds * RATE)))
         }
+        return _found(share, log, due, ended_at)
 
-    async def _poll(self, url: str, address: str, due: dict[str, datetime]) -> float:
+    async def _poll(self, url: str, address: str, first_at: float) -> float:
         async with (
             open_ledger(url) as ledger,
             open_broker(
                 f"sqlite:///{self._folder}/broker.db", deadline=timedelta(seconds=5)
             ) as broker,
-            ProviderClient(address, SecretStr("a-key")) as client,
+            ProviderClient(
+                address, SecretStr("a-key"), rate_per_second=RATE, turns=ledger
+            ) as client,
         ):
             await broker.declare(build_topology())
-            await _expect(ledger, due)
             poller = Poller(
                 ledger,
                 client,
                 broker.publish,
                 rhythm=Rhythm(
-                    interval=timedelta(hours=1), give_up_after=timedelta(days=1)
+                    interval=timedelta(seconds=self._tasks / RATE),
+                    give_up_after=timedelta(days=1),
                 ),
                 limits=Limits(
-                    rate_per_second=SETTINGS.rate_per_second,
+                    rate_per_second=RATE,
+                    of_task=window_of_task(LIMITS),
                     concurrency=8,
                     lasts=timedelta(seconds=17),
                     overdue=SETTINGS.overdue_after,
@@ -179,35 +188,60 @@ class Bench:
                 chance=lambda: 0.5,
             )
             stopping = asyncio.Event()
-            began, used = time.monotonic(), time.process_time()
             async with asyncio.TaskGroup() as group:
                 group.create_task(poller.run(stopping))
-                await asyncio.sleep(LEAD_SECONDS + self._seconds)
+                await asyncio.sleep(first_at - time.time())
+                began, used = time.monotonic(), time.process_time()
+                await asyncio.sleep(self._seconds)
+                share = (time.process_time() - used) / (time.monotonic() - began)
                 stopping.set()
-            return (time.process_time() - used) / (time.monotonic() - began)
+            return share
 
 
 async def _fill(url: str, tasks: int) -> None:
-    """Expect so many tasks, due from tomorrow on."""
-    due_at = datetime.now(UTC) + timedelta(days=1)
+    """Expect so many tasks."""
+    now = datetime.now(UTC)
     async with open_ledger(url) as ledger:
         for start in range(0, tasks, FILL):
-            names = (f"open-{n:06}" for n in range(start, min(start + FILL, tasks)))
-            await _expect(ledger, dict.fromkeys(names, due_at))
-
-
-async def _expect(ledger: Ledger, due: dict[str, datetime]) -> None:
-    now = datetime.now(UTC)
-    await ledger.expect(
-        [
-            Expectation(
-                task_id=TaskId(task_id),
-                operation="generate",
-                submitted_at=now,
-                due_at=due_at,
+            await ledger.expect(
+                [
+                    Expectation(
+                        task_id=TaskId(f"{PREFIX}{n:06}"),
+                        operation="generate",
+                        submitted_at=now,
+                        due_at=now + timedelta(days=1),
+                    )
+                    for n in range(start, min(start + FILL, tasks))
+                ]
             )
-            for task_id, due_at in due.items()
-        ]
+
+
+def _open_all(url: str) -> float:
+    """Let every task be due, one after the other; say when the first one is."""
+    number = f"CAST(SUBSTR(task_id, {len(PREFIX) + 1}) AS BIGINT)"
+    if url.startswith("sqlite"):
+        connection = apsw.Connection(url.removeprefix("sqlite:///"))
+        first_at = time.time() + LEAD_SECONDS
+        connection.execute(_opening(first_at, number))
+        connection.close()
+        return first_at
+    return asyncio.run(_open_all_in_postgres(url, number))
+
+
+async def _open_all_in_postgres(url: str, number: str) -> float:
+    connection = await asyncpg.connect(url)
+    try:
+        first_at = time.time() + LEAD_SECONDS
+        await connection.execute(_opening(first_at, number))
+        return first_at
+    finally:
+        await connection.close()
+
+
+def _opening(first_at: float, number: str) -> str:
+    return (
+        f"UPDATE tasks SET due_at = {round(first_at * 1000)}"
+        f" + {round(1000 / RATE)} * {number}, answered = NULL, given_up_at = NULL"
     )
 
 
@@ -244,19 +278,19 @@ def _address(log: Path) -> str:
     raise TimeoutError
 
 
-def _found(share: float, log: Path, due: dict[str, datetime]) -> Found:
-    lates = []
+def _found(share: float, log: Path, due: dict[str, float], ended_at: float) -> Found:
+    asked: dict[str, float] = {}
     for line in log.read_text().splitlines():
         name, _, at = line.partition(" ")
         if name in due:
-            lates.append(float(at) - due[name].timestamp())
-    lates.sort()
-    if not lates:
+            asked.setdefault(name, float(at))
+    if not asked:
         message = f"expected questions for {len(due)} tasks, got none"
         raise RuntimeError(message)
+    lates = sorted(asked.get(name, ended_at) - at for name, at in due.items())
     return Found(
         share=share,
-        questions=len(lates),
+        questions=len(asked),
         median_late=lates[len(lates) // 2],
         latest=lates[-1],
     )

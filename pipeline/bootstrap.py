@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pipeline.assets.lifetime import Lifetimes
     from pipeline.broker.port import Broker, Difference
     from pipeline.ledger.port import Ledger
+    from pipeline.ledger.turns import Turns
     from pipeline.provider.client import ProviderClient
     from pipeline.settings import Settings
     from pipeline.spool.spool import Spool
@@ -99,14 +100,22 @@ def ledger_of(settings: Settings, *, must_exist: bool = False) -> Ledger:
     return open_ledger(settings.ledger_url, must_exist=must_exist)
 
 
-def provider_of(settings: Settings) -> ProviderClient:
+def provider_of(settings: Settings, turns: Turns | None = None) -> ProviderClient:
     """Make a client of the provider's API; it opens when its context is entered.
+
+    Args:
+        settings: all of them.
+        turns: where all processes with this account take their turns, such as their
+            ledger, open before the client is; ``None``: this is the only one.
 
     Raises:
         ConfigurationError: its address or the key is not set.
     """
     from pipeline.provider.client import ProviderClient  # noqa: PLC0415  few ask
-    from pipeline.provider.door import door_of  # noqa: PLC0415
+    from pipeline.provider.door import (  # noqa: PLC0415
+        door_of,
+        questions_per_second,
+    )
 
     provider = settings.provider
     door = door_of(settings)
@@ -125,9 +134,10 @@ def provider_of(settings: Settings) -> ProviderClient:
         door=door,
         timeout=provider.timeout,
         concurrency=provider.concurrency,
-        rate_per_second=provider.rate_per_second,
+        rate_per_second=questions_per_second(settings),
         submit_timeout=settings.submit.timeout,
         submit_waits=settings.submit.waits,
+        turns=turns,
     )
 
 
@@ -137,16 +147,31 @@ class RoleStack(AsyncExitStack):
     def __init__(self, settings: Settings) -> None:
         super().__init__()
         self._settings = settings
+        self._ledger: Ledger | None = None
         self._client: ProviderClient | None = None
+
+    async def ledger(self) -> Ledger:
+        """Give the one handle on the ledger of the process.
+
+        Raises:
+            ConfigurationError: its address cannot be understood.
+            LedgerUnavailable, LedgerMismatch: it cannot be opened.
+        """
+        if self._ledger is None:
+            self._ledger = await self.enter_async_context(ledger_of(self._settings))
+        return self._ledger
 
     async def provider(self) -> ProviderClient:
         """Give the one client of the process, so that its limits hold for all roles.
 
+        Those of the account hold for all processes on the ledger.
+
         Raises:
             ConfigurationError: the provider's address or the key is not set.
+            LedgerUnavailable, LedgerMismatch: the ledger cannot be opened.
         """
         if self._client is None:
-            client = provider_of(self._settings)
+            client = provider_of(self._settings, await self.ledger())
             self._client = await self.enter_async_context(client)
         return self._client
 
@@ -306,12 +331,17 @@ async def open_submitter(
     from pipeline.submission import Submitter  # noqa: PLC0415  few ask
 
     async with AsyncExitStack() as stack:
-        if client is None:
-            client = await stack.enter_async_context(provider_of(settings))
+        ledger = ledger_of(settings)
+        own = provider_of(settings, ledger) if client is None else None
+        checker = await stack.enter_async_context(open_checker(settings))
+        await stack.enter_async_context(ledger)
+        if own is not None:
+            client = await stack.enter_async_context(own)
+        assert client is not None  # noqa: S101  one of the two is there
         yield Submitter(
-            await stack.enter_async_context(open_checker(settings)),
+            checker,
             client,
-            await stack.enter_async_context(ledger_of(settings)),
+            ledger,
             clock=partial(datetime.now, UTC),
             quiet=settings.poller.quiet_for,
         )

@@ -20,7 +20,6 @@ from pipeline.bootstrap import (
     RoleStack,
     broker_of,
     callback_address_of,
-    ledger_of,
     lifetimes_of,
     open_submitter,
     spool_of,
@@ -34,7 +33,8 @@ from pipeline.ingress.tls import certificate_of
 from pipeline.logs import get_logger
 from pipeline.poller.poller import Limits, Poller
 from pipeline.poller.rhythm import Rhythm, refuse_unknown_operations
-from pipeline.provider.door import door_of
+from pipeline.provider.account import window_of_task
+from pipeline.provider.door import door_of, polls_per_second, questions_per_second
 from pipeline.service import (
     HttpRole,
     IdleRole,
@@ -110,7 +110,7 @@ async def _open_workers(
     stack: RoleStack, settings: Settings, plan: Plan, parts: Parts
 ) -> list[Role]:
     refuse_unknown_operations(settings.poller)
-    ledger = await stack.enter_async_context(ledger_of(settings))
+    ledger = await stack.ledger()
     roles: list[Role] = []
     if DEDUPE in plan.workers:
         roles.append(await _open_dedupe(stack, settings, parts, ledger))
@@ -149,7 +149,12 @@ async def _open_dedupe(
         within = limits.deadline / 2
         client = await stack.provider()
         confirmation = Confirmation(client, within=within, door=door)
-        turns = turns_within(within, settings.provider, limits.concurrency)
+        turns = turns_within(
+            within,
+            settings.provider,
+            rate_per_second=questions_per_second(settings),
+            batches=limits.concurrency,
+        )
         fitting = min(limits.batch_size, turns)
         limits = limits.model_copy(update={"batch_size": fitting})
     dedupe = Dedupe(
@@ -165,14 +170,15 @@ async def _open_dedupe(
 async def _open_poller(
     stack: RoleStack, settings: Settings, parts: Parts, ledger: Ledger
 ) -> Role:
-    limits, provider = settings.poller, settings.provider
+    limits, provider, door = settings.poller, settings.provider, door_of(settings)
     poller = Poller(
         ledger,
         await stack.provider(),
         parts.broker.publish,
         rhythm=Rhythm(interval=limits.interval, give_up_after=limits.give_up_after),
         limits=Limits(
-            rate_per_second=limits.rate_per_second,
+            rate_per_second=polls_per_second(settings),
+            of_task=window_of_task(door.limits),
             concurrency=provider.concurrency,
             # An answer, a confirm, and a note in the ledger, each in its own time.
             lasts=provider.timeout + settings.broker.deadline + LEDGER_ROOM,
@@ -181,7 +187,7 @@ async def _open_poller(
         ),
         clock=now,
         chance=random.SystemRandom().random,
-        door=door_of(settings),
+        door=door,
     )
     return PollerRole(poller, parts.broker, parts.topology)
 

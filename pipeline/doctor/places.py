@@ -13,6 +13,8 @@ from pipeline.assets.store import OBJECT_SCHEMES, open_store
 from pipeline.bootstrap import is_polling, ledger_of, spool_of
 from pipeline.doctor.clocks import judge_clock
 from pipeline.doctor.finding import Finding, ok, problem, warning
+from pipeline.poller.rhythm import follows
+from pipeline.provider.door import polls_per_second
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -118,8 +120,12 @@ def assets_folder(settings: Settings) -> Path | None:
 def _judge_expected(expected: Open, settings: Settings) -> Iterator[Finding]:
     if not expected.overdue:
         return
+    rate = polls_per_second(settings)
+    most = follows(rate, settings.poller.interval)
     todo = "see that a poller runs and what its log says; if more is due than it may"
-    todo += " ask, raise poller.rate_per_second as far as the provider allows"
+    todo += f" ask ({rate:g} questions in a second, enough for {most:,} tasks of which"
+    todo += " no callback comes), raise provider.rate_per_second as far as the provider"
+    todo += " allows"
     if not is_polling(settings):
         todo = "set provider.base_url and provider.api_key, for `pipeline run` or for"
         todo += " `pipeline poller`"

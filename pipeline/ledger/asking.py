@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from pipeline.ledger.expectations import Expected, Open, Question
 from pipeline.ledger.rows import STAGES
+from pipeline.ledger.turns import Turn
 from pipeline.message import from_milliseconds, to_milliseconds
 from pipeline.task import Stage
 
@@ -16,9 +17,12 @@ if TYPE_CHECKING:
 
     from pipeline.ledger.expectations import Expectation
     from pipeline.ledger.rows import Row
+    from pipeline.ledger.turns import Window
     from pipeline.task import EventId
 
 _MILLISECOND: Final = timedelta(milliseconds=1)
+#: More questions than anybody asks.
+_ANY_NUMBER: Final = 2**31 - 1
 
 
 def milliseconds(span: timedelta) -> int:
@@ -83,6 +87,32 @@ def questions(rows: Sequence[Row], left: int, pause: timedelta) -> list[Question
         )
         for number, row in enumerate(rows)
     ]
+
+
+def marks(taken: Sequence[Question]) -> list[tuple[str, int]]:
+    """Say of tasks that were taken when they are asked for, in milliseconds."""
+    return [(one.task_id, milliseconds(one.wait)) for one in taken]
+
+
+def window_bindings(window: Window | None) -> tuple[int, int]:
+    """Write the window of ``SELECT_DUE``; without one nothing is ever full."""
+    if window is None:
+        return 0, _ANY_NUMBER
+    return milliseconds(window.span), window.most
+
+
+def until_free(last: Sequence[Row], window: Window) -> int:
+    """Say how long a window is full, in milliseconds.
+
+    ``last`` has the turn that leaves it next, from now, unless it never was full.
+    """
+    return max(0, last[0][0] + milliseconds(window.span)) if last else 0
+
+
+def turn(left: int, full: int) -> Turn:
+    """Say whose turn it is: there is a free one in ``left``, the window is full."""
+    left = max(0, left)
+    return Turn(wait=max(left, full) * _MILLISECOND, is_taken=full <= left)
 
 
 def expected(found: Iterable[Row]) -> Expected | None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime, timedelta
 
+    from pipeline.ledger.turns import Window
     from pipeline.task import EventId, Stage, TaskId
 
 
@@ -103,13 +104,19 @@ class Expectations(ABC):
 
     @abstractmethod
     async def take_due(
-        self, *, most: int, lasts: timedelta, pause: timedelta
+        self,
+        *,
+        most: int,
+        lasts: timedelta,
+        pause: timedelta,
+        window: Window | None = None,
     ) -> Sequence[Question]:
         """Take the questions whose turn comes next, those that were due first.
 
         Turns are ``pause`` apart, over all who take any: nobody gets one that comes
         later than ``most`` pauses from now. A task that was taken is not given to
-        anybody else until ``lasts`` after the last of these turns.
+        anybody else until ``lasts`` after the last of these turns. One whose
+        ``window`` is full, with questions from here or ``take_question``, is left.
         """
 
     @abstractmethod

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Self
 from pipeline.ledger.expectations import Expectations
 from pipeline.ledger.links import Links
 from pipeline.ledger.records import Description, SeenUpdate, TaskRecord, Totals
+from pipeline.ledger.turns import Turns
 from pipeline.task import Asset, AssetState, StageReady, StoredAsset
 from pipeline.values import value
 
@@ -137,7 +138,7 @@ class Notification:
     status: int | None
 
 
-class Ledger(Expectations, Links):
+class Ledger(Expectations, Links, Turns):
     """A handle on a ledger, to be used as an async context manager.
 
     Entering applies missing migrations. Every method may raise

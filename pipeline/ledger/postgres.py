@@ -19,6 +19,7 @@ from pipeline.ledger.postgres_expectations import PostgresExpectations
 from pipeline.ledger.postgres_links import PostgresLinks
 from pipeline.ledger.postgres_locks import lock
 from pipeline.ledger.postgres_schema import prepare
+from pipeline.ledger.postgres_turns import PostgresTurns
 from pipeline.ledger.recording import names_files, ready_stages, record
 from pipeline.ledger.rows import columns
 from pipeline.message import to_milliseconds
@@ -52,7 +53,7 @@ DEADLINE: Final = timedelta(seconds=10)
 CONNECTIONS: Final = 8
 
 
-class PostgresLedger(PostgresExpectations, PostgresLinks, Ledger):
+class PostgresLedger(PostgresExpectations, PostgresLinks, PostgresTurns, Ledger):
     """The ledger in the database at ``url``; its tables are made if need be.
 
     Args:

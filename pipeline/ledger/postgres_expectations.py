@@ -9,6 +9,7 @@ from pipeline.ledger import asking
 from pipeline.ledger import postgres_statements as sql
 from pipeline.ledger.expectations import Expectations
 from pipeline.ledger.postgres_locks import lock
+from pipeline.ledger.postgres_turns import mark_questions
 from pipeline.ledger.rows import columns
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from pipeline.ledger.expectations import Expectation, Expected, Open, Question
     from pipeline.ledger.postgres_connections import Connections
     from pipeline.ledger.rows import Row
+    from pipeline.ledger.turns import Window
     from pipeline.task import EventId, TaskId
 
 
@@ -44,7 +46,12 @@ class PostgresExpectations(Expectations):
         return asking.until(await self._select(sql.SELECT_NEXT_DUE))
 
     async def take_due(
-        self, *, most: int, lasts: timedelta, pause: timedelta
+        self,
+        *,
+        most: int,
+        lasts: timedelta,
+        pause: timedelta,
+        window: Window | None = None,
     ) -> Sequence[Question]:
         async def run(connection: Any) -> Sequence[Question]:
             # Whoever has this row takes; the others wait for their turn here.
@@ -52,14 +59,18 @@ class PostgresExpectations(Expectations):
             count = asking.turns(left, most=most, pause=pause)
             if count < 1:
                 return []
-            due = await connection.fetch(sql.SELECT_DUE, count)
-            if due:
-                names = [row[0] for row in due]
+            bindings = (*asking.window_bindings(window), count)
+            due = await connection.fetch(sql.SELECT_DUE, *bindings)
+            taken = asking.questions(due, left, pause)
+            if taken:
+                names = [one.task_id for one in taken]
                 until = asking.held(most, lasts, pause)
                 await connection.execute(sql.PUT_OFF, until, names)
-                after = asking.milliseconds(len(due) * pause)
+                after = asking.milliseconds(len(taken) * pause)
                 await connection.execute(sql.PASS_TURNS, after)
-            return asking.questions(due, left, pause)
+                if window is not None:
+                    await mark_questions(connection, asking.marks(taken), window)
+            return taken
 
         return await self._connections.transact(run)
 

@@ -68,6 +68,17 @@ SELECT_NEXT_DUE: Final = _numbered(sql.SELECT_NEXT_DUE)
 #: Locks the turns until the transaction ends.
 SELECT_TURN: Final = f"{_numbered(sql.SELECT_TURN)} FOR UPDATE"
 PASS_TURNS: Final = _numbered(sql.PASS_TURNS)
+SELECT_TASK_TURN: Final = _numbered(sql.SELECT_TASK_TURN)
+INSERT_TASK_TURNS: Final = (
+    f"INSERT INTO task_turns (task_id, turn_at) SELECT task_id, {NOW} + wait"
+    " FROM unnest($1::text[], $2::bigint[]) AS taken (task_id, wait)"
+)
+FORGET_TASK_TURNS: Final = _numbered(sql.FORGET_TASK_TURNS)
+#: Locks all submissions' turns until the transaction ends.
+LOCK_SUBMISSIONS: Final = "SELECT next_at FROM turns WHERE name = 'submit' FOR UPDATE"
+SELECT_SUBMISSION_TURN: Final = _numbered(sql.SELECT_SUBMISSION_TURN)
+INSERT_SUBMISSION_TURN: Final = _numbered(sql.INSERT_SUBMISSION_TURN)
+FORGET_SUBMISSION_TURNS: Final = _numbered(sql.FORGET_SUBMISSION_TURNS)
 #: A task that is being recorded at this moment is news, and not due any more.
 SELECT_DUE: Final = f"{_numbered(sql.SELECT_DUE)} FOR UPDATE SKIP LOCKED"
 PUT_OFF: Final = _numbered(sql.PUT_OFF).replace(

@@ -34,6 +34,7 @@ from pipeline.ledger.sqlite_leases import (
     renew_lease,
 )
 from pipeline.ledger.sqlite_links import SqliteLinks
+from pipeline.ledger.sqlite_turns import SqliteTurns
 from pipeline.message import to_milliseconds
 from pipeline.sqlite import Database, DatabaseUnavailable, SchemaMismatch, migrate
 
@@ -66,7 +67,7 @@ T = TypeVar("T")
 APPLICATION_ID: Final = 0x504C4752
 
 
-class SqliteLedger(SqliteExpectations, SqliteLinks, Ledger):
+class SqliteLedger(SqliteExpectations, SqliteLinks, SqliteTurns, Ledger):
     """The ledger in the SQLite file at ``path``, which is made if need be.
 
     Args:

@@ -10,6 +10,7 @@ import orjson
 from pipeline.ledger import asking
 from pipeline.ledger import statements as sql
 from pipeline.ledger.expectations import Expectations
+from pipeline.ledger.sqlite_turns import mark_questions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from pipeline.ledger.expectations import Expectation, Expected, Open, Question
     from pipeline.ledger.rows import Row
+    from pipeline.ledger.turns import Window
     from pipeline.task import EventId, TaskId
 
 T = TypeVar("T")
@@ -40,21 +42,30 @@ class SqliteExpectations(Expectations):
         return asking.until(await self._select(sql.SELECT_NEXT_DUE))
 
     async def take_due(
-        self, *, most: int, lasts: timedelta, pause: timedelta
+        self,
+        *,
+        most: int,
+        lasts: timedelta,
+        pause: timedelta,
+        window: Window | None = None,
     ) -> Sequence[Question]:
         def run(connection: apsw.Connection) -> Sequence[Question]:
             ((left,),) = connection.execute(sql.SELECT_TURN)
             count = asking.turns(left, most=most, pause=pause)
             if count < 1:
                 return []
-            due = list(connection.execute(sql.SELECT_DUE, (count,)))
-            if due:
-                names = orjson.dumps([row[0] for row in due]).decode()
+            bindings = (*asking.window_bindings(window), count)
+            due = list(connection.execute(sql.SELECT_DUE, bindings))
+            taken = asking.questions(due, left, pause)
+            if taken:
+                names = orjson.dumps([one.task_id for one in taken]).decode()
                 until = asking.held(most, lasts, pause)
                 connection.execute(sql.PUT_OFF, (until, names))
-                after = asking.milliseconds(len(due) * pause)
+                after = asking.milliseconds(len(taken) * pause)
                 connection.execute(sql.PASS_TURNS, (after,))
-            return asking.questions(due, left, pause)
+                if window is not None:
+                    mark_questions(connection, asking.marks(taken), window)
+            return taken
 
         return await self._write(run)
 

@@ -142,11 +142,32 @@ PASS_TURNS: Final = (
     f"UPDATE turns SET next_at = CASE WHEN next_at > {NOW} THEN next_at"
     f" ELSE {NOW} END + ? WHERE name = 'details'"
 )
-#: The present time is asked for once, or no index could be used.
+#: The turn that leaves a window next: the last one but so many.
+SELECT_TASK_TURN: Final = (
+    f"SELECT turn_at - {NOW} FROM task_turns WHERE task_id = ?"
+    " ORDER BY turn_at DESC LIMIT 1 OFFSET ?"
+)
+INSERT_TASK_TURN: Final = (
+    f"INSERT INTO task_turns (task_id, turn_at) VALUES (?, {NOW} + ?)"
+)
+FORGET_TASK_TURNS: Final = f"DELETE FROM task_turns WHERE turn_at < (SELECT {NOW} - ?)"
+SELECT_SUBMISSION_TURN: Final = (
+    f"SELECT turn_at - {NOW} FROM submission_turns"
+    " ORDER BY turn_at DESC LIMIT 1 OFFSET ?"
+)
+INSERT_SUBMISSION_TURN: Final = (
+    f"INSERT INTO submission_turns (turn_at) VALUES ({NOW} + ?)"
+)
+FORGET_SUBMISSION_TURNS: Final = (
+    f"DELETE FROM submission_turns WHERE turn_at < (SELECT {NOW} - ?)"
+)
+#: The present time is asked for once, or no index could be used. A task that was asked
+#: for too often just now, by whomever, is left for later.
 SELECT_DUE: Final = (
     f"SELECT task_id, operation, stage, {NOW} - first_seen_at, {NOW} - due_at,"
     f" questions, answered FROM tasks WHERE due_at <= (SELECT {NOW})"
-    " ORDER BY due_at LIMIT ?"
+    " AND (SELECT COUNT(*) FROM task_turns WHERE task_turns.task_id = tasks.task_id"
+    f" AND turn_at > (SELECT {NOW} - ?)) < ? ORDER BY due_at LIMIT ?"
 )
 PUT_OFF: Final = (
     f"UPDATE tasks SET due_at = {NOW} + ?, questions = questions + 1"

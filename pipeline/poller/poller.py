@@ -40,6 +40,7 @@ from pipeline.metrics import (
     POLLER_LATE_SECONDS,
     QUESTIONS,
 )
+from pipeline.poller.behind import Behind
 from pipeline.poller.rhythm import Outcome, pause_after, step
 from pipeline.provider.callback import normalise
 from pipeline.topology import CALLBACKS
@@ -47,11 +48,12 @@ from pipeline.values import value
 from pipeline.workers.confirm import POLL
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
     from datetime import datetime
 
     from pipeline.ledger.expectations import Question
     from pipeline.ledger.port import Ledger
+    from pipeline.ledger.turns import Window
     from pipeline.poller.rhythm import Rhythm, Step
     from pipeline.provider.client import ProviderClient
     from pipeline.provider.door import Door
@@ -63,6 +65,8 @@ log = get_logger("poller")
 #: the interval.
 TICK_SECONDS: Final = 1.0
 TICKS: Final = 10
+#: How soon is looked again where something is due, but nobody's turn.
+IDLE_SECONDS: Final = 0.05
 #: How often expectations are counted, and what is late for longer is overdue.
 COUNT_SECONDS: Final = 15.0
 
@@ -81,6 +85,8 @@ class Limits:
     overdue: timedelta
     #: How long questions may go on after a request to stop.
     drain: timedelta
+    #: Holds for questions about one task, whoever asks them; ``None``: nothing does.
+    of_task: Window | None = None
 
 
 @value
@@ -131,11 +137,16 @@ class Poller:
         self._pause_seconds = 1 / limits.rate_per_second
         interval_seconds = rhythm.interval.total_seconds()
         self._tick_seconds = min(TICK_SECONDS, interval_seconds / TICKS)
-        #: So many are taken at a time; more would keep others waiting for their turn.
-        self._most = max(1, math.ceil(limits.rate_per_second * self._tick_seconds))
+        #: So many are taken at a time; more would keep others waiting for their turn,
+        #: and leave no room for those that are being answered.
+        at_once = min(
+            limits.rate_per_second * self._tick_seconds, limits.concurrency / 2
+        )
+        self._most = max(1, math.ceil(at_once))
         self._failures = 0
         self._resume_at = 0.0
         self._count_at = 0.0
+        self._behind = Behind(rhythm, limits.rate_per_second)
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Ask until ``stopping`` is set; then questions in progress may end."""
@@ -169,18 +180,25 @@ class Poller:
             task = group.create_task(self._ask(question, stopping))
             self._asking.add(task)
             task.add_done_callback(self._asking.discard)
-        return min(self._tick_seconds, self._pause_seconds * max(1, len(questions)))
+        return self._until_next(questions)
 
-    async def _take(self) -> list[Question]:
+    def _until_next(self, taken: Sequence[Question]) -> float:
+        """Say when to look again: a little before the next turn that could be used."""
+        if taken:
+            return min(self._tick_seconds, taken[-1].wait.total_seconds())
+        # The turns are others', or what is due was asked for just now.
+        return min(self._tick_seconds, max(self._pause_seconds, IDLE_SECONDS))
+
+    async def _take(self) -> Sequence[Question]:
         room = min(self._most, self._limits.concurrency - len(self._asking))
         if room < 1:
             return []
-        taken = await self._ledger.take_due(
+        return await self._ledger.take_due(
             most=room,
             lasts=self._limits.lasts,
             pause=timedelta(seconds=self._pause_seconds),
+            window=self._limits.of_task,
         )
-        return list(taken)
 
     async def _count(self, now: float) -> None:
         if now < self._count_at:
@@ -189,6 +207,11 @@ class Poller:
         found = await self._ledger.count_open(overdue=self._limits.overdue)
         EXPECTATIONS.set(found.tasks)
         EXPECTATIONS_OVERDUE.set(found.overdue)
+        if now < self._resume_at:
+            return
+        left = await self._ledger.until_due()
+        late = timedelta(0) if left is None else -left
+        self._behind.note(late, tasks=found.tasks)
 
     async def _ask(self, question: Question, stopping: asyncio.Event) -> None:
         """Ask one question in its turn, and see to what follows."""
@@ -212,7 +235,7 @@ class Poller:
     async def _hear(self, question: Question) -> _Heard | ProviderError:
         task_id, operation = question.task_id, question.operation
         try:
-            details = await self._client.details(task_id, operation)
+            details = await self._client.details(task_id, operation, has_turn=True)
             update = normalise(details.body, operation, self._door)
         except ProviderError as error:
             return error

@@ -107,6 +107,11 @@ def step(
     return Step(outcome=Outcome.NOTHING_NEW, next_in=next_in, gives_up=is_old)
 
 
+def follows(rate_per_second: float, interval: timedelta) -> int:
+    """Say how many tasks can be asked for at every interval."""
+    return int(rate_per_second * interval.total_seconds())
+
+
 def pause_after(failures: int, error: ProviderError, *, chance: float) -> timedelta:
     """Say for how long nobody is asked after questions without an answer in a row.
 

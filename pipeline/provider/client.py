@@ -8,7 +8,6 @@ side. Nothing that costs money is sent twice unless the provider has said no.
 from __future__ import annotations
 
 import asyncio
-from contextlib import nullcontext
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final, Self
 
@@ -19,6 +18,7 @@ from pipeline.errors import (
     TaskNotFound,
 )
 from pipeline.failure import FailureClass
+from pipeline.provider.account import AccountPace
 from pipeline.provider.calls import AT_ONCE, RECOVERY
 from pipeline.provider.door import generic_door
 from pipeline.provider.fields import read_link, read_mapping, read_number, read_text
@@ -27,18 +27,17 @@ from pipeline.provider.meaning import (
     refusal_of_question,
     refusal_of_submission,
 )
-from pipeline.provider.pace import EvenPace, PaceOfEach, WindowPace
 from pipeline.provider.session import ApiSession
 from pipeline.provider.stages import RUNNING, SUCCESS
 from pipeline.values import value
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from contextlib import AbstractAsyncContextManager
     from types import TracebackType
 
     from pydantic import SecretStr
 
+    from pipeline.ledger.turns import Turns
     from pipeline.message import JSONValue
     from pipeline.provider.door import Door
     from pipeline.provider.session import Answer
@@ -81,6 +80,8 @@ class ProviderClient:
         submit_timeout: the longest for the answer to a submission.
         submit_waits: the waits before one that is refused for the moment is sent
             again.
+        turns: where all processes with this account take their turns, such as an open
+            ledger; ``None``: this is the only one.
     """
 
     def __init__(
@@ -94,15 +95,13 @@ class ProviderClient:
         rate_per_second: float = 10,
         submit_timeout: timedelta = timedelta(seconds=60),
         submit_waits: Sequence[timedelta] = SUBMIT_WAITS,
+        turns: Turns | None = None,
     ) -> None:
         self._session = ApiSession(base_url, api_key)
         self._door = door = door or generic_door()
-        limits = door.limits
         self._seconds = timeout.total_seconds()
         self._room = asyncio.Semaphore(concurrency)
-        self._questions = EvenPace(rate_per_second)
-        self._questions_of_task = _pace_of_each(limits.details_per_second)
-        self._submissions = WindowPace(limits.submits, limits.submit_window)
+        self._pace = AccountPace(door.limits, rate_per_second, turns)
         self._submit_seconds = submit_timeout.total_seconds()
         self._submit_waits = submit_waits
 
@@ -167,13 +166,22 @@ class ProviderClient:
         answer = await self._post_once(AT_ONCE[name], fields)
         return read_mapping((answer.content or {}).get("data"))
 
-    async def details(self, task_id: TaskId, operation: str) -> Details:
+    async def details(
+        self, task_id: TaskId, operation: str, *, has_turn: bool = False
+    ) -> Details:
         """Ask how far a task is and what it has brought.
+
+        Args:
+            task_id: the task.
+            operation: what made it.
+            has_turn: this question has had its turn from the ledger, as those of
+                ``take_due`` have.
 
         Raises:
             TaskNotFound: the provider has no such task of this operation.
             ProviderRefused: the key is wrong, or the account at its end.
             ProviderUnavailable: there is no answer that can be used, this time.
+            LedgerUnavailable: whose turn it is is not known; nothing was asked.
         """
         call = self._door.find_details(operation)
         if call is None:
@@ -182,8 +190,8 @@ class ProviderClient:
         answer = await self._ask(
             call.path,
             {call.spelled("task_id"): task_id},
-            # The last of the turns, or those of one task could come together.
-            turn=self._questions_of_task.turn(task_id),
+            task_id=task_id,
+            has_turn=has_turn,
         )
         if answer.is_good and answer.code in _NO_SUCH_TASK:
             message = f"expected a task that the provider knows, got {answer}"
@@ -203,7 +211,7 @@ class ProviderClient:
         if call is None:
             message = f"the door {self._door.name} has no call for credits"
             raise ProviderUnavailable(message)
-        answer = await self._ask(call.path, {}, turn=nullcontext())
+        answer = await self._ask(call.path, {})
         self._check(answer, SUCCESS)
         left = read_number((answer.content or {}).get("data"))
         if left is None:
@@ -222,8 +230,7 @@ class ProviderClient:
         if call is None:
             message = f"the door {self._door.name} makes no links to its files"
             raise TaskNotFound(message)
-        async with self._room:
-            await self._questions.turn()
+        async with self._room, self._pace.question(None):
             answer = await self._session.post(
                 call.path, {call.spelled("url"): url}, seconds=self._seconds
             )
@@ -242,12 +249,11 @@ class ProviderClient:
         path: str,
         query: Mapping[str, str],
         *,
-        turn: AbstractAsyncContextManager[None],
+        task_id: TaskId | None = None,
+        has_turn: bool = False,
     ) -> Answer:
-        async with self._room:
-            await self._questions.turn()
-            async with turn:
-                return await self._session.get(path, query, seconds=self._seconds)
+        async with self._room, self._pace.question(task_id, has_turn=has_turn):
+            return await self._session.get(path, query, seconds=self._seconds)
 
     def _check(self, answer: Answer, *good: int) -> None:
         """Raise unless the answer to a question is good."""
@@ -275,7 +281,7 @@ class ProviderClient:
     async def _try_once(
         self, path: str, content: Mapping[str, JSONValue], secret: str
     ) -> Answer:
-        async with self._submissions.turn():
+        async with self._pace.submission():
             answer = await self._session.post(
                 path, content, seconds=self._submit_seconds, once=True, secret=secret
             )
@@ -297,12 +303,6 @@ class ProviderClient:
             )
             raise SubmissionRefused(message)
         return call
-
-
-def _pace_of_each(per_second: float) -> PaceOfEach:
-    """Write a rate as turns within a span; below one a second the span is longer."""
-    most = max(1, int(per_second))
-    return PaceOfEach(most, timedelta(seconds=most / per_second))
 
 
 def _task_id(answer: Answer) -> TaskId:

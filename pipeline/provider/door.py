@@ -108,6 +108,27 @@ def door_of(settings: Settings) -> Door:
     )
 
 
+def questions_per_second(settings: Settings) -> float:
+    """Say how often the account may ask, all processes on its ledger together.
+
+    Raises:
+        ConfigurationError: as ``door_of``.
+    """
+    said = settings.provider.rate_per_second
+    return door_of(settings).limits.questions_per_second if said is None else said
+
+
+def polls_per_second(settings: Settings) -> float:
+    """Say how many of these questions pollers may ask.
+
+    Raises:
+        ConfigurationError: as ``door_of``.
+    """
+    all_of_them = questions_per_second(settings)
+    said = settings.poller.rate_per_second
+    return all_of_them if said is None else min(said, all_of_them)
+
+
 @cache
 def generic_door() -> Door:
     """Give the door of which only what all have in common is known."""

@@ -60,6 +60,8 @@ class DoorLimits(Section):
     #: The most tasks that an account may submit within ``submit_window``.
     submits: _Count = 20
     submit_window: Timeout = timedelta(seconds=10)
+    #: The most questions in a second, whatever they are about. No page limits them.
+    questions_per_second: Annotated[float, Field(gt=0, le=10_000)] = 10
     #: The most questions about one task in a second.
     details_per_second: Annotated[float, Field(gt=0, le=1000)] = 3
     #: How long to wait after a refusal as too many that names no time.

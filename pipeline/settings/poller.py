@@ -30,9 +30,9 @@ class PollerSettings(Section):
     interval: Annotated[Duration, between(_SHORTEST_INTERVAL)] = timedelta(seconds=30)
     #: A task of this age of which there is no news any more is given up.
     give_up_after: Timeout = timedelta(minutes=30)
-    #: Questions in a second, of all pollers on one ledger together. The provider
-    #: allows 20 calls in 10 seconds.
-    rate_per_second: Annotated[float, Field(gt=0, le=10_000)] = 1.9
+    #: Of the questions of the account, the most in a second that all pollers on one
+    #: ledger ask; none: all that the account may ask.
+    rate_per_second: Annotated[float, Field(gt=0, le=10_000)] | None = None
 
     @property
     def overdue_after(self) -> timedelta:

@@ -33,8 +33,9 @@ class ProviderSettings(Section):
     timeout: Timeout = timedelta(seconds=10)
     #: Questions of one process at the same time.
     concurrency: Annotated[int, Field(ge=1, le=1000)] = 8
-    #: Questions of one process in a second.
-    rate_per_second: Annotated[float, Field(gt=0, le=10_000)] = 10
+    #: The most questions in a second, of all processes on one ledger together; none:
+    #: as the door in use says.
+    rate_per_second: Annotated[float, Field(gt=0, le=10_000)] | None = None
 
     @field_validator("trust")
     @classmethod

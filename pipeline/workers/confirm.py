@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from pipeline.errors import (
+    LedgerError,
     NotConfirmed,
     ProviderError,
     ProviderUnavailable,
@@ -75,7 +76,10 @@ class Confirmation:
 
         What was asked for by somebody else (``poll``) is the provider's word already.
         A callback that is not confirmed becomes ``Retry``: the provider may be behind.
-        One of a task that it does not know becomes ``Reject``. Raises nothing.
+        One of a task that it does not know becomes ``Reject``.
+
+        Raises:
+            LedgerUnavailable: whose turn it is to ask is not known.
         """
         questions = dict.fromkeys(
             (one.update.task_id, one.update.operation)
@@ -87,7 +91,9 @@ class Confirmation:
                 question: group.create_task(self._ask(*question))
                 for question in questions
             }
-        answers = {question: task.result() for question, task in asked.items()}
+        answers = {
+            question: _or_raise(task.result()) for question, task in asked.items()
+        }
         return [
             one
             if isinstance(one, Settlement) or one.origin == POLL
@@ -95,14 +101,16 @@ class Confirmation:
             for one in read
         ]
 
-    async def _ask(self, task_id: TaskId, operation: str) -> _Told | ProviderError:
+    async def _ask(
+        self, task_id: TaskId, operation: str
+    ) -> _Told | ProviderError | LedgerError:
         try:
             async with asyncio.timeout(self._seconds):
                 details = await self._client.details(task_id, operation)
             # Callbacks of operations that share an endpoint could name another one.
             known = details.operation if details.operation in OPERATIONS else operation
             update = normalise(details.body, known, self._door)
-        except ProviderError as error:
+        except (ProviderError, LedgerError) as error:
             return error
         except Unreadable as error:
             return ProviderUnavailable(f"expected the details of a task: {error}")
@@ -115,15 +123,22 @@ class Confirmation:
         return _Told(update=update, body=details.body)
 
 
-def turns_within(within: timedelta, provider: ProviderSettings, batches: int) -> int:
+def turns_within(
+    within: timedelta,
+    provider: ProviderSettings,
+    *,
+    rate_per_second: float,
+    batches: int,
+) -> int:
     """Say for how many tasks each of some batches at the same time can ask.
 
-    Turns come in half the time there is: the other half is for the answers. And
-    every answer may take as long as it is allowed to. A larger batch would cost those
-    at its end an attempt, whatever the provider says.
+    Turns come in an eighth of the time there is. Half is for the answers, and in the
+    rest other processes with this account have turns as well: a larger batch would
+    cost those at its end an attempt, whatever the provider says, and would be no
+    faster. And every answer may take as long as it is allowed to.
     """
     seconds = within.total_seconds()
-    turns = seconds / 2 * provider.rate_per_second
+    turns = seconds / 8 * rate_per_second
     rounds = max(1, int(seconds / provider.timeout.total_seconds()))
     return max(1, int(min(turns, rounds * provider.concurrency) / batches))
 
@@ -137,6 +152,13 @@ def is_confirmed(claimed: Stage, told: Stage) -> bool:
     if claimed.is_final and told.is_final:
         return claimed is told
     return told.rank >= claimed.rank
+
+
+def _or_raise(answer: _Told | ProviderError | LedgerError) -> _Told | ProviderError:
+    """Raise what says nothing of a callback, but stops the whole batch."""
+    if isinstance(answer, LedgerError):
+        raise answer
+    return answer
 
 
 def _judged(claim: Claim, answer: _Told | ProviderError) -> Claim | Settlement:

@@ -8,6 +8,7 @@ time and may cost something, so a task is recovered once, whoever wants a file o
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final, Protocol
@@ -25,9 +26,10 @@ from pipeline.errors import (
 from pipeline.logs import get_logger
 from pipeline.provider.callback import normalise
 from pipeline.values import value
+from pipeline.workers.shared_details import SharedDetails
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable
     from datetime import datetime
 
     from pipeline.ledger.port import Ledger
@@ -75,6 +77,16 @@ class FreshLink:
     until: datetime | None = None
 
 
+@value
+class _Said:
+    """What a source has said of a file's link."""
+
+    #: Nothing or empty: it has none.
+    url: str | None
+    #: Whether it was asked by somebody else, a little earlier.
+    is_kept: bool = False
+
+
 class FreshLinks(Protocol):
     """Gives further links to a file, such as ``Refresh.links``."""
 
@@ -110,6 +122,7 @@ class Refresh:
         pause: timedelta = PAUSE,
     ) -> None:
         self._client = client
+        self._shared = SharedDetails(client)
         self._ledger = ledger
         self._clock = clock
         self._minted_lifetime = minted_lifetime
@@ -130,26 +143,27 @@ class Refresh:
                 is at work on one.
             LedgerUnavailable: as the ledger.
         """
-        sources: dict[str, Callable[[Asset], Awaitable[str | None]]] = {
-            DETAILS: self._told,
-            MINTED: self._minted,
-        }
+        sources = deque([(DETAILS, self._told), (MINTED, self._minted)])
         if is_gone and self._is_recoverable(asset):
-            sources[RECOVERY] = self._recovered
+            sources.append((RECOVERY, self._recovered))
         problem: ProviderError | None = None
-        for source, ask in sources.items():
+        while sources:
+            source, ask = sources.popleft()
             try:
-                url = await ask(asset)
+                said = await ask(asset)
             except TaskNotFound:
                 continue
             except ProviderError as error:
                 problem = problem or error
                 continue
-            if url:
+            if said.is_kept:
+                # If that does not help, this file has a question of its own.
+                sources.appendleft((source, ask))
+            if said.url:
                 until = None
                 if source == MINTED:
                     until = self._clock() + self._minted_lifetime
-                yield FreshLink(url=url, source=source, until=until)
+                yield FreshLink(url=said.url, source=source, until=until)
         if problem is not None:
             message = f"no link of the file works, and a fresh one: {problem}"
             raise FetchFailed(message, after=problem.after) from problem
@@ -158,14 +172,14 @@ class Refresh:
         is_audio = asset.key.kind == _AUDIO and asset.operation in RECOVERABLE
         return is_audio and self._callback_url is not None
 
-    async def _told(self, asset: Asset) -> str | None:
+    async def _told(self, asset: Asset) -> _Said:
         return await self._details(asset, asset.key.task_id, asset.operation)
 
-    async def _minted(self, asset: Asset) -> str | None:
+    async def _minted(self, asset: Asset) -> _Said:
         async with _within(self._seconds):
-            return await self._client.fresh_link(asset.url)
+            return _Said(url=await self._client.fresh_link(asset.url))
 
-    async def _recovered(self, asset: Asset) -> str | None:
+    async def _recovered(self, asset: Asset) -> _Said:
         task_id = asset.key.task_id
         # Right away: whether it is ours to ask is one question, and mostly it is not.
         if await self._ledger.claim_recovery(task_id, again_after=AGAIN_AFTER):
@@ -176,7 +190,7 @@ class Refresh:
             return await self._details(asset, name or task_id, RECOVERY)
         except TaskNotFound as error:
             if name is not None:
-                return None
+                return _Said(url=None)
             message = "whether it is being recovered is not known yet"
             raise ProviderUnavailable(message, after=self._pause) from error
 
@@ -202,17 +216,15 @@ class Refresh:
             log.info("recovery_started", task_id=task_id, recovery_id=name)
         await self._ledger.note_recovery(task_id, name)
 
-    async def _details(
-        self, asset: Asset, task_id: TaskId, operation: str
-    ) -> str | None:
+    async def _details(self, asset: Asset, task_id: TaskId, operation: str) -> _Said:
         """Give the file's link as the details have it.
 
         Raises:
             ProviderUnavailable: a recovery is still at work, or there is no answer.
         """
         async with _within(self._seconds):
-            details = await self._client.details(task_id, operation)
-        update = _read(details.body, operation)
+            told = await self._shared.details(task_id, operation, asset.key)
+        update = _read(told.details.body, operation)
         if operation == RECOVERY and (update is None or not update.stage.is_final):
             message = "it is being recovered"
             raise ProviderUnavailable(message, after=self._pause)
@@ -221,8 +233,9 @@ class Refresh:
             raise ProviderUnavailable(message)
         for track in update.tracks:
             if track.track_id == asset.key.track_id:
-                return track.links.get(asset.key.kind)
-        return None
+                url = track.links.get(asset.key.kind)
+                return _Said(url=url, is_kept=told.is_kept)
+        return _Said(url=None, is_kept=told.is_kept)
 
 
 def _read(body: bytes, operation: str) -> TaskUpdate | None:

@@ -9,7 +9,13 @@ import orjson
 import pytest
 from pydantic import SecretStr
 
-from pipeline.errors import NotConfirmed, Reject, Retry, TaskNotFound
+from pipeline.errors import (
+    LedgerUnavailable,
+    NotConfirmed,
+    Reject,
+    Retry,
+    TaskNotFound,
+)
 from pipeline.events.catalogue import AssetRequested, TaskEvent, parse_event
 from pipeline.ledger import open_ledger
 from pipeline.provider.client import ProviderClient
@@ -271,17 +277,36 @@ async def test_one_question_serves_all_callbacks_of_a_task_in_a_batch(
     assert 2 == len(provider.requests)
 
 
+async def test_whoever_has_no_turn_to_ask_waits_for_the_ledger(
+    ledger: Ledger, provider: FileServer, tmp_path: Path
+) -> None:
+    """No callback loses an attempt for that: the worker keeps them meanwhile."""
+    away = open_ledger(f"sqlite:///{tmp_path}/away.db")
+    async with away:
+        """Closed again: then it is not available."""
+    key = SecretStr("key")
+    async with ProviderClient(provider.url(""), key, turns=away) as client:
+        confirmation = Confirmation(client, within=timedelta(seconds=1))
+        dedupe = Dedupe(ledger, clock=lambda: after(60), confirmation=confirmation)
+
+        with pytest.raises(LedgerUnavailable):
+            await dedupe.handle([make_callback(make_body()) for _ in range(2)])
+
+    assert [] == provider.requests
+
+
 def test_batch_is_no_larger_than_can_be_asked_about_in_time() -> None:
     within = timedelta(seconds=15)
 
-    def turns(**settings: float) -> int:
-        provider = ProviderSettings.model_validate({"timeout": "5s", **settings})
-        return turns_within(within, provider, 2)
+    def turns(*, rate: float, concurrency: int = 8) -> int:
+        given = {"timeout": "5s", "concurrency": concurrency}
+        provider = ProviderSettings.model_validate(given)
+        return turns_within(within, provider, rate_per_second=rate, batches=2)
 
-    assert 37 == turns(rate_per_second=10, concurrency=100)
-    assert 1 == turns(rate_per_second=0.01)
+    assert 9 == turns(rate=10, concurrency=100)
+    assert 1 == turns(rate=0.01)
     # Three rounds of answers that take as long as they may.
-    assert 12 == turns(rate_per_second=10, concurrency=8)
+    assert 6 == turns(rate=10, concurrency=4)
 
 
 @pytest.mark.parametrize(

@@ -22,8 +22,12 @@ KEY = {"provider.base_url": "https://a.example", "provider.api_key": "the-key"}
 
 @pytest.mark.parametrize(
     ("given", "todo"),
-    [({}, "set provider.base_url"), (KEY, "see that a poller runs")],
-    ids=["nobody can ask", "somebody should"],
+    [
+        ({}, "set provider.base_url"),
+        (KEY, "see that a poller runs"),
+        ({**KEY, "poller.rate_per_second": "2"}, "enough for 60 tasks"),
+    ],
+    ids=["nobody can ask", "somebody should", "not fast enough"],
 )
 async def test_tasks_that_nobody_asks_for_are_a_warning(
     tmp_path: Path, given: dict[str, str], todo: str

@@ -1,21 +1,18 @@
-"""The limits of an account hold for a process, not for each of its roles."""
+"""The limits of an account hold for all roles of a process, and all processes."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pipeline.bootstrap import Plan
+from pipeline.bootstrap import Plan, open_submitter
 from pipeline.roles import open_roles
 from tests.submission import surroundings
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pipeline.service import Role
 
-
-def client_of(role: Role, *names: str) -> object:
-    found: object = role
+def client_of(found: object, *names: str) -> object:
     for name in names:
         found = getattr(found, name)
     return found
@@ -34,5 +31,20 @@ async def test_roles_of_a_process_share_one_client(tmp_path: Path) -> None:
             admin = client_of(
                 by_name["admin"], "_routes", "_tasks", "_submitter", "_client"
             )
+            turns = client_of(
+                by_name["poller"], "_poller", "_client", "_pace", "_turns"
+            )
+            ledger = client_of(by_name["poller"], "_poller", "_ledger")
 
     assert poller is admin
+    assert turns is ledger
+
+
+async def test_whoever_submits_takes_turns_from_the_ledger(tmp_path: Path) -> None:
+    async with (
+        surroundings(tmp_path) as around,
+        open_submitter(around.settings()) as submitter,
+    ):
+        turns = client_of(submitter, "_client", "_pace", "_turns")
+
+        assert turns is client_of(submitter, "_ledger")

@@ -19,6 +19,7 @@ from pipeline.errors import BrokerUnavailable
 from pipeline.events.catalogue import TaskGivenUp, parse_event
 from pipeline.ledger import open_ledger
 from pipeline.ledger.expectations import Expectation
+from pipeline.ledger.turns import Window
 from pipeline.message import OPERATION, ORIGIN, STAGE, TASK_ID
 from pipeline.poller.poller import Limits, Poller
 from pipeline.poller.rhythm import Rhythm
@@ -57,6 +58,7 @@ class World:
     """Everything around a poller."""
 
     ledger: Ledger
+    ledger_url: str
     broker: Broker
     api: FileServer
     #: When each question came, in seconds.
@@ -139,13 +141,14 @@ class World:
 @pytest.fixture
 async def world(tmp_path: Path, sqlite_url: str) -> AsyncIterator[World]:
     """A ledger, a broker and an API, all empty."""
+    ledger_url = f"sqlite:///{tmp_path}/ledger.db"
     async with (
-        open_ledger(f"sqlite:///{tmp_path}/ledger.db") as ledger,
+        open_ledger(ledger_url) as ledger,
         open_broker(sqlite_url, deadline=timedelta(seconds=5)) as broker,
         FileServer() as api,
     ):
         await broker.declare(make_topology(patterns=("task.given_up",)))
-        yield World(ledger=ledger, broker=broker, api=api)
+        yield World(ledger=ledger, ledger_url=ledger_url, broker=broker, api=api)
 
 
 async def test_an_answer_is_handed_on_like_a_callback(world: World) -> None:
@@ -337,6 +340,50 @@ async def test_pollers_keep_to_the_rate_together(world: World) -> None:
 
     took = world.asked_at[-1] - world.asked_at[0]
     assert took > (len(world.asked_at) - 1) / rate * 0.8
+
+
+async def test_a_poller_and_those_who_ask_keep_to_the_rate_together(
+    world: World,
+) -> None:
+    """Such as downloads that want fresh links, in another process."""
+    rate = 40
+    world.tell("PENDING", response=None)
+    await world.expect(*(f"task-{number}" for number in range(30)))
+
+    calm = Rhythm(interval=timedelta(minutes=1), give_up_after=timedelta(hours=1))
+    async with (
+        open_ledger(world.ledger_url) as ledger,
+        ProviderClient(
+            world.api.url(""),
+            SecretStr("the-key"),
+            rate_per_second=rate,
+            turns=ledger,
+        ) as client,
+        world.polling(rhythm=calm, rate_per_second=rate),
+    ):
+        urgent = (TaskId(f"urgent-{number}") for number in range(10))
+        await asyncio.gather(*(client.details(one, "upload-extend") for one in urgent))
+        await eventually(lambda: asked(world, 40))
+
+    took = world.asked_at[-1] - world.asked_at[0]
+    assert took > (len(world.asked_at) - 1) / rate * 0.8
+
+
+async def test_a_task_that_was_asked_for_too_often_just_now_is_polled_a_little_later(
+    world: World,
+) -> None:
+    """Whoever has asked: a full window is not the poller's alone."""
+    window = Window(most=1, span=timedelta(seconds=1))
+    loop = asyncio.get_running_loop()
+    world.tell("PENDING", response=None)
+    await world.ledger.take_question(TaskId(TASK), pause=timedelta(0), window=window)
+    taken_at = loop.time()
+    await world.expect(TASK)
+
+    async with world.polling(of_task=window):
+        await eventually(lambda: asked(world, 1))
+
+    assert world.asked_at[0] - taken_at > 0.9
 
 
 async def test_questions_that_were_not_asked_are_somebody_elses_at_once(

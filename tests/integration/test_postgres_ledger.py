@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections import Counter
 from contextlib import AsyncExitStack
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, TypeVar
 
 import asyncpg
@@ -38,6 +38,18 @@ pytestmark = pytest.mark.postgres
 
 SHORT = timedelta(seconds=1)
 T = TypeVar("T")
+
+#: Two tasks as they are written after a batch, column by column.
+TASKS = (
+    ["a", "b"],
+    ["generate"] * 2,
+    ["first"] * 2,
+    [200] * 2,
+    [""] * 2,
+    [1] * 2,
+    [1] * 2,
+    [2] * 2,
+)
 
 #: Until a ledger that came back must have answered.
 RECOVERY_SECONDS = 20.0
@@ -289,6 +301,17 @@ async def test_everything_known_is_read_by_its_key(
         (sql.BEGIN_ASSET, ("owner", 5000, "a", "b", "audio", "owner")),
         (sql.RENEW_ASSET, (5000, "a", "b", "audio", 1)),
         (sql.NOTE_NOTIFICATION, (1, None, 200, "shop", "e1", 1, None)),
+        (sql.write("tasks"), TASKS),
+        (sql.SELECT_NEXT_DUE, ()),
+        (sql.SELECT_DUE, (1250, 3, 10)),
+        (sql.PUT_OFF, (5000, keys)),
+        (sql.NOTE_ANSWER, (5000, None, "a", 1)),
+        (sql.COUNT_OPEN, (60_000,)),
+        (sql.SELECT_TURN, ()),
+        (sql.SELECT_TASK_TURN, ("a", 2)),
+        (sql.FORGET_TASK_TURNS, (1250,)),
+        (sql.SELECT_SUBMISSION_TURN, (19,)),
+        (sql.FORGET_SUBMISSION_TURNS, (10_250,)),
     )
     async with PostgresLedger(postgres_ledger_url) as ledger:
         for statement, bindings in asked:
@@ -308,10 +331,15 @@ async def test_a_batch_is_four_questions_to_the_server(
         async def listen(opened: asyncpg.Connection) -> None:
             opened.add_query_logger(lambda record: asked.append(record.query))
 
-        await ledger.record([make_claim()])  # prepares the statements
+        due_at = datetime.now(UTC)
+        await ledger.record([make_claim(due_at=due_at)])  # prepares the statements
         await ledger._connections.call(listen)
         await ledger.record(
-            [make_claim(make_update(task_id="other")), make_claim(), make_claim()]
+            [
+                make_claim(make_update(task_id="other"), due_at=due_at),
+                make_claim(due_at=due_at),
+                make_claim(),
+            ]
         )
 
     assert 4 == len(asked)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -172,6 +173,24 @@ async def test_a_link_that_has_expired_is_renewed_from_the_details(
         old, new = renewal.old_url, renewal.new_url
         assert old != new
         assert old.partition("?")[0] == new.partition("?")[0]
+
+
+async def test_files_of_a_task_that_expire_together_cost_one_question(
+    tmp_path: Path,
+) -> None:
+    """Whether their downloads come at the same time or a little later."""
+    async with world(tmp_path) as here:
+        requests = await here.finish()
+        for path in requests:
+            here.provider.expire(path)
+        first, *others = requests.values()
+
+        published = await asyncio.gather(*(here.handle(one) for one in others))
+        published.append(await here.handle(first))
+
+        assert ["asset.stored"] * 4 == [types[0] for types in published]
+        assert ["details"] * 4 == await here.sources()
+        assert 1 == here.provider.questions(here.task_id)
 
 
 @pytest.mark.parametrize("status", [403, 404, 410, 441])

@@ -14,8 +14,14 @@ from pipeline.bootstrap import (
     ledger_of,
     open_checker,
     open_submitter,
+    provider_of,
 )
-from pipeline.errors import ConfigurationError, ProviderRefused, SubmissionInvalid
+from pipeline.errors import (
+    ConfigurationError,
+    ProviderRefused,
+    ProviderUnavailable,
+    SubmissionInvalid,
+)
 from pipeline.settings import load_settings
 from pipeline.submission.batch import Batch
 from pipeline.submission.journal import Journal, State
@@ -264,11 +270,15 @@ def test_who_has_no_public_address_is_told_what_to_set() -> None:
 
 
 async def test_task_is_submitted_though_the_ledger_is_lost(
-    around: Surroundings, monkeypatch: pytest.MonkeyPatch
+    around: Surroundings,
 ) -> None:
     """It is paid for by then: nobody may think that it has failed."""
     settings = around.settings()
-    async with open_submitter(settings) as submitter:
+    async with (
+        # Its turns are not the ledger's: that is lost after the turn was taken.
+        provider_of(settings) as client,
+        open_submitter(settings, client) as submitter,
+    ):
         checked = await submitter.check("upload-extend", around.fields())
         await submitter._ledger.__aexit__(None, None, None)
 
@@ -276,6 +286,20 @@ async def test_task_is_submitted_though_the_ledger_is_lost(
 
     assert not submitted.is_expected
     assert around.provider.details(submitted.task_id) is not None
+
+
+async def test_nothing_is_submitted_while_the_ledger_is_lost(
+    around: Surroundings,
+) -> None:
+    """Without a turn it could be one too many, and nothing is paid for yet."""
+    async with open_submitter(around.settings()) as submitter:
+        checked = await submitter.check("upload-extend", around.fields())
+        await submitter._ledger.__aexit__(None, None, None)
+
+        with pytest.raises(ProviderUnavailable, match="expected a turn"):
+            await submitter.submit(checked)
+
+    assert 0 == around.provider.calls("/api/v1/generate/upload-extend")
 
 
 def write_batch(folder: Path, *rows: str) -> Path:
