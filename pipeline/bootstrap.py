@@ -158,6 +158,17 @@ def is_polling(settings: Settings) -> bool:
     return settings.poller.enabled
 
 
+def is_polling_alone(settings: Settings) -> bool:
+    """Tell whether the callback address leads nowhere, as whoever polls alone sets it.
+
+    ``.invalid`` is a domain that never exists (RFC 2606). Without any address,
+    callbacks may still come of tasks that somebody else submits.
+    """
+    url = settings.provider.callback_url
+    host = "" if url is None else urlsplit(str(url)).hostname or ""
+    return host == "invalid" or host.endswith(".invalid")
+
+
 def spool_of(settings: Settings) -> Spool | None:
     """Make the outage spool, unless there is to be none; its context opens it."""
     is_wanted = settings.spool.enabled
@@ -289,7 +300,8 @@ async def open_submitter(
         ConfigurationError: a setting is missing, or there is no decoder.
         LedgerUnavailable, LedgerMismatch: the ledger cannot be opened.
     """
-    from pipeline.submission import Submitter  # noqa: PLC0415  few ask
+    from pipeline.provider.door import door_of  # noqa: PLC0415  few ask
+    from pipeline.submission import Submitter  # noqa: PLC0415
 
     async with AsyncExitStack() as stack:
         if client is None:
@@ -300,4 +312,5 @@ async def open_submitter(
             await stack.enter_async_context(ledger_of(settings)),
             clock=partial(datetime.now, UTC),
             quiet=settings.poller.quiet_for,
+            door=door_of(settings).name,
         )

@@ -21,6 +21,7 @@ from pipeline.bootstrap import (
     RoleStack,
     broker_of,
     callback_address_of,
+    is_polling_alone,
     ledger_of,
     open_submitter,
     spool_of,
@@ -158,6 +159,7 @@ async def _open_dedupe(
         quiet=settings.poller.quiet_for,
         confirmation=confirmation,
         door=door,
+        polls_alone=is_polling_alone(settings),
     )
     return _role(settings, parts, DEDUPE, dedupe.handle, limits)
 

@@ -22,10 +22,12 @@ from pipeline.errors import (
 )
 from pipeline.ledger import rows
 from pipeline.ledger import statements as sql
+from pipeline.ledger import task_statements as shown
 from pipeline.ledger.files import files_of, find_file, settle_file
 from pipeline.ledger.migrations import migrations
 from pipeline.ledger.port import Ledger
 from pipeline.ledger.recording import names_files, record
+from pipeline.ledger.records import EVERY_TASK
 from pipeline.ledger.sqlite_expectations import SqliteExpectations
 from pipeline.ledger.sqlite_leases import (
     begin_file,
@@ -57,7 +59,8 @@ if TYPE_CHECKING:
         Totals,
     )
     from pipeline.ledger.recording import Changes, Known
-    from pipeline.task import AssetKey, EventId, Stage, TaskId
+    from pipeline.ledger.records import Place, TaskSelection
+    from pipeline.task import AssetKey, EventId, TaskId
 
 T = TypeVar("T")
 
@@ -182,20 +185,23 @@ class SqliteLedger(SqliteExpectations, SqliteLinks, Ledger):
     async def find_task(self, task_id: TaskId) -> TaskRecord | None:
         def run(connection: apsw.Connection) -> list[TaskRecord]:
             return _task_records(
-                connection, connection.execute(sql.SELECT_TASK, (task_id,))
+                connection, connection.execute(shown.SELECT_TASK, (task_id,))
             )
 
         return next(iter(await self._read(run)), None)
 
     async def list_tasks(
         self,
+        chosen: TaskSelection = EVERY_TASK,
         *,
-        stage: Stage | None = None,
-        operation: str | None = None,
-        since: datetime | None = None,
+        after: Place | None = None,
         limit: int = 100,
     ) -> Sequence[TaskRecord]:
-        statement, bindings = sql.select_tasks(stage, operation, since, limit)
+        statement, given = shown.select_tasks(chosen, after, limit)
+        bindings = tuple(
+            orjson.dumps(one).decode() if isinstance(one, list) else one
+            for one in given
+        )
         return await self._read(
             lambda connection: _task_records(
                 connection, connection.execute(statement, bindings)
@@ -203,8 +209,12 @@ class SqliteLedger(SqliteExpectations, SqliteLinks, Ledger):
         )
 
     async def list_updates(self, task_id: TaskId) -> Sequence[SeenUpdate]:
-        found = await self._select(sql.SELECT_UPDATES, task_id)
-        return rows.seen_updates(found)
+        def run(connection: apsw.Connection) -> Sequence[SeenUpdate]:
+            found = connection.execute(sql.SELECT_UPDATES, (task_id,))
+            repeats = connection.execute(shown.SELECT_REPEATS, (task_id,))
+            return rows.seen_updates(list(found), list(repeats))
+
+        return await self._read(run)
 
     async def find_body(self, event: EventId) -> bytes | None:
         found = await self._select(sql.SELECT_BODY, event)
@@ -282,9 +292,7 @@ def _read_known(connection: apsw.Connection, claims: Sequence[Claim]) -> Known:
         {claim.update.task_id for claim in claims if names_files(claim.update)}
     )
     return rows.known(
-        _select_in(
-            connection, "event_id, owner, verdict", "updates", "event_id", event_ids
-        ),
+        _select_in(connection, sql.EVENT_COLUMNS, "updates", "event_id", event_ids),
         _select_in(connection, sql.TASK_COLUMNS, "tasks", "task_id", task_ids),
         _select_in(connection, sql.ASSET_COLUMNS, "assets", "task_id", with_files),
     )
@@ -309,7 +317,7 @@ def _write_changes(connection: apsw.Connection, changes: Changes) -> None:
     if changes.duplicates:
         connection.executemany(
             sql.INSERT_DUPLICATE,
-            [(claim.event_id, claim.owner, at) for claim, at in changes.duplicates],
+            [rows.duplicate_bindings(*one) for one in changes.duplicates],
         )
     if changes.tasks:
         connection.executemany(
@@ -324,12 +332,12 @@ def _write_changes(connection: apsw.Connection, changes: Changes) -> None:
 def _task_records(
     connection: apsw.Connection, found: Iterable[rows.Row]
 ) -> list[TaskRecord]:
-    tasks = [rows.task_row(row) for row in found]
+    tasks = list(found)
     told = _select_in(
         connection,
         "task_id, stage, tracks",
         "updates",
         "task_id",
-        [task.task_id for task in tasks],
+        [row[0] for row in tasks],
     )
     return rows.task_records(tasks, told)
