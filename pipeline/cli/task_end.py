@@ -33,7 +33,7 @@ def dead_files_of(settings: Settings) -> DeadFiles:
     async def find(task_id: TaskId) -> frozenset[AssetKey]:
         nonlocal is_told
         try:
-            async with open_parts(settings, declaring=False, must_exist=True) as parts:
+            async with open_parts(settings, must_exist=True) as parts:
                 return await find_dead_files(parts.broker, task_id)
         except PipelineError as error:
             if not is_told:

@@ -25,7 +25,7 @@ from pipeline.ledger.records import TaskState
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 
-    from pipeline.ledger.records import Place, TaskRecord, TaskSelection
+    from pipeline.ledger.records import Place, TaskRecord
     from pipeline.settings import Settings
 
 COLUMNS: Final = (
@@ -109,8 +109,6 @@ def list_tasks(
     broker_url: BrokerUrl = None,
 ) -> None:
     """List tasks, the last seen first."""
-    from pipeline.ledger.records import TaskSelection
-
     now = datetime.now(UTC)
     chosen = TaskSelection(
         states=states or None,
@@ -130,13 +128,7 @@ def list_tasks(
         found, has_more = await _find(settings, chosen, dead, place, limit)
         if not found and place is None:
             _refuse_unknown(settings, chosen)
-        if as_json:
-            await render.print_json_list(_each([_document(t, dead) for t in found]))
-            return
-        await render.print_table(COLUMNS, _each([_row(task) for task in found]))
-        typer.echo(render.count_of(len(found), "task"), err=True)
-        if has_more:
-            typer.echo(f"there are more: --after {_place(found[-1])}", err=True)
+        await _show(found, dead, has_more=has_more, as_json=as_json)
 
     run_once(main())
 
@@ -169,7 +161,7 @@ async def _dead_letters(settings: Settings) -> Mapping[str, int]:
 
     counts: Counter[str] = Counter()
     async with (
-        open_parts(settings, declaring=False, must_exist=True) as parts,
+        open_parts(settings, must_exist=True) as parts,
         aclosing(
             browse(parts.broker, parts.topology.work_queues, Selection())
         ) as letters,
@@ -178,6 +170,23 @@ async def _dead_letters(settings: Settings) -> Mapping[str, int]:
             if letter.task_id is not None:
                 counts[letter.task_id] += 1
     return counts
+
+
+async def _show(
+    found: Sequence[TaskRecord],
+    dead: Mapping[str, int] | None,
+    *,
+    has_more: bool,
+    as_json: bool,
+) -> None:
+    """Print a page of tasks, and where it goes on."""
+    if as_json:
+        await render.print_json_list(_each([_document(t, dead) for t in found]))
+        return
+    await render.print_table(COLUMNS, _each([_row(task) for task in found]))
+    typer.echo(render.count_of(len(found), "task"), err=True)
+    if has_more:
+        typer.echo(f"there are more: --after {_place(found[-1])}", err=True)
 
 
 def _refuse_unknown(settings: Settings, chosen: TaskSelection) -> None:

@@ -27,6 +27,8 @@ from pipeline.cli.task_timeline import (
 from pipeline.task import TaskId
 
 if TYPE_CHECKING:
+    from datetime import timedelta
+
     from pipeline.settings import Settings
 
 app = typer.Typer(
@@ -79,14 +81,7 @@ def show(
     ).settings
     task = TaskId(task_id)
     if follow:
-        from pipeline.cli.task_follow import follow_task
-
-        following = follow_task(settings, task, within=within, as_json=as_json)
-        try:
-            code = run_once(following)
-        except KeyboardInterrupt:
-            raise typer.Exit from None
-        raise typer.Exit(code)
+        raise typer.Exit(_follow(settings, task, within, as_json=as_json))
     document = run_once(_document(settings, task, dead_letters=dead_letters))
     if document is None:
         render.fail(f"the ledger has no task {task_id}")
@@ -96,6 +91,18 @@ def show(
         render.print_json({**document, "timeline": entries})
     else:
         _print_task(document)
+
+
+def _follow(
+    settings: Settings, task_id: TaskId, within: timedelta | None, *, as_json: bool
+) -> int:
+    """Follow a task, and give the exit code; Ctrl-C is no failure."""
+    from pipeline.cli.task_follow import follow_task
+
+    try:
+        return run_once(follow_task(settings, task_id, within=within, as_json=as_json))
+    except KeyboardInterrupt:
+        return 0
 
 
 async def _document(
@@ -119,7 +126,7 @@ async def _dead_letters(settings: Settings, task_id: str) -> list[dict[str, Any]
 
     try:
         async with (
-            open_parts(settings, declaring=False, must_exist=True) as parts,
+            open_parts(settings, must_exist=True) as parts,
             aclosing(
                 browse(
                     parts.broker,

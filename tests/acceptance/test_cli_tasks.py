@@ -195,11 +195,14 @@ async def test_following_ends_where_a_download_is_a_dead_letter(
             await delivery.dead_letter(AssetRefused("too large"), at=START)
     places = [part for name in urls for part in (f"--{name}-url", urls[name])]
 
-    done = cli("tasks", "show", TASK, "--follow", *places)
+    done = cli("tasks", "show", TASK, "--follow", "--timeout", "20s", *places)
     listed = cli.json("tasks", "list", "--dead-letters", *places)
+    shown = cli.json("tasks", "show", TASK, *places)
 
-    assert 1 == done.returncode
+    assert 1 == done.returncode, done.stderr
     assert "1 of 1 file will not come" in done.stderr
     replay = f"`pipeline dead-letters replay --queue download --task {TASK}`"
     assert replay in done.stderr
     assert [(TASK, 1)] == [(one["task_id"], one["dead_letters"]) for one in listed]
+    assert ["AssetRefused"] == [one["error_type"] for one in shown["dead_letters"]]
+    assert "dead_letter" in [one["kind"] for one in shown["timeline"]]
