@@ -20,7 +20,7 @@ from pipeline.cli.options import (
     LedgerUrl,
     read_settings,
 )
-from pipeline.ledger.records import TaskState
+from pipeline.ledger.records import TaskSelection, TaskState
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Mapping, Sequence
