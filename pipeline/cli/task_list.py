@@ -51,8 +51,9 @@ _States = Annotated[
     typer.Option(
         "--state",
         "--stage",
-        help="Only in this state: submitted is one that nothing was heard of. Can be"
-        " repeated.",
+        metavar="STATE",
+        help="Only in this state: submitted (nothing was heard of it), unknown, text,"
+        " first, complete, failed or given_up. Can be repeated.",
         show_default=False,
     ),
 ]

@@ -281,3 +281,23 @@ async def test_a_task_has_every_field_of_its_tracks(ledger: Ledger) -> None:
 async def test_an_unknown_task_is_not_found(ledger: Ledger) -> None:
     assert await ledger.find_task(TASK) is None
     assert await ledger.list_updates(TASK) == []
+
+
+async def test_an_update_tells_whether_it_has_moved_its_task_on(
+    ledger: Ledger, open_again: OpenAgain
+) -> None:
+    """To its owner always the same, whatever has come since."""
+    claims = [
+        make_claim(make_update(Stage.UNKNOWN)),
+        make_claim(make_update(Stage.FIRST)),
+        make_claim(make_update(Stage.TEXT)),
+        make_claim(make_update(Stage.FIRST, tracks=[make_track(title="Other")])),
+        make_claim(make_update(Stage.COMPLETE)),
+        make_claim(make_update(Stage.COMPLETE)),
+    ]
+
+    first = [answer.moved for answer in await ledger.record(claims)]
+    again = [answer.moved for answer in await (await open_again()).record(claims)]
+
+    assert [False, True, False, False, True, False] == first
+    assert first == again
