@@ -189,14 +189,6 @@ def lifetimes_of(settings: Settings) -> Lifetimes:
     )
 
 
-def is_polling(settings: Settings) -> bool:
-    """Tell whether a process with every role has a poller."""
-    provider = settings.provider
-    if settings.poller.enabled is None:
-        return provider.base_url is not None and provider.api_key is not None
-    return settings.poller.enabled
-
-
 def spool_of(settings: Settings) -> Spool | None:
     """Make the outage spool, unless there is to be none; its context opens it."""
     is_wanted = settings.spool.enabled
@@ -328,7 +320,8 @@ async def open_submitter(
         ConfigurationError: a setting is missing, or there is no decoder.
         LedgerUnavailable, LedgerMismatch: the ledger cannot be opened.
     """
-    from pipeline.submission import Submitter  # noqa: PLC0415  few ask
+    from pipeline.provider.door import door_of  # noqa: PLC0415  few ask
+    from pipeline.submission import Submitter  # noqa: PLC0415
 
     async with AsyncExitStack() as stack:
         ledger = ledger_of(settings)
@@ -344,4 +337,5 @@ async def open_submitter(
             ledger,
             clock=partial(datetime.now, UTC),
             quiet=settings.poller.quiet_for,
+            door=door_of(settings).name,
         )

@@ -43,6 +43,7 @@ from pipeline.service import (
     declare_when_up,
 )
 from pipeline.settings import DedupeSettings
+from pipeline.settings.polling import is_polling_alone
 from pipeline.spool.forwarder import Forwarder
 from pipeline.spool.outlet import Outlet
 from pipeline.topology import DEDUPE, DOWNLOAD, notify_queue
@@ -163,6 +164,7 @@ async def _open_dedupe(
         quiet=settings.poller.quiet_for,
         confirmation=confirmation,
         door=door,
+        polls_alone=is_polling_alone(settings),
     )
     return _role(settings, parts, DEDUPE, dedupe.handle, limits)
 

@@ -156,6 +156,8 @@ def make_claim(
     received_at: datetime = START,
     body: bytes = b"",
     due_at: datetime | None = None,
+    replayed: bool = False,
+    door: str = "",
 ) -> Claim:
     """Make a claim on an update, by a message of its own."""
     update = make_update() if update is None else update
@@ -167,4 +169,6 @@ def make_claim(
         received_at=received_at,
         body=body,
         due_at=due_at,
+        replayed=replayed,
+        door=door,
     )

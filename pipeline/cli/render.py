@@ -132,6 +132,30 @@ def parse_age(text: str | None) -> timedelta | None:
         raise typer.BadParameter(message) from error
 
 
+def parse_moment(text: str | None, now: datetime) -> datetime | None:
+    """Read a time: so long ago, such as ``2h``, or one such as ``2026-11-20T08:00Z``.
+
+    One without a zone is in UTC.
+
+    Raises:
+        typer.BadParameter: it is neither.
+    """
+    if text is None:
+        return None
+    from pipeline.settings import parse_duration
+
+    try:
+        return now - parse_duration(text)
+    except ValueError:
+        pass
+    try:
+        at = datetime.fromisoformat(text)
+        return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
+    except (ValueError, OverflowError):
+        message = f"expected an age such as 2h, or 2026-11-20T08:00Z, got {text!r}"
+        raise typer.BadParameter(message) from None
+
+
 def _line(columns: Sequence[Column], cells: Sequence[str], room: int | None) -> str:
     padded = []
     for column, cell in zip(columns, cells, strict=True):

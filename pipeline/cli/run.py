@@ -115,7 +115,8 @@ def run(
 
 def everything(settings: Settings) -> Plan:
     """Plan every role that the settings leave room for."""
-    from pipeline.bootstrap import Plan, is_polling
+    from pipeline.bootstrap import Plan
+    from pipeline.settings.polling import is_polling
 
     return Plan(
         ingress=True,

@@ -46,7 +46,7 @@ _EPILOG = (
     " by itself: it would be paid for twice.\n\n"
     "Many at once: pipeline submit-batch.\n\n"
     "Exit codes: 0 submitted (with --wait: and all files are there), 1 not, or not"
-    " known, 2 wrong usage."
+    " known, 2 wrong usage, 3 not over within --timeout."
 )
 _Link = Annotated[
     str | None,

@@ -25,6 +25,7 @@ from pipeline.cli.submit_options import (  # noqa: TC001 - typer reads them
     Timeout,
     Wait,
 )
+from pipeline.cli.task_end import TIME_IS_UP
 from pipeline.cli.task_timeline import GIVEN_UP
 from pipeline.errors import OutcomeUnknown
 
@@ -52,7 +53,7 @@ _EPILOG = (
     " just being sent then is reported as unknown, and only sent again with"
     " --resubmit-unknown.\n\n"
     "Exit codes: 0 every line is submitted (with --wait: and all files are there),"
-    " 1 not, or not known, 2 wrong usage."
+    " 1 not, or not known, 2 wrong usage, 3 not all are over within --timeout."
 )
 _Path = Annotated[Path, typer.Argument(metavar="FILE", help="A .csv or .jsonl file.")]
 _KeepGoing = Annotated[
@@ -162,7 +163,11 @@ async def _run(
     if how.within is not None and not stopping.is_set():
         followed = await _wait(settings, report, how.within, shown=not how.as_json)
     await _show(report, followed, as_json=how.as_json)
-    return report.is_good and all(one.is_good for one in followed.values())
+    over = [one for one in followed.values() if one.is_over]
+    is_good = report.is_good and all(one.is_good for one in over)
+    if is_good and len(over) < len(followed):
+        raise typer.Exit(TIME_IS_UP)
+    return is_good
 
 
 async def _check(settings: Settings, lines: Sequence[Line], *, as_json: bool) -> bool:

@@ -9,6 +9,7 @@ import typer
 
 from pipeline.cli import render
 from pipeline.cli.progress import status_line
+from pipeline.cli.task_end import TIME_IS_UP, dead_files_of, replay_of
 from pipeline.cli.task_timeline import GIVEN_UP
 from pipeline.errors import OutcomeUnknown
 
@@ -46,6 +47,7 @@ async def submit_one(
     Raises:
         SubmissionInvalid: there are mistakes; nothing was sent.
         ProviderError: it was not accepted, or nobody knows.
+        typer.Exit: it was not over in time; with a code of its own.
         LedgerError: the ledger was lost while it was waited for; what was known by
             then is printed.
     """
@@ -69,6 +71,8 @@ async def submit_one(
     followed = await _wait_and_show(
         settings, checked, submitted, replace(how, within=within)
     )
+    if followed is not None and not followed.is_over:
+        raise typer.Exit(TIME_IS_UP)
     return how.within is None or (followed is not None and followed.is_good)
 
 
@@ -149,7 +153,9 @@ async def wait_for(
         with status_line(shown=not how.as_json) as show:
             try:
                 async with asyncio.timeout(how.within.total_seconds()):
-                    async for followed in follow(ledger, task_id):
+                    dead_files = dead_files_of(settings)
+                    following = follow(ledger, task_id, dead_files=dead_files)
+                    async for followed in following:
                         on_change(followed)
                         show(describe(followed))
             except TimeoutError:
@@ -157,7 +163,7 @@ async def wait_for(
                     f"task {task_id} is not over yet; look with"
                     f" `pipeline tasks show {task_id}`"
                 )
-        on_change(await look(ledger, task_id))
+                on_change(await look(ledger, task_id))
 
 
 def describe(followed: Followed) -> str:
@@ -174,6 +180,8 @@ def describe(followed: Followed) -> str:
             text += f", {expired} could not be had"
     if followed.is_given_up:
         text += f"; {GIVEN_UP}"
+    if stuck := len(followed.stuck):
+        text += f"; {stuck} will not come before {replay_of(followed.task_id)}"
     if followed.message and followed.is_over and not followed.is_good:
         text += f": {followed.message}"
     return render.plain(text)
@@ -233,7 +241,7 @@ def show_submitted(
             "files": files,
         }
         render.print_json(document)
-        if followed is not None and followed.is_given_up:
+        if followed is not None and (followed.is_given_up or followed.stuck):
             render.fail(describe(followed))
         return
     for file in files:

@@ -5,6 +5,7 @@ alone and works on every broker. The command line and a console call the same
 functions.
 """
 
+from pipeline.dead_letters.files import find_dead_files
 from pipeline.dead_letters.giving_up import GivingUp, requested_files
 from pipeline.dead_letters.letter import (
     DeadLetter,
@@ -32,6 +33,7 @@ __all__ = [
     "browse",
     "discard",
     "find",
+    "find_dead_files",
     "find_stage",
     "find_task_id",
     "replay",

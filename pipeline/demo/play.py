@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 from dataclasses import fields
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 
-from pipeline.bootstrap import Plan, is_polling, ledger_of, open_parts
+from pipeline.bootstrap import Plan, ledger_of, open_parts
 from pipeline.dead_letters import Selection, replay
 from pipeline.demo.evidence import read_dead_letters, read_ledger
 from pipeline.demo.options import (
@@ -24,6 +24,7 @@ from pipeline.errors import BrokerUnavailable, LedgerUnavailable
 from pipeline.ledger.port import Totals
 from pipeline.roles import open_roles
 from pipeline.service import HttpRole, run_roles
+from pipeline.settings.polling import is_polling
 from pipeline.simulator import (
     PostingRules,
     ProviderOptions,

@@ -16,10 +16,11 @@ import aiohttp
 from yarl import URL
 
 from pipeline.assets.guard import is_public
-from pipeline.bootstrap import callback_address_of, is_polling
+from pipeline.bootstrap import callback_address_of
 from pipeline.doctor import reach
 from pipeline.doctor.clocks import judge_clock
 from pipeline.doctor.finding import Finding, ok, problem, warning
+from pipeline.settings.polling import is_polling, is_polling_alone
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -33,8 +34,6 @@ OPERATION: Final = "upload-extend"
 EXPIRES_SOON: Final = timedelta(days=21)
 #: An answer takes milliseconds; one of the provider's pages grants ten seconds.
 SLOW_SECONDS: Final = 3.0
-#: Names that lead nowhere by definition (RFC 2606).
-_NOWHERE: Final = (".invalid",)
 _REDIRECT: Final = range(300, 400)
 _NO_TOKEN: Final = "no-token-of-this-ingress"  # noqa: S105  it is none
 
@@ -62,7 +61,7 @@ async def look_at_address(settings: Settings) -> Sequence[Finding]:
         text = "not tried: provider.callback_url, its public address, is not set"
         return [ok(CALLBACK, text)]
     url = URL(str(base))
-    if (url.host or "").endswith(_NOWHERE):
+    if is_polling_alone(settings):
         return [_judge_nowhere(settings)]
     findings = [*_judge_scheme(url)]
     try:

@@ -6,8 +6,9 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 from pipeline.assets.lifetime import expires_at
-from pipeline.bootstrap import is_polling, ledger_of, lifetimes_of, spool_of
+from pipeline.bootstrap import ledger_of, lifetimes_of, spool_of
 from pipeline.doctor.finding import Finding, ok, warning
+from pipeline.settings.polling import is_polling
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

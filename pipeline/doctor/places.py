@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote, urlsplit
 
 from pipeline.assets.store import OBJECT_SCHEMES, open_store
-from pipeline.bootstrap import is_polling, ledger_of, spool_of
+from pipeline.bootstrap import ledger_of, spool_of
 from pipeline.doctor.clocks import judge_clock
 from pipeline.doctor.finding import Finding, ok, problem, warning
 from pipeline.poller.rhythm import follows
 from pipeline.provider.door import polls_per_second
+from pipeline.settings.polling import is_polling
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

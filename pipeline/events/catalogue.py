@@ -15,6 +15,7 @@ happened>``, and are routing keys at the same time:
 ``asset.expired``      a file is gone, and no link to it is known that works
 ``task.assets_ready``  every file of a stage is stored or expired
 ``task.given_up``      nobody asks the provider for it any more
+``task.recovered``     asking has brought a stage that no callback has told of
 =====================  ==========================================================
 
 ``id`` is the same for repeats, ``subject`` is the task id, ``time`` is when it
@@ -38,7 +39,7 @@ from pydantic import (
 
 from pipeline.errors import Reject
 from pipeline.failure import FailureClass  # noqa: TC001  pydantic reads it
-from pipeline.task import AssetKey, AssetState, Stage, TaskId
+from pipeline.task import AssetKey, AssetState, EventId, Stage, TaskId
 
 #: Media type of an event's body.
 CONTENT_TYPE: Final = "application/cloudevents+json"
@@ -50,6 +51,7 @@ ASSET_STORED: Final = "asset.stored"
 ASSET_EXPIRED: Final = "asset.expired"
 ASSETS_READY: Final = "task.assets_ready"
 GIVEN_UP: Final = "task.given_up"
+RECOVERED: Final = "task.recovered"
 
 #: Type of the event for each stage.
 TASK_TYPES: Final = {stage: f"task.{stage}" for stage in Stage}
@@ -60,6 +62,7 @@ PUBLIC_TYPES: Final = (
     ASSET_EXPIRED,
     ASSETS_READY,
     GIVEN_UP,
+    RECOVERED,
 )
 
 
@@ -183,6 +186,17 @@ class TaskGivenUpData(_Model):
     questions: int
 
 
+class TaskRecoveredData(_Model):
+    """A stage that no callback has told of, though one should have."""
+
+    task_id: TaskId
+    operation: str
+    #: What asking has brought.
+    stage: Stage
+    #: The id of the event ``task.<stage>``, which says the rest.
+    event_id: EventId
+
+
 class _Event(_Model):
     specversion: Literal["1.0"] = "1.0"
     #: The same for repeats; with ``source`` it names the occurrence.
@@ -238,8 +252,21 @@ class TaskGivenUp(_Event):
     data: TaskGivenUpData
 
 
+class TaskRecovered(_Event):
+    """Asking the provider has brought what a callback should have told."""
+
+    type: Literal["task.recovered"]
+    data: TaskRecoveredData
+
+
 Event: TypeAlias = (
-    TaskEvent | AssetRequested | AssetStored | AssetExpired | AssetsReady | TaskGivenUp
+    TaskEvent
+    | AssetRequested
+    | AssetStored
+    | AssetExpired
+    | AssetsReady
+    | TaskGivenUp
+    | TaskRecovered
 )
 
 #: Validates any event, and gives the JSON Schema of all.

@@ -18,6 +18,7 @@ from pipeline.events.catalogue import (
     ASSETS_READY,
     CONTENT_TYPE,
     GIVEN_UP,
+    RECOVERED,
     TASK_TYPES,
 )
 from pipeline.message import (
@@ -186,6 +187,38 @@ def task_given_up(
             "stage": stage,
             "reason": reason,
             "questions": questions,
+        },
+    )
+    return Publication(exchange=EVENTS, envelope=envelope)
+
+
+def task_recovered(
+    update: TaskUpdate,
+    event: EventId,
+    *,
+    received_at: datetime,
+    source: str,
+    at: datetime,
+) -> Publication:
+    """Say that asking has brought a stage that no callback has told of.
+
+    Once for each stage of a task; ``event`` is the id of the stage's own event.
+    """
+    stage = update.stage
+    envelope = _envelope(
+        derived_id(RECOVERED, update.task_id, stage),
+        RECOVERED,
+        task_id=update.task_id,
+        operation=update.operation,
+        stage=stage,
+        time=received_at,
+        source=source,
+        at=at,
+        data={
+            "task_id": update.task_id,
+            "operation": update.operation,
+            "stage": stage,
+            "event_id": event,
         },
     )
     return Publication(exchange=EVENTS, envelope=envelope)

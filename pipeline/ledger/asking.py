@@ -42,6 +42,7 @@ def expect_bindings(expectations: Iterable[Expectation]) -> list[Row]:
                 "",
                 to_milliseconds(one.submitted_at),
                 to_milliseconds(one.submitted_at),
+                one.door,
                 to_milliseconds(one.due_at),
                 to_milliseconds(one.submitted_at),
                 None if one.job_id is None else one.job_id.replace("\0", ""),

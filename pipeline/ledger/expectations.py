@@ -34,6 +34,8 @@ class Expectation:
     due_at: datetime
     #: What its caller calls it.
     job_id: str | None = None
+    #: The door it was submitted at; empty: that is not known.
+    door: str = ""
 
 
 @value

@@ -12,11 +12,19 @@ from abc import abstractmethod
 from dataclasses import field
 from datetime import timedelta
 from enum import StrEnum
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from pipeline.ledger.expectations import Expectations
 from pipeline.ledger.links import Links
-from pipeline.ledger.records import Description, SeenUpdate, TaskRecord, Totals
+from pipeline.ledger.records import (
+    EVERY_TASK,
+    Description,
+    Place,
+    SeenUpdate,
+    TaskRecord,
+    TaskSelection,
+    Totals,
+)
 from pipeline.ledger.turns import Turns
 from pipeline.task import Asset, AssetState, StageReady, StoredAsset
 from pipeline.values import value
@@ -49,6 +57,10 @@ __all__ = [
 ]
 
 
+#: How what was a dead letter came in.
+REPLAY: Final = "replay"
+
+
 class Verdict(StrEnum):
     """What the ledger thinks of an update."""
 
@@ -76,6 +88,15 @@ class Claim:
     body: bytes = b""
     #: When to ask for the task if it has not ended by then; ``None``: as before.
     due_at: datetime | None = None
+    #: Whether the message was a dead letter before, and was replayed.
+    replayed: bool = False
+    #: The door of the provider that it came through; empty: that is not known.
+    door: str = ""
+
+    @property
+    def way_in(self) -> str:
+        """How it came in, for the timeline: its origin, or ``replay``."""
+        return REPLAY if self.replayed else self.origin
 
 
 @value
@@ -91,6 +112,8 @@ class Recorded:
     ready: StageReady | None = None
     #: Whether this is what has ended the task; not said again.
     ended: bool = field(default=False, compare=False)
+    #: Whether it moved the task on to a later stage; said again to the same owner.
+    moved: bool = field(default=False, compare=False)
 
 
 @value
@@ -274,13 +297,16 @@ class Ledger(Expectations, Links, Turns):
     @abstractmethod
     async def list_tasks(
         self,
+        chosen: TaskSelection = EVERY_TASK,
         *,
-        stage: Stage | None = None,
-        operation: str | None = None,
-        since: datetime | None = None,
+        after: Place | None = None,
         limit: int = 100,
     ) -> Sequence[TaskRecord]:
-        """List tasks, the last seen first; ``since``: seen then or later."""
+        """List tasks, the last seen first, and by their ids among equals.
+
+        ``after`` goes on behind a place, so that pages of a listing do not overlap
+        though new tasks come meanwhile. One that is seen again moves to the front.
+        """
 
     @abstractmethod
     async def list_updates(self, task_id: TaskId) -> Sequence[SeenUpdate]:
@@ -320,6 +346,5 @@ class Ledger(Expectations, Links, Turns):
 
         The oldest first, at most ``limit`` of them in one transaction; gives how many
         it were, 0 when none is left. A task with a file that is still to come stays:
-        its request, or its dead letter, would find nothing. What comes for a
-        forgotten task later is new.
+        its request would find nothing. What comes for a forgotten task later is new.
         """

@@ -21,6 +21,7 @@ from pipeline.ledger.postgres_locks import lock
 from pipeline.ledger.postgres_schema import prepare
 from pipeline.ledger.postgres_turns import PostgresTurns
 from pipeline.ledger.recording import names_files, ready_stages, record
+from pipeline.ledger.records import EVERY_TASK
 from pipeline.ledger.rows import columns
 from pipeline.message import to_milliseconds
 from pipeline.task import AssetKey
@@ -44,7 +45,8 @@ if TYPE_CHECKING:
         Totals,
     )
     from pipeline.ledger.recording import AssetRow, Changes, Known
-    from pipeline.task import EventId, Stage, TaskId
+    from pipeline.ledger.records import Place, TaskSelection
+    from pipeline.task import EventId, TaskId
 
 #: The longest for one call.
 DEADLINE: Final = timedelta(seconds=10)
@@ -199,17 +201,18 @@ class PostgresLedger(PostgresExpectations, PostgresLinks, PostgresTurns, Ledger)
 
     async def list_tasks(
         self,
+        chosen: TaskSelection = EVERY_TASK,
         *,
-        stage: Stage | None = None,
-        operation: str | None = None,
-        since: datetime | None = None,
+        after: Place | None = None,
         limit: int = 100,
     ) -> Sequence[TaskRecord]:
-        statement, bindings = sql.select_tasks(stage, operation, since, limit)
+        statement, bindings = sql.select_tasks(chosen, after, limit)
         return await self._task_records(statement, *bindings)
 
     async def list_updates(self, task_id: TaskId) -> Sequence[SeenUpdate]:
-        return rows.seen_updates(await self._select(sql.SELECT_UPDATES, task_id))
+        found = await self._select(sql.SELECT_UPDATES, task_id)
+        repeats = await self._select(sql.SELECT_REPEATS, task_id)
+        return rows.seen_updates(found, repeats)
 
     async def find_body(self, task_id: TaskId, event: EventId) -> bytes | None:
         found = await self._select(sql.SELECT_BODY, task_id, event)
@@ -271,9 +274,8 @@ class PostgresLedger(PostgresExpectations, PostgresLinks, PostgresTurns, Ledger)
     ) -> list[TaskRecord]:
         async def run(connection: Any) -> list[TaskRecord]:
             found = await connection.fetch(statement, *bindings)
-            tasks = [rows.task_row(row) for row in found]
-            told = await connection.fetch(sql.TOLD, [task.task_id for task in tasks])
-            return rows.task_records(tasks, told)
+            told = await connection.fetch(sql.TOLD, [row[0] for row in found])
+            return rows.task_records(found, told)
 
         return await self._connections.call(run)
 
@@ -293,7 +295,7 @@ async def _write_changes(connection: Any, changes: Changes) -> None:
     """Write everything that is not empty, by one statement."""
     bindings: dict[str, Iterable[rows.Row]] = {
         "updates": [rows.update_bindings(*one) for one in changes.updates],
-        "duplicates": [(one.event_id, one.owner, at) for one, at in changes.duplicates],
+        "duplicates": [rows.duplicate_bindings(*one) for one in changes.duplicates],
         "tasks": [rows.task_bindings(task) for task in changes.tasks.values()],
         "assets": [rows.asset_bindings(row) for row in changes.assets.values()],
     }

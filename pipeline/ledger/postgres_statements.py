@@ -13,12 +13,13 @@ from itertools import count
 from typing import TYPE_CHECKING, Final
 
 from pipeline.ledger import statements as sql
+from pipeline.ledger import task_statements as shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from datetime import datetime
 
-    from pipeline.task import Stage
+    from pipeline.ledger.records import Place, TaskSelection
+    from pipeline.ledger.task_statements import Binding
 
 #: Not that of the transaction's start: a statement may have waited.
 NOW: Final = "CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)"
@@ -47,11 +48,12 @@ _ATTEMPT_TYPES: Final = (
 )
 
 _INSERT_UPDATES: Final = _many(
-    sql.INSERT_UPDATE, "text, text, text, text, text, text, bigint, text, bytea"
+    sql.INSERT_UPDATE,
+    "text, text, text, text, text, text, bigint, text, bytea, integer",
 )
-_INSERT_DUPLICATES: Final = _many(sql.INSERT_DUPLICATE, "text, text, bigint")
+_INSERT_DUPLICATES: Final = _many(sql.INSERT_DUPLICATE, "text, text, bigint, text")
 _PUT_TASKS: Final = _many(
-    sql.PUT_TASK, "text, text, text, bigint, text, bigint, bigint, bigint"
+    sql.PUT_TASK, "text, text, text, bigint, text, bigint, bigint, text, bigint"
 )
 _PUT_ASSETS: Final = _many(sql.PUT_ASSET, _ASSET_TYPES)
 PUT_ASSETS: Final = _numbered(_PUT_ASSETS)
@@ -60,7 +62,7 @@ INSERT_ATTEMPTS: Final = _numbered(_many(sql.INSERT_ATTEMPT, _ATTEMPT_TYPES))
 EXPECT: Final = _numbered(
     _many(
         sql.EXPECT,
-        "text, text, text, bigint, text, bigint, bigint, bigint, bigint, text",
+        "text, text, text, bigint, text, bigint, bigint, text, bigint, bigint, text",
     )
 )
 SELECT_EXPECTED: Final = _numbered(sql.SELECT_EXPECTED)
@@ -104,11 +106,12 @@ KNOWN_ASSETS: Final = (
 
 
 def select_tasks(
-    stage: Stage | None, operation: str | None, since: datetime | None, limit: int
-) -> tuple[str, tuple[str | int, ...]]:
-    """Give the statement that lists tasks, and its bindings; ``None``: not asked."""
-    statement, bindings = sql.select_tasks(stage, operation, since, limit)
-    return _numbered(statement), bindings
+    chosen: TaskSelection, after: Place | None, limit: int
+) -> tuple[str, tuple[Binding, ...]]:
+    """Give the statement that lists tasks, and its bindings."""
+    statement, bindings = shown.select_tasks(chosen, after, limit)
+    in_array = statement.replace(shown.IN_LIST, "= ANY(?::text[])")
+    return _numbered(in_array), bindings
 
 
 def lock_tasks(keys: Iterable[int]) -> str:
@@ -165,7 +168,8 @@ NOTE_RECOVERY: Final = _numbered(sql.NOTE_RECOVERY)
 DROP_RECOVERY: Final = _numbered(sql.DROP_RECOVERY)
 SELECT_RECOVERY: Final = _numbered(sql.SELECT_RECOVERY)
 
-SELECT_TASK: Final = _numbered(sql.SELECT_TASK)
+SELECT_TASK: Final = _numbered(shown.SELECT_TASK)
+SELECT_REPEATS: Final = _numbered(shown.SELECT_REPEATS)
 SELECT_ASSET: Final = _numbered(sql.SELECT_ASSET)
 SELECT_ASSETS: Final = _numbered(sql.SELECT_ASSETS)
 SELECT_BODY: Final = _numbered(sql.SELECT_BODY)

@@ -35,10 +35,12 @@ _BITS: Final = {stage: 1 << stage.rank for stage in Stage}
 
 @dataclass(slots=True)
 class SeenEvent:
-    """Who holds the claim on an event, and what the verdict was."""
+    """Who holds the claim on an event, and what came of it."""
 
     owner: str
     verdict: Verdict
+    #: Whether it moved its task on to a later stage.
+    moved: bool
 
 
 @dataclass(slots=True)
@@ -52,6 +54,8 @@ class TaskRow:
     message: str
     first_seen_at: int
     last_seen_at: int
+    #: Of the provider; empty: not known.
+    door: str = ""
     #: When to ask for it; ``None``: as it was before. Written only, never read.
     due_at: int | None = None
 
@@ -145,7 +149,8 @@ class Changes:
     The number beside a claim is its time of receipt, in milliseconds.
     """
 
-    updates: list[tuple[Claim, Verdict, int]] = field(default_factory=list)
+    #: With what came of each; the last is 1 if it moved its task on.
+    updates: list[tuple[Claim, Verdict, int, int]] = field(default_factory=list)
     duplicates: list[tuple[Claim, int]] = field(default_factory=list)
     tasks: dict[TaskId, TaskRow] = field(default_factory=dict)
     assets: dict[tuple[str, str, str], AssetRow] = field(default_factory=dict)
@@ -176,22 +181,12 @@ def _record_one(claim: Claim, known: Known, changes: Changes) -> Recorded:
     update = claim.update
     at = to_milliseconds(claim.received_at)
     task = known.tasks.get(update.task_id)
-    seen = known.events.get(claim.event_id)
-    if seen is None:
-        is_late = task is not None and task.stage.rank > update.stage.rank
-        verdict = Verdict.LATE if is_late else Verdict.NEW
-        known.events[claim.event_id] = SeenEvent(claim.owner, verdict)
-        changes.updates.append((claim, verdict, at))
-    elif seen.owner == claim.owner:
-        verdict = seen.verdict
-    else:
-        verdict = Verdict.DUPLICATE
-        changes.duplicates.append((claim, at))
     had_ended = task is not None and task.stage.is_final
+    verdict, moved = _judge(claim, at, task, known, changes)
     task = _note_task(task, claim, at, known, changes)
     ended = task.stage.is_final and not had_ended
     if not names_files(update):
-        return Recorded(verdict=verdict, stage=task.stage, ended=ended)
+        return Recorded(verdict=verdict, stage=task.stage, ended=ended, moved=moved)
     files = known.files.setdefault(update.task_id, {})
     requested = _note_files(claim, at, files, changes)
     ready = None
@@ -203,7 +198,27 @@ def _record_one(claim: Claim, known: Known, changes: Changes) -> Recorded:
         requested=requested,
         ready=ready,
         ended=ended,
+        moved=moved,
     )
+
+
+def _judge(
+    claim: Claim, at: int, task: TaskRow | None, known: Known, changes: Changes
+) -> tuple[Verdict, bool]:
+    """Give the verdict on a claim, and whether it moves its task on."""
+    seen = known.events.get(claim.event_id)
+    if seen is None:
+        rank = claim.update.stage.rank
+        known_rank = 0 if task is None else task.stage.rank
+        verdict = Verdict.LATE if rank < known_rank else Verdict.NEW
+        moved = rank > known_rank
+        known.events[claim.event_id] = SeenEvent(claim.owner, verdict, moved)
+        changes.updates.append((claim, verdict, at, int(moved)))
+        return verdict, moved
+    if seen.owner == claim.owner:
+        return seen.verdict, seen.moved
+    changes.duplicates.append((claim, at))
+    return Verdict.DUPLICATE, False
 
 
 def _note_task(
@@ -220,6 +235,7 @@ def _note_task(
             update.message,
             at,
             at,
+            claim.door,
         )
         known.tasks[update.task_id] = task
         task.due_at = _due(claim, None)
@@ -231,6 +247,7 @@ def _note_task(
             task.operation, task.stage = update.operation, update.stage
             task.code, task.message = update.code, update.message
             task.due_at = _due(claim, task.due_at)
+        task.door = task.door or claim.door
         task.first_seen_at = min(task.first_seen_at, at)
         task.last_seen_at = max(task.last_seen_at, at)
     changes.tasks[update.task_id] = task

@@ -12,12 +12,16 @@ from pipeline.ledger.port import (
     Attempt,
     Description,
     Notification,
-    SeenUpdate,
-    TaskRecord,
-    Totals,
     Verdict,
 )
 from pipeline.ledger.recording import AssetRow, Files, Known, SeenEvent, TaskRow
+from pipeline.ledger.records import (
+    Repeat,
+    SeenUpdate,
+    TaskRecord,
+    TaskState,
+    Totals,
+)
 from pipeline.message import from_milliseconds, to_milliseconds
 from pipeline.task import EventId, Stage, TaskId, Track, merge_tracks
 
@@ -61,6 +65,7 @@ def task_bindings(task: TaskRow) -> Row:
         task.message,
         task.first_seen_at,
         task.last_seen_at,
+        task.door,
         task.due_at,
     )
 
@@ -93,7 +98,7 @@ def asset_bindings(row: AssetRow) -> Row:
     )
 
 
-def update_bindings(claim: Claim, verdict: Verdict, at: int) -> Row:
+def update_bindings(claim: Claim, verdict: Verdict, at: int, moved: int) -> Row:
     """Write a row of ``updates``."""
     update = claim.update
     return (
@@ -102,11 +107,17 @@ def update_bindings(claim: Claim, verdict: Verdict, at: int) -> Row:
         claim.owner,
         update.stage.value,
         verdict.value,
-        claim.origin,
+        claim.way_in,
         at,
         encode_tracks(update.tracks),
         claim.body,
+        moved,
     )
+
+
+def duplicate_bindings(claim: Claim, at: int) -> Row:
+    """Write a row of ``duplicates``."""
+    return claim.event_id, claim.owner, at, claim.way_in
 
 
 def encode_tracks(tracks: Sequence[Track]) -> str:
@@ -130,7 +141,7 @@ def known(events: Iterable[Row], tasks: Iterable[Row], files: Iterable[Row]) -> 
     """Read what there is about a batch of claims.
 
     Args:
-        events: event id, owner and verdict.
+        events: event id, owner, verdict, and whether it moved its task on.
         tasks: ``TASK_COLUMNS``.
         files: ``ASSET_COLUMNS``.
     """
@@ -139,36 +150,52 @@ def known(events: Iterable[Row], tasks: Iterable[Row], files: Iterable[Row]) -> 
         file = asset_row(row)
         of_tasks.setdefault(file.task_id, {})[file.track_id, file.kind] = file
     return Known(
-        events={EventId(row[0]): SeenEvent(row[1], VERDICTS[row[2]]) for row in events},
+        events={
+            EventId(row[0]): SeenEvent(row[1], VERDICTS[row[2]], bool(row[3]))
+            for row in events
+        },
         tasks={TaskId(row[0]): task_row(row) for row in tasks},
         files=of_tasks,
     )
 
 
-def task_records(tasks: Iterable[TaskRow], told: Iterable[Row]) -> list[TaskRecord]:
-    """Make tasks of rows, in their order.
+def task_records(found: Iterable[Row], told: Iterable[Row]) -> list[TaskRecord]:
+    """Make tasks of rows of ``SELECT_TASK``, in their order.
 
     ``told`` has task id, stage and tracks of all their updates.
     """
-    listed = list(tasks)
-    tracks: dict[str, list[tuple[Stage, list[Track]]]] = {
-        task.task_id: [] for task in listed
-    }
+    listed = list(found)
+    tracks: dict[str, list[tuple[Stage, list[Track]]]] = {row[0]: [] for row in listed}
     for task_id, stage, text in told:
         tracks[task_id].append((STAGES[stage], decode_tracks(text)))
     return [
         TaskRecord(
-            task_id=task.task_id,
-            operation=task.operation,
-            stage=task.stage,
-            message=task.message,
-            code=task.code,
-            tracks=merge_tracks(tracks[task.task_id]),
-            first_seen_at=from_milliseconds(task.first_seen_at),
-            last_seen_at=from_milliseconds(task.last_seen_at),
+            task_id=row[0],
+            operation=row[1],
+            stage=STAGES[row[2]],
+            code=row[3],
+            message=row[4],
+            first_seen_at=from_milliseconds(row[5]),
+            last_seen_at=from_milliseconds(row[6]),
+            door=row[7],
+            state=TaskState(row[8]),
+            submitted_at=moment(row[9]),
+            job_id=row[10],
+            due_at=moment(row[11]),
+            given_up_at=moment(row[12]),
+            origin=row[13],
+            files_expected=row[14],
+            files_stored=row[15],
+            files_expired=row[16],
+            tracks=merge_tracks(tracks[row[0]]),
         )
-        for task in listed
+        for row in listed
     ]
+
+
+def moment(value: int | None) -> datetime | None:
+    """Read a time that may be missing."""
+    return None if value is None else from_milliseconds(value)
 
 
 def attempt_bindings(attempts: Iterable[Attempt]) -> Iterator[Row]:
@@ -217,21 +244,27 @@ def notification(row: Row) -> Notification:
     )
 
 
-def seen_update(row: Row) -> SeenUpdate:
-    """Read a row of ``SELECT_UPDATES``."""
-    return SeenUpdate(
-        event_id=row[0],
-        stage=STAGES[row[1]],
-        verdict=VERDICTS[row[2]],
-        origin=row[3],
-        received_at=from_milliseconds(row[4]),
-        duplicates=row[5],
-    )
+def seen_updates(found: Iterable[Row], repeats: Iterable[Row]) -> list[SeenUpdate]:
+    """Read rows of ``SELECT_UPDATES``, in order of arrival.
 
-
-def seen_updates(found: Iterable[Row]) -> list[SeenUpdate]:
-    """Read rows of ``SELECT_UPDATES``, in order of arrival."""
-    updates = [seen_update(row) for row in found]
+    ``repeats`` are rows of ``SELECT_REPEATS``.
+    """
+    of_events: dict[str, list[Repeat]] = {}
+    for event, origin, at in repeats:
+        repeat = Repeat(origin=origin, received_at=from_milliseconds(at))
+        of_events.setdefault(event, []).append(repeat)
+    updates = [
+        SeenUpdate(
+            event_id=row[0],
+            stage=STAGES[row[1]],
+            verdict=VERDICTS[row[2]],
+            origin=row[3],
+            received_at=from_milliseconds(row[4]),
+            duplicates=row[5],
+            repeats=tuple(of_events.get(row[0], ())),
+        )
+        for row in found
+    ]
     updates.sort(key=lambda one: (one.received_at, one.stage.rank, one.event_id))
     return updates
 

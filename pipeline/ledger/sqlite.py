@@ -22,10 +22,12 @@ from pipeline.errors import (
 )
 from pipeline.ledger import rows
 from pipeline.ledger import statements as sql
+from pipeline.ledger import task_statements as shown
 from pipeline.ledger.files import files_of, find_file, settle_file
 from pipeline.ledger.migrations import migrations
 from pipeline.ledger.port import Ledger
-from pipeline.ledger.recording import names_files, record
+from pipeline.ledger.recording import record
+from pipeline.ledger.records import EVERY_TASK
 from pipeline.ledger.sqlite_expectations import SqliteExpectations
 from pipeline.ledger.sqlite_leases import (
     begin_file,
@@ -34,6 +36,7 @@ from pipeline.ledger.sqlite_leases import (
     renew_lease,
 )
 from pipeline.ledger.sqlite_links import SqliteLinks
+from pipeline.ledger.sqlite_recording import read_known, task_records, write_changes
 from pipeline.ledger.sqlite_turns import SqliteTurns
 from pipeline.message import to_milliseconds
 from pipeline.sqlite import Database, DatabaseUnavailable, SchemaMismatch, migrate
@@ -58,8 +61,8 @@ if TYPE_CHECKING:
         TaskRecord,
         Totals,
     )
-    from pipeline.ledger.recording import Changes, Known
-    from pipeline.task import AssetKey, EventId, Stage, TaskId
+    from pipeline.ledger.records import Place, TaskSelection
+    from pipeline.task import AssetKey, EventId, TaskId
 
 T = TypeVar("T")
 
@@ -121,8 +124,8 @@ class SqliteLedger(SqliteExpectations, SqliteLinks, SqliteTurns, Ledger):
             return []
 
         def run(connection: apsw.Connection) -> Sequence[Recorded]:
-            answers, changes = record(claims, _read_known(connection, claims))
-            _write_changes(connection, changes)
+            answers, changes = record(claims, read_known(connection, claims))
+            write_changes(connection, changes)
             return answers
 
         return await self._write(run)
@@ -183,30 +186,37 @@ class SqliteLedger(SqliteExpectations, SqliteLinks, SqliteTurns, Ledger):
 
     async def find_task(self, task_id: TaskId) -> TaskRecord | None:
         def run(connection: apsw.Connection) -> list[TaskRecord]:
-            return _task_records(
-                connection, connection.execute(sql.SELECT_TASK, (task_id,))
+            return task_records(
+                connection, connection.execute(shown.SELECT_TASK, (task_id,))
             )
 
         return next(iter(await self._read(run)), None)
 
     async def list_tasks(
         self,
+        chosen: TaskSelection = EVERY_TASK,
         *,
-        stage: Stage | None = None,
-        operation: str | None = None,
-        since: datetime | None = None,
+        after: Place | None = None,
         limit: int = 100,
     ) -> Sequence[TaskRecord]:
-        statement, bindings = sql.select_tasks(stage, operation, since, limit)
+        statement, given = shown.select_tasks(chosen, after, limit)
+        bindings = tuple(
+            orjson.dumps(one).decode() if isinstance(one, list) else one
+            for one in given
+        )
         return await self._read(
-            lambda connection: _task_records(
+            lambda connection: task_records(
                 connection, connection.execute(statement, bindings)
             )
         )
 
     async def list_updates(self, task_id: TaskId) -> Sequence[SeenUpdate]:
-        found = await self._select(sql.SELECT_UPDATES, task_id)
-        return rows.seen_updates(found)
+        def run(connection: apsw.Connection) -> Sequence[SeenUpdate]:
+            found = connection.execute(sql.SELECT_UPDATES, (task_id,))
+            repeats = connection.execute(shown.SELECT_REPEATS, (task_id,))
+            return rows.seen_updates(list(found), list(repeats))
+
+        return await self._read(run)
 
     async def find_body(self, task_id: TaskId, event: EventId) -> bytes | None:
         found = await self._select(sql.SELECT_BODY, task_id, event)
@@ -278,68 +288,3 @@ def _translated() -> Iterator[None]:
 
 def _all(cursor: Iterable[rows.Row]) -> list[rows.Row]:
     return list(cursor)
-
-
-def _read_known(connection: apsw.Connection, claims: Sequence[Claim]) -> Known:
-    """Read what there is about the claims, with one SELECT for each table."""
-    events = list({(claim.update.task_id, claim.event_id) for claim in claims})
-    task_ids = list({claim.update.task_id for claim in claims})
-    with_files = list(
-        {claim.update.task_id for claim in claims if names_files(claim.update)}
-    )
-    return rows.known(
-        _select(connection, sql.select_seen(events)),
-        _select_in(connection, sql.TASK_COLUMNS, "tasks", "task_id", task_ids),
-        _select_in(connection, sql.ASSET_COLUMNS, "assets", "task_id", with_files),
-    )
-
-
-def _select_in(
-    connection: apsw.Connection,
-    columns: str,
-    table: str,
-    key: str,
-    values: Sequence[str],
-) -> Iterator[rows.Row]:
-    return _select(connection, sql.select_in(columns, table, key, values))
-
-
-def _select(
-    connection: apsw.Connection, statements: Iterable[tuple[str, tuple[str, ...]]]
-) -> Iterator[rows.Row]:
-    for statement, bindings in statements:
-        yield from connection.execute(statement, bindings)
-
-
-def _write_changes(connection: apsw.Connection, changes: Changes) -> None:
-    if changes.updates:
-        connection.executemany(
-            sql.INSERT_UPDATE, [rows.update_bindings(*one) for one in changes.updates]
-        )
-    if changes.duplicates:
-        connection.executemany(
-            sql.INSERT_DUPLICATE,
-            [(claim.event_id, claim.owner, at) for claim, at in changes.duplicates],
-        )
-    if changes.tasks:
-        connection.executemany(
-            sql.PUT_TASK, [rows.task_bindings(task) for task in changes.tasks.values()]
-        )
-    if changes.assets:
-        connection.executemany(
-            sql.PUT_ASSET, [rows.asset_bindings(row) for row in changes.assets.values()]
-        )
-
-
-def _task_records(
-    connection: apsw.Connection, found: Iterable[rows.Row]
-) -> list[TaskRecord]:
-    tasks = [rows.task_row(row) for row in found]
-    told = _select_in(
-        connection,
-        "task_id, stage, tracks",
-        "updates",
-        "task_id",
-        [task.task_id for task in tasks],
-    )
-    return rows.task_records(tasks, told)

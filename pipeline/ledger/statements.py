@@ -9,20 +9,15 @@ from __future__ import annotations
 from itertools import chain, repeat
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from pipeline.message import to_milliseconds
-
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from datetime import datetime
-
-    from pipeline.task import Stage
 
 T = TypeVar("T")
 
 #: Of an event that is in the ledger: who was first to tell it, and what came of it.
-SEEN_COLUMNS: Final = "event_id, owner, verdict"
+SEEN_COLUMNS: Final = "event_id, owner, verdict, moved"
 TASK_COLUMNS: Final = (
-    "task_id, operation, stage, code, message, first_seen_at, last_seen_at"
+    "task_id, operation, stage, code, message, first_seen_at, last_seen_at, door"
 )
 ASSET_COLUMNS: Final = (
     "task_id, track_id, kind, operation, url, url_received_at, state, stages,"
@@ -38,18 +33,19 @@ NOTIFICATION_COLUMNS: Final = (
 
 INSERT_UPDATE: Final = (
     "INSERT INTO updates (task_id, event_id, owner, stage, verdict, origin,"
-    " received_at, tracks, body) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    " received_at, tracks, body, moved) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 INSERT_DUPLICATE: Final = (
-    "INSERT INTO duplicates (event_id, owner, received_at) VALUES (?, ?, ?)"
+    "INSERT INTO duplicates (event_id, owner, received_at, origin) VALUES (?, ?, ?, ?)"
     " ON CONFLICT DO NOTHING"
 )
 #: A task that has ended is not asked for; news of another puts the question off.
 PUT_TASK: Final = (
-    f"INSERT INTO tasks ({TASK_COLUMNS}, due_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+    f"INSERT INTO tasks ({TASK_COLUMNS}, due_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
     " ON CONFLICT (task_id) DO UPDATE SET operation = excluded.operation,"
     " stage = excluded.stage, code = excluded.code, message = excluded.message,"
     " first_seen_at = excluded.first_seen_at, last_seen_at = excluded.last_seen_at,"
+    " door = excluded.door,"
     " due_at = CASE WHEN excluded.stage IN ('failed', 'complete') THEN NULL"
     " WHEN tasks.due_at > excluded.due_at THEN tasks.due_at"
     " ELSE COALESCE(excluded.due_at, tasks.due_at) END,"
@@ -119,12 +115,13 @@ NOTE_NOTIFICATION: Final = (
 )
 EXPECT: Final = (
     f"INSERT INTO tasks ({TASK_COLUMNS}, due_at, submitted_at, job_id)"
-    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
     " ON CONFLICT (task_id) DO UPDATE SET first_seen_at = CASE"
     " WHEN excluded.first_seen_at < tasks.first_seen_at THEN excluded.first_seen_at"
     " ELSE tasks.first_seen_at END,"
     " submitted_at = COALESCE(tasks.submitted_at, excluded.submitted_at),"
     " job_id = COALESCE(tasks.job_id, excluded.job_id),"
+    " door = CASE WHEN tasks.door = '' THEN excluded.door ELSE tasks.door END,"
     " due_at = CASE WHEN tasks.stage IN ('failed', 'complete')"
     " OR tasks.given_up_at IS NOT NULL THEN NULL"
     " ELSE COALESCE(tasks.due_at, excluded.due_at) END"
@@ -223,7 +220,6 @@ DROP_RECOVERY: Final = "DELETE FROM recoveries WHERE task_id = ? RETURNING 1"
 SELECT_RECOVERY: Final = (
     "SELECT recovery_id, asked_at FROM recoveries WHERE task_id = ?"
 )
-SELECT_TASK: Final = f"SELECT {TASK_COLUMNS} FROM tasks WHERE task_id = ?"
 SELECT_ASSET: Final = f"SELECT {ASSET_COLUMNS} FROM assets WHERE {_ASSET_KEY}"
 SELECT_ASSETS: Final = (
     f"SELECT {ASSET_COLUMNS} FROM assets WHERE task_id = ? ORDER BY track_id, kind"
@@ -286,22 +282,6 @@ FORGET: Final = tuple(
 
 #: Lists in ``IN (…)`` have one of these lengths, so that few statements are prepared.
 _LIST_LENGTHS: Final = (1, 4, 16, 64, 256)
-
-
-def select_tasks(
-    stage: Stage | None, operation: str | None, since: datetime | None, limit: int
-) -> tuple[str, tuple[str | int, ...]]:
-    """Give the statement that lists tasks, and its bindings; ``None``: not asked."""
-    asked = {
-        "stage = ?": None if stage is None else stage.value,
-        "operation = ?": operation,
-        "last_seen_at >= ?": None if since is None else to_milliseconds(since),
-    }
-    chosen = {clause: one for clause, one in asked.items() if one is not None}
-    where = f" WHERE {' AND '.join(chosen)}" if chosen else ""
-    order = " ORDER BY last_seen_at DESC, task_id LIMIT ?"
-    statement = f"SELECT {TASK_COLUMNS} FROM tasks{where}{order}"
-    return statement, (*chosen.values(), max(0, limit))
 
 
 def select_in(

@@ -8,17 +8,19 @@
 """
 
 from pipeline.submission.checker import Checked, Checker
-from pipeline.submission.follow import Followed, follow, look
+from pipeline.submission.follow import DeadFiles, Followed, Watch, follow, look
 from pipeline.submission.source import SourceCheck
 from pipeline.submission.submitter import Submitted, Submitter
 
 __all__ = [
     "Checked",
     "Checker",
+    "DeadFiles",
     "Followed",
     "SourceCheck",
     "Submitted",
     "Submitter",
+    "Watch",
     "follow",
     "look",
 ]

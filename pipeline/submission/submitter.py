@@ -52,6 +52,7 @@ class Submitter:
         ledger: an open one.
         clock: gives the present time.
         quiet: how long after a submission of an operation it is asked for.
+        door: the name of the provider's door; empty: not known.
     """
 
     def __init__(
@@ -62,12 +63,14 @@ class Submitter:
         *,
         clock: Callable[[], datetime],
         quiet: Callable[[str], timedelta],
+        door: str = "",
     ) -> None:
         self._checker = checker
         self._client = client
         self._ledger = ledger
         self._clock = clock
         self._quiet = quiet
+        self._door = door
 
     async def check(
         self, operation: str, given: Mapping[str, Any], source_file: Path | None = None
@@ -102,6 +105,7 @@ class Submitter:
             submitted_at=at,
             due_at=at + self._quiet(operation),
             job_id=job_id,
+            door=self._door,
         )
         is_expected = True
         try:

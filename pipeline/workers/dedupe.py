@@ -12,7 +12,12 @@ from typing import TYPE_CHECKING, Final
 
 from pipeline.errors import Reject, Unreadable
 from pipeline.events.catalogue import DEFAULT_SOURCE
-from pipeline.events.publications import asset_requested, assets_ready, task_event
+from pipeline.events.publications import (
+    asset_requested,
+    assets_ready,
+    task_event,
+    task_recovered,
+)
 from pipeline.failpoints import reach
 from pipeline.ledger.port import Claim, Verdict
 from pipeline.logs import get_logger
@@ -54,6 +59,7 @@ class Dedupe:
         confirmation: asks the provider about each callback before anything comes of
             it; ``None``: what the bodies say is taken as it is.
         door: knows what a failure means; ``None``: what it means at every door.
+        polls_alone: no callback can come, so nothing that was asked for is lost.
         source: the CloudEvents source of what is published.
     """
 
@@ -65,6 +71,7 @@ class Dedupe:
         quiet: Callable[[str], timedelta] | None = None,
         confirmation: Confirmation | None = None,
         door: Door | None = None,
+        polls_alone: bool = False,
         source: str = DEFAULT_SOURCE,
     ) -> None:
         self._ledger = ledger
@@ -72,6 +79,7 @@ class Dedupe:
         self._quiet = quiet
         self._confirmation = confirmation
         self._door = door
+        self._polls_alone = polls_alone
         self._source = source
 
     async def handle(
@@ -119,6 +127,16 @@ class Dedupe:
                     at=now,
                 )
             )
+        if recorded.moved and claim.origin == POLL and not self._polls_alone:
+            publications.append(
+                task_recovered(
+                    claim.update,
+                    claim.event_id,
+                    received_at=claim.received_at,
+                    source=self._source,
+                    at=now,
+                )
+            )
         publications.extend(
             asset_requested(
                 asset,
@@ -160,6 +178,8 @@ def _claim(
         received_at=received_at,
         body=envelope.body,
         due_at=due_at,
+        replayed=envelope.replays > 0,
+        door="" if door is None else door.name,
     )
 
 

@@ -110,7 +110,7 @@ async def test_wait_has_an_end(cli: CommandLine, around: Surroundings) -> None:
     """Nobody takes the callbacks here."""
     done = await called(cli, *submission(around, "--wait", "--timeout", "1s"))
 
-    assert 1 == done.returncode
+    assert 3 == done.returncode
     assert "is not over yet" in done.stderr
     assert "pipeline tasks show" in done.stderr
 

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import json
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
 
+from pipeline.broker import open_broker
+from pipeline.errors import AssetRefused
+from pipeline.events.publications import asset_requested
 from pipeline.ledger import open_ledger
 from pipeline.simulator import ProviderOptions, SimulatedProvider
-from pipeline.task import TaskId
+from pipeline.task import Stage, TaskId
+from pipeline.topology import DOWNLOAD, build_topology
+from tests.callbacks import START, TASK, make_claim, make_update
 from tests.command_line import WITHIN_SECONDS, until
 from tests.given_up import expect_long_ago, give_up
+from tests.waiting import receive_one
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,6 +51,7 @@ async def test_a_task_is_followed_to_its_end(cli: CommandLine) -> None:
         )
         await asyncio.to_thread(running.stop)
 
+    assert 0 == followed.returncode, followed.stderr
     lines = [json.loads(line)["what"] for line in followed.stdout.splitlines()]
     assert any(line.startswith("callback: text") for line in lines)
     assert sum(" stored: " in line for line in lines) == 4
@@ -53,6 +61,10 @@ async def test_a_task_is_followed_to_its_end(cli: CommandLine) -> None:
     assert shown["dead_letters"] == []
     assert "  +0.0 " in plain.stdout
     assert [task["task_id"] for task in listed] == [task_id]
+    assert ("complete", 4, 4, "callback", "generic") == tuple(
+        listed[0][name]
+        for name in ("state", "files_stored", "files_expected", "origin", "door")
+    )
     assert others == []
     until(lambda: running.process.poll() is not None)
 
@@ -75,3 +87,122 @@ async def test_a_task_is_followed_until_it_is_given_up(
     assert 1 == errors.count("not known yet")
     assert "error: task t-1 is given up: it has not ended" in errors
     assert "given up at question 1" in running.log.read_text(encoding="utf-8")
+
+
+async def make_ledger(url: str) -> None:
+    """Make one with a task that is submitted, one given up, and two heard of."""
+    async with open_ledger(url) as ledger:
+        await expect_long_ago(ledger, TaskId("lost"))
+        await give_up(ledger)
+        await expect_long_ago(ledger, TaskId("fresh"))
+        for number, stage in enumerate([Stage.TEXT, Stage.COMPLETE]):
+            update = make_update(stage, task_id=f"{stage}", operation="generate")
+            at = datetime.now(UTC) - timedelta(minutes=30 - number)
+            await ledger.record([make_claim(update, received_at=at)])
+
+
+async def test_tasks_are_listed_by_how_they_stand(
+    cli: CommandLine, tmp_path: Path
+) -> None:
+    """In pages, and with an error for a name that nobody knows."""
+    url = f"sqlite:///{tmp_path}/listed.db"
+    await make_ledger(url)
+
+    def listed(*options: str) -> list[str]:
+        tasks = cli.json("tasks", "list", "--ledger-url", url, *options)
+        return [f"{task['task_id']} {task['state']}" for task in tasks]
+
+    assert [
+        "complete complete",
+        "text text",
+        "fresh submitted",
+        "lost given_up",
+    ] == listed()
+    assert ["fresh submitted", "lost given_up"] == listed(
+        "--state", "submitted", "--state", "given_up"
+    )
+    assert ["complete complete"] == listed("--missing-files", "--since", "2h")
+    assert ["fresh submitted", "lost given_up"] == listed("--until", "45m")
+    assert [] == listed("--since", "2999-01-01")
+
+    first = cli("tasks", "list", "--ledger-url", url, "--limit", "2")
+    place = first.stderr.rpartition("--after ")[2].strip()
+    assert ["fresh submitted", "lost given_up"] == listed("--after", place)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--state", "lost"), "'given_up'"),
+        (("--operation", "jazz"), "upload-extend"),
+        (("--door", "back"), "sunoapi-org"),
+        (("--since", "soon"), "2026-11-20T08:00Z"),
+        (("--after", "there"), "the place that a page ended with"),
+    ],
+)
+async def test_a_filter_that_nobody_knows_is_refused_with_those_that_there_are(
+    cli: CommandLine, tmp_path: Path, options: tuple[str, ...], told: str
+) -> None:
+    url = f"sqlite:///{tmp_path}/refused.db"
+    await make_ledger(url)
+
+    done = cli("tasks", "list", "--ledger-url", url, *options)
+
+    assert 2 == done.returncode
+    words = " ".join(done.stderr.replace("│", " ").split())
+    assert told in words.replace("- ", "-")
+
+
+async def test_a_task_that_is_not_over_in_time_has_an_exit_code_of_its_own(
+    cli: CommandLine, tmp_path: Path
+) -> None:
+    url = f"sqlite:///{tmp_path}/slow.db"
+    await make_ledger(url)
+
+    done = cli(
+        *("tasks", "show", "fresh", "--follow", "--timeout", "500ms"),
+        *("--ledger-url", url),
+    )
+
+    assert 3 == done.returncode, done.stderr
+    assert "not over after 0.5 s" in done.stderr
+    assert "`pipeline tasks show fresh --follow`" in done.stderr
+
+
+async def test_following_ends_where_a_download_is_a_dead_letter(
+    cli: CommandLine, tmp_path: Path
+) -> None:
+    """And says how to replay it; such tasks can be listed, too."""
+    urls = {
+        "ledger": f"sqlite:///{tmp_path}/dead.db",
+        "broker": f"sqlite:///{tmp_path}/dead-broker.db",
+    }
+    links = {"audio": "https://files.example.com/1.mp3"}
+    claim = make_claim(make_update(Stage.COMPLETE, links=links))
+    async with (
+        open_ledger(urls["ledger"]) as ledger,
+        open_broker(urls["broker"], deadline=timedelta(seconds=5)) as broker,
+    ):
+        await broker.declare(build_topology())
+        (recorded,) = await ledger.record([claim])
+        (asset,) = recorded.requested
+        request = asset_requested(
+            asset, owner=claim.owner, stage=Stage.COMPLETE, source="/", at=START
+        )
+        await broker.publish(request)
+        async with broker.consume(DOWNLOAD, prefetch=1) as consumer:
+            delivery = await receive_one(consumer)
+            await delivery.dead_letter(AssetRefused("too large"), at=START)
+    places = [part for name in urls for part in (f"--{name}-url", urls[name])]
+
+    done = cli("tasks", "show", TASK, "--follow", "--timeout", "20s", *places)
+    listed = cli.json("tasks", "list", "--dead-letters", *places)
+    shown = cli.json("tasks", "show", TASK, *places)
+
+    assert 1 == done.returncode, done.stderr
+    assert "1 of 1 file will not come" in done.stderr
+    replay = f"`pipeline dead-letters replay --queue download --task {TASK}`"
+    assert replay in done.stderr
+    assert [(TASK, 1)] == [(one["task_id"], one["dead_letters"]) for one in listed]
+    assert ["AssetRefused"] == [one["error_type"] for one in shown["dead_letters"]]
+    assert "dead_letter" in [one["kind"] for one in shown["timeline"]]

@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.ledger.expectations import Expectation
 from pipeline.task import Stage
-from tests.callbacks import TASK, make_record_info
+from tests.callbacks import TASK, make_body, make_record_info
 from tests.file_server import FileServer, answer
 from tests.waiting import eventually
 from tests.whole_pipeline import (
@@ -30,6 +30,8 @@ PATH: Final = "/api/v1/generate/record-info"
 FAILED: Final = make_record_info(
     "GENERATE_AUDIO_FAILED", response=None, errorCode=501, errorMessage="failed"
 )
+#: What is heard of an end that no callback has told of.
+RECOVERED: Final = ["task.failed", "task.recovered"]
 #: A lease runs out some three seconds after its owner has died.
 SHORT: Final = {
     "provider__api_key": "the-key",
@@ -60,7 +62,7 @@ def heard(pipeline: WholePipeline) -> list[str]:
 
 
 async def has_heard(pipeline: WholePipeline) -> bool:
-    return bool(heard(pipeline))
+    return len(heard(pipeline)) >= len(RECOVERED)
 
 
 @pytest.mark.parametrize("place", ["poller.before_publish", "poller.before_note"])
@@ -85,7 +87,7 @@ async def test_killed_between_the_question_and_what_follows(
     assert task is not None
     assert (1, Stage.FAILED) == (killed_after, task.stage)
     assert place != "poller.before_publish" or asked == 2
-    assert ["task.failed"] == heard(pipeline)
+    assert RECOVERED == heard(pipeline)
 
 
 async def is_asked(api: FileServer, count: int) -> bool:
@@ -130,3 +132,71 @@ async def test_a_poller_without_a_key_says_what_to_set(
 
     assert 1 == done.returncode
     assert "provider.api_key: expected a value" in done.stderr
+
+
+async def test_a_stage_whose_callback_got_lost_is_told_as_recovered(
+    broker_url: str, tmp_path: Path
+) -> None:
+    """The text comes by a callback; the end, by asking alone; both are heard."""
+    async with FileServer() as api:
+        api.add(PATH, answer(FAILED))
+        async with (
+            whole_pipeline(
+                broker_url, tmp_path, provider__base_url=api.url(""), **SHORT
+            ) as pipeline,
+            pipeline.running(),
+        ):
+            await eventually(lambda: is_told(pipeline), within=WITHIN_SECONDS)
+            await eventually(lambda: has_heard(pipeline), within=WITHIN_SECONDS)
+            events = {
+                request.json()["type"]: request.json()
+                for request in pipeline.subscriber.effects(STUDIO)
+            }
+
+    assert sorted([*RECOVERED, "task.text"]) == sorted(events)
+    recovered, failed = events["task.recovered"], events["task.failed"]
+    assert {
+        "task_id": TASK,
+        "operation": "upload-extend",
+        "stage": "failed",
+        "event_id": failed["id"],
+    } == recovered["data"]
+    assert "poll" == failed["data"]["origin"]
+
+
+async def test_who_polls_alone_hears_of_no_recovery(
+    sqlite_url: str, tmp_path: Path
+) -> None:
+    """No callback can come where the address leads nowhere."""
+    async with FileServer() as api:
+        api.add(PATH, answer(FAILED))
+        async with (
+            whole_pipeline(
+                sqlite_url,
+                tmp_path,
+                provider__base_url=api.url(""),
+                provider__callback_url="https://callbacks.invalid",
+                **SHORT,
+            ) as pipeline,
+            pipeline.running(),
+        ):
+            await expect(pipeline)
+            # Both would be published together, and be told in any order.
+            await pipeline.until_done(0)
+            await eventually(lambda: is_noted(pipeline), within=WITHIN_SECONDS)
+
+    assert ["task.failed"] == heard(pipeline)
+
+
+async def is_told(pipeline: WholePipeline) -> bool:
+    """Send the callback of a text, once somebody listens."""
+    if not pipeline.base:
+        return False
+    url, body = f"{pipeline.base}/callbacks/upload-extend", make_body("text", items=[])
+    headers = {"Content-Type": "application/json"}
+    async with pipeline.session.post(url, data=body, headers=headers) as response:
+        return response.status == 200
+
+
+async def is_noted(pipeline: WholePipeline) -> bool:
+    return (await pipeline.ledger.totals()).notifications_delivered >= 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -17,11 +18,11 @@ from tests.callbacks import TASK, after, make_body, make_record_info
 from tests.factories import make_envelope
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
     from pathlib import Path
 
     from pipeline.ledger.port import Ledger
-    from pipeline.message import Envelope
+    from pipeline.message import Envelope, Publication
 
 
 @pytest.fixture
@@ -134,3 +135,70 @@ async def test_an_end_that_a_callback_has_told_first_is_not_recovered(
     )
 
     assert before == recovered()
+
+
+def types(told: Sequence[Publication] | Exception) -> list[str]:
+    assert not isinstance(told, Exception)
+    return [one.envelope.routing_key for one in told]
+
+
+async def test_a_stage_that_no_callback_has_told_of_is_told_as_recovered(
+    dedupe: Dedupe,
+) -> None:
+    """Each such stage, once; and the same again after a crash."""
+    first = make_callback(make_record_info("FIRST_SUCCESS"), origin="poll")
+    end = make_callback(make_record_info("GENERATE_AUDIO_FAILED"), origin="poll")
+    await dedupe.handle([make_callback(make_body("text"))])
+
+    told = await dedupe.handle([first, end])
+    again = await dedupe.handle([first, end])
+
+    assert ["task.first", "task.recovered"] == types(told[0])[:2]
+    assert ["task.failed", "task.recovered"] == types(told[1])
+    assert told == again
+
+
+async def test_what_a_callback_has_told_first_is_not_recovered_by_other_words(
+    dedupe: Dedupe,
+) -> None:
+    """The same stage with other contents is news, but nothing was lost."""
+    polled = make_callback(make_record_info("SUCCESS"), origin="poll")
+
+    _, told = await dedupe.handle([make_callback(make_body("complete")), polled])
+
+    assert "task.recovered" not in types(told)
+    assert "task.complete" in types(told)
+
+
+async def test_a_late_answer_recovers_nothing(dedupe: Dedupe) -> None:
+    late = make_callback(make_record_info("FIRST_SUCCESS"), origin="poll")
+
+    _, told = await dedupe.handle([make_callback(make_body("complete")), late])
+
+    assert "task.first" in types(told)
+    assert "task.recovered" not in types(told)
+
+
+async def test_where_no_callback_can_come_nothing_is_recovered(ledger: Ledger) -> None:
+    dedupe = Dedupe(ledger, clock=lambda: after(60), polls_alone=True)
+    end = make_callback(make_record_info("GENERATE_AUDIO_FAILED"), origin="poll")
+
+    (told,) = await dedupe.handle([end])
+
+    assert ["task.failed"] == types(told)
+
+
+async def test_a_callback_that_was_a_dead_letter_is_noted_as_replayed(
+    dedupe: Dedupe, ledger: Ledger
+) -> None:
+    """The event still says how it came in the first place."""
+    (told,) = await dedupe.handle(
+        [replace(make_callback(make_body("text")), replays=1)]
+    )
+
+    (seen,) = await ledger.list_updates(TASK)
+    assert "replay" == seen.origin
+    assert not isinstance(told, Exception)
+    event = parse_event(told[0].envelope.body)
+    assert isinstance(event, TaskEvent)
+    assert "callback" == event.data.origin

@@ -40,7 +40,7 @@ async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
 async def told(ledger: Ledger) -> list[str]:
     document = await task_document(ledger, TASK)
     assert document is not None
-    return [text for _, text in timeline(document)]
+    return [entry.what for entry in timeline(document)]
 
 
 async def test_a_task_shows_when_it_was_submitted_and_is_asked_for(

@@ -18,6 +18,7 @@ from pipeline.events.catalogue import (
     AssetsReady,
     AssetStored,
     TaskEvent,
+    TaskRecovered,
     parse_event,
 )
 from pipeline.events.publications import (
@@ -26,6 +27,7 @@ from pipeline.events.publications import (
     assets_ready,
     task_event,
     task_given_up,
+    task_recovered,
 )
 from pipeline.message import MessageId
 from pipeline.task import (
@@ -105,6 +107,10 @@ def every_publication() -> Iterator[Publication]:
         questions=50,
         source=SOURCE,
         at=START,
+    )
+    update = make_update(Stage.FIRST)
+    yield task_recovered(
+        update, event_id(update), received_at=START, source=SOURCE, at=after(1)
     )
 
 
@@ -239,6 +245,32 @@ def test_a_stage_that_is_ready_again_is_news_only_if_a_file_has_changed() -> Non
     assert id_of(make_asset(), gone) != id_of(make_asset(), make_asset("image"))
 
 
+def test_a_stage_that_was_recovered_is_told_once_and_names_its_event() -> None:
+    """Whatever it says: what comes after it in the same stage is no news."""
+
+    def tell(update: TaskUpdate) -> TaskRecovered:
+        publication = task_recovered(
+            update, event_id(update), received_at=START, source=SOURCE, at=after(1)
+        )
+        assert ("events", "task.recovered") == (
+            publication.exchange,
+            publication.wire_key,
+        )
+        event = parse_event(publication.envelope.body)
+        assert isinstance(event, TaskRecovered)
+        return event
+
+    one = make_update(Stage.FIRST)
+    other = make_update(Stage.FIRST, tracks=[make_track(title="Other")])
+
+    assert tell(one).id == tell(other).id
+    assert tell(one).id != tell(make_update(Stage.COMPLETE)).id
+    assert (event_id(one), Stage.FIRST) == (
+        tell(one).data.event_id,
+        tell(one).data.stage,
+    )
+
+
 def test_public_types_are_the_routing_keys_of_subscriptions() -> None:
     assert PUBLIC_TYPES == (
         "task.unknown",
@@ -250,6 +282,7 @@ def test_public_types_are_the_routing_keys_of_subscriptions() -> None:
         "asset.expired",
         "task.assets_ready",
         "task.given_up",
+        "task.recovered",
     )
     assert set(TASK_TYPES) == set(Stage)
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.bootstrap import is_polling
 from pipeline.errors import ConfigurationError
 from pipeline.settings import Settings, load_settings, show_settings, variable
+from pipeline.settings.polling import is_polling
 
 ADDRESS = {"provider.base_url": "https://a.example"}
 KEY = {"provider.api_key": "the-key"}

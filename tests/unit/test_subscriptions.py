@@ -84,7 +84,7 @@ def test_the_example_is_right() -> None:
     """It is what the documentation points to."""
     found = load_subscriptions(EXAMPLE, event_types=PUBLIC_TYPES)
 
-    assert [one.name for one in found] == ["shop", "archive"]
+    assert [one.name for one in found] == ["shop", "archive", "alarms"]
 
 
 def test_each_subscription_gets_a_queue(tmp_path: Path) -> None:

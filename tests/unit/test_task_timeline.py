@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
+from pipeline.cli.task_entries import print_entry
 from pipeline.cli.task_timeline import (
-    is_given_up,
-    is_over,
+    entry_documents,
     task_document,
     timeline,
 )
@@ -20,7 +21,6 @@ from pipeline.message import MessageId
 from pipeline.task import AssetKey, Stage, TaskId
 from pipeline.topology import DOWNLOAD
 from tests.callbacks import TASK, after, make_claim, make_update
-from tests.given_up import expect_long_ago, give_up
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -113,7 +113,8 @@ async def test_everything_that_happened_stands_in_the_order_of_time(
 
     assert [
         (0, "submitted as order-7"),
-        (90, "poll: complete (new, 1 more said the same)"),
+        (90, "poll: complete (new)"),
+        (95, "callback: complete again, +5.0 s"),
         (
             100,
             (
@@ -127,25 +128,58 @@ async def test_everything_that_happened_stands_in_the_order_of_time(
     ] == [((entry.at - after(0)).total_seconds(), entry.what) for entry in entries]
 
 
-async def test_a_task_is_over_when_its_files_are_settled(ledger: Ledger) -> None:
-    early = is_over(await document_of(ledger))
-    await ledger.settle_asset(KEY, "gone", at=after(120))
+async def test_entries_say_how_they_came_and_how_late(ledger: Ledger) -> None:
+    """In figures: an update since the submission, a repeat since what it repeats."""
+    document = await document_of(ledger)
 
-    assert not early
-    assert is_over(await document_of(ledger))
+    submitted, update, repeat = entry_documents(timeline(document))
+
+    names = ("kind", "origin", "after_seconds", "delay_seconds")
+    assert ("submitted", None, 0, None) == tuple(submitted[n] for n in names)
+    assert ("update", "poll", 90, 90) == tuple(update[n] for n in names)
+    assert ("repeat", "callback", 95, 5) == tuple(repeat[n] for n in names)
+    (seen,) = document["updates"]
+    assert (90, 5) == (seen["delay_seconds"], seen["repeats"][0]["delay_seconds"])
 
 
-async def test_a_task_that_was_given_up_is_not_over(tmp_path: Path) -> None:
-    async with open_ledger(f"sqlite:///{tmp_path}/ledger.db") as ledger:
-        await expect_long_ago(ledger)
-        early = is_given_up(await document_of(ledger))
-        await give_up(ledger)
-        late = await document_of(ledger)
+async def test_of_many_repeats_some_are_named_and_the_others_counted(
+    ledger: Ledger,
+) -> None:
+    links = {"audio": "https://files.example.com/1.mp3?sig=secret"}
+    update = make_update(Stage.COMPLETE, links=links)
+    await ledger.record(
+        [make_claim(update, received_at=after(100 + n)) for n in range(24)]
+    )
 
-    assert not early
-    assert is_given_up(late)
-    assert not is_over(late)
-    assert "given up at question 1" in [entry.what for entry in timeline(late)]
+    entries = timeline(await document_of(ledger))
+
+    repeats = [entry for entry in entries if entry.kind == "repeat"]
+    assert 21 == len(repeats)
+    assert "complete again, 5 times more since, not shown" == repeats[-1].what
+
+
+async def test_a_task_that_nobody_submitted_has_no_delays(tmp_path: Path) -> None:
+    async with open_ledger(f"sqlite:///{tmp_path}/other.db") as ledger:
+        await ledger.record([make_claim(make_update(Stage.TEXT))])
+        (entry,) = timeline(await document_of(ledger))
+
+    assert ("callback", None) == (entry.origin, entry.delay_seconds)
+
+
+async def test_no_line_is_wider_than_a_terminal(
+    ledger: Ledger, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A name of a file in the store is in one piece all the same."""
+    await renew(ledger, after(60) - after(0))
+    location = f"sha256/ab/{'ab' * 32}.mp3"
+    await ledger.settle_asset(KEY, replace(STORED, location=location), at=after(120))
+
+    for entry in timeline(await document_of(ledger)):
+        print_entry(entry, start=after(0))
+
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 100
+    assert any(location in line for line in lines)
 
 
 async def test_a_task_that_nobody_knows_has_no_document(ledger: Ledger) -> None:

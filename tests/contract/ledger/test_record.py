@@ -283,33 +283,21 @@ async def test_an_unknown_task_is_not_found(ledger: Ledger) -> None:
     assert await ledger.list_updates(TASK) == []
 
 
-async def test_tasks_are_listed_by_when_they_were_last_seen(ledger: Ledger) -> None:
-    for number, stage in enumerate([Stage.TEXT, Stage.COMPLETE, Stage.TEXT]):
-        update = make_update(stage, task_id=f"task-{number}")
-        await ledger.record([make_claim(update, received_at=after(number))])
-    woken = make_update(Stage.FAILED, task_id="task-0")
-    await ledger.record([make_claim(woken, received_at=after(9))])
+async def test_an_update_tells_whether_it_has_moved_its_task_on(
+    ledger: Ledger, open_again: OpenAgain
+) -> None:
+    """To its owner always the same, whatever has come since."""
+    claims = [
+        make_claim(make_update(Stage.UNKNOWN)),
+        make_claim(make_update(Stage.FIRST)),
+        make_claim(make_update(Stage.TEXT)),
+        make_claim(make_update(Stage.FIRST, tracks=[make_track(title="Other")])),
+        make_claim(make_update(Stage.COMPLETE)),
+        make_claim(make_update(Stage.COMPLETE)),
+    ]
 
-    async def listed(stage: Stage | None = None, limit: int = 100) -> list[str]:
-        return [t.task_id for t in await ledger.list_tasks(stage=stage, limit=limit)]
+    first = [answer.moved for answer in await ledger.record(claims)]
+    again = [answer.moved for answer in await (await open_again()).record(claims)]
 
-    assert await listed() == ["task-0", "task-2", "task-1"]
-    assert await listed(limit=2) == ["task-0", "task-2"]
-    assert await listed(Stage.TEXT) == ["task-2"]
-    assert await listed(Stage.FIRST) == []
-    assert await listed(limit=0) == []
-
-
-async def test_tasks_can_be_listed_by_operation_and_by_time(ledger: Ledger) -> None:
-    for number, operation in enumerate(["generate", "extend", "generate"]):
-        update = make_update(Stage.TEXT, task_id=f"task-{number}", operation=operation)
-        await ledger.record([make_claim(update, received_at=after(number))])
-
-    async def listed(**asked: Any) -> list[str]:
-        return [task.task_id for task in await ledger.list_tasks(**asked)]
-
-    assert await listed(operation="generate") == ["task-2", "task-0"]
-    assert await listed(since=after(1)) == ["task-2", "task-1"]
-    assert await listed(operation="generate", since=after(1)) == ["task-2"]
-    assert await listed(operation="generate", stage=Stage.FIRST) == []
-    assert await listed(operation="wav", since=after(0)) == []
+    assert [False, True, False, False, True, False] == first
+    assert first == again
