@@ -29,6 +29,7 @@ ALL="rabbitmq postgres $OURS"
 BEFORE_KILL=10
 AWAY_SECONDS=3
 figures=$(mktemp)
+secrets=$(mktemp --directory)
 
 compose() { docker compose --progress quiet --env-file configs/compose/demo.env "$@"; }
 say() { printf '%4ss  %s\n' "$SECONDS" "$*"; }
@@ -49,11 +50,11 @@ tidy_up() {
         compose logs --no-color --tail 40 || true
     fi
     if [ -z "${KEEP:-}" ]; then
-        compose --profile demo down --volumes --remove-orphans --timeout 5 || true
+        compose --profile demo --profile operator --profile poller --profile admin down --volumes --remove-orphans --timeout 5 || true
         docker image rm --force "$IMAGE" >/dev/null 2>&1 || true
         say "removed"
     fi
-    rm -f "$figures"
+    rm -rf "$figures" "$secrets"
     return "$status"
 }
 trap tidy_up EXIT
@@ -178,6 +179,32 @@ start --no-recreate --scale download=4 --scale dedupe=2 --scale notify=2
 [ "$(compose ps --quiet $OURS | wc -l)" -eq 9 ] || fail "expected 9 containers of ours"
 play
 say "demo played by more workers"
+
+# A provider that loses every callback, an admin service, a poller.
+cat >"$secrets/settings" configs/compose/demo.env - <<'SETTINGS'
+
+PIPELINE_PROVIDER__DOOR=sunoapi-org
+PIPELINE_PROVIDER__BASE_URL=http://operator:8300
+PIPELINE_PROVIDER__CALLBACK_URL=https://callbacks.invalid
+PIPELINE_POLLER__QUIET=1s
+PIPELINE_POLLER__INTERVAL=1s
+SETTINGS
+echo simulated-key >"$secrets/key"
+echo an-admin-token-of-some-length >"$secrets/tokens"
+chmod -R a+rX "$secrets"
+export SETTINGS_FILE=$secrets/settings
+export PROVIDER_KEY_FILE=$secrets/key ADMIN_TOKENS_FILE=$secrets/tokens ADMIN_PORT=0
+compose run --detach --rm --use-aliases --entrypoint python operator \
+    -c "$(cat tests/compose/provider.py)" >/dev/null
+compose --profile poller --profile admin up --detach --wait --wait-timeout "$WAIT_SECONDS"
+task=$(python_in admin <tests/compose/submit.py) || fail "no task was submitted"
+compose run --rm -T operator tasks show "$task" --follow --timeout 120s ||
+    fail "the poller did not find the task whose callbacks were lost"
+compose exec -T download pipeline doctor --only losses | grep --quiet 'the poller still finds' ||
+    fail "the download worker has no key"
+compose --profile poller --profile admin stop poller admin
+unset SETTINGS_FILE PROVIDER_KEY_FILE ADMIN_TOKENS_FILE
+say "a task was submitted over HTTP, and found by the poller with all its files"
 
 compose restart rabbitmq
 python_in ingress after-restart <tests/compose/post.py || fail "no callback was taken"

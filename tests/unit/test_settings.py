@@ -284,6 +284,21 @@ def test_a_secret_can_be_read_from_a_file(tmp_path: Path) -> None:
     assert loaded.origin("ingress.tokens") == "PIPELINE_INGRESS__TOKENS_FILE"
 
 
+def test_an_empty_file_of_a_secret_stands_for_none(tmp_path: Path) -> None:
+    """Containers are given one where there is no secret."""
+    secret = tmp_path / "none"
+    secret.touch()
+    names = ("INGRESS__TOKENS", "PROVIDER__API_KEY", "ADMIN__TOKENS")
+    loaded = load(environ={f"PIPELINE_{name}_FILE": str(secret) for name in names})
+    settings = loaded.settings
+
+    assert ((), None, ()) == (
+        settings.ingress.tokens,
+        settings.provider.api_key,
+        settings.admin.tokens,
+    )
+
+
 def test_a_secret_file_that_cannot_be_read_is_a_mistake(tmp_path: Path) -> None:
     binary = tmp_path / "binary"
     binary.write_bytes(b"\xff\xfe")
