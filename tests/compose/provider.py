@@ -1,6 +1,6 @@
 """Be a provider whose callbacks all get lost, until this is stopped.
 
-Runs inside the image, as the container `operator`: that is its name for the others.
+Runs inside the image, in the container `poller`: that is its name for those who fetch.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ PORT: Final = 8300
 OPTIONS: Final = ProviderOptions(
     host="0.0.0.0",
     port=PORT,
-    public_url=f"http://operator:{PORT}",
+    public_url=f"http://poller:{PORT}",
     time_scale=100,
 )
 
