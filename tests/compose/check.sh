@@ -211,7 +211,7 @@ say "a task whose callbacks were lost was found by the poller, with all its file
 compose restart rabbitmq
 python_in ingress after-restart <tests/compose/post.py || fail "no callback was taken"
 say "callback taken after a restart of the broker"
-until compose exec -T dedupe pipeline tasks show after-restart --json >/dev/null 2>&1; do
+until compose run --rm -T operator tasks show after-restart --json >/dev/null 2>&1; do
     [ $((SECONDS - started)) -lt 600 ] || fail "the callback was not processed"
     sleep 1
 done
