@@ -245,8 +245,14 @@ def callback_address_of(settings: Settings, operation: str) -> str:
 
 
 @asynccontextmanager
-async def open_checker(settings: Settings) -> AsyncIterator[Checker]:
+async def open_checker(
+    settings: Settings, *, once: bool = False
+) -> AsyncIterator[Checker]:
     """Open what submissions are checked with.
+
+    Args:
+        settings: all of them.
+        once: look at each source once, for a batch.
 
     Raises:
         ConfigurationError: there is nothing to decode the source audio with.
@@ -272,32 +278,36 @@ async def open_checker(settings: Settings) -> AsyncIterator[Checker]:
             partial(callback_address_of, settings),
             sources=sources,
             private=submit.allow_private_addresses,
+            once=once,
         )
 
 
 @asynccontextmanager
 async def open_submitter(
-    settings: Settings, client: ProviderClient | None = None
+    settings: Settings, client: ProviderClient | None = None, *, once: bool = False
 ) -> AsyncIterator[Submitter]:
     """Open what tasks are submitted with: the provider, the ledger, the checks.
 
     Args:
         settings: all of them.
         client: an open one to share; ``None``: one of its own.
+        once: look at each source once, for a batch.
 
     Raises:
         ConfigurationError: a setting is missing, or there is no decoder.
         LedgerUnavailable, LedgerMismatch: the ledger cannot be opened.
     """
-    from pipeline.submission import Submitter  # noqa: PLC0415  few ask
+    from pipeline.provider.door import door_of  # noqa: PLC0415  few ask
+    from pipeline.submission import Submitter  # noqa: PLC0415
 
     async with AsyncExitStack() as stack:
         if client is None:
             client = await stack.enter_async_context(provider_of(settings))
         yield Submitter(
-            await stack.enter_async_context(open_checker(settings)),
+            await stack.enter_async_context(open_checker(settings, once=once)),
             client,
             await stack.enter_async_context(ledger_of(settings)),
             clock=partial(datetime.now, UTC),
             quiet=settings.poller.quiet_for,
+            door=door_of(settings).name,
         )

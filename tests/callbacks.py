@@ -14,6 +14,7 @@ from pipeline.task import Stage, TaskId, TaskUpdate, Track, event_id
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from pipeline.ledger.jobs import NamedJob
     from pipeline.message import JSONValue
 
 TASK: Final = TaskId("2fac6f1d9f72")
@@ -156,6 +157,7 @@ def make_claim(
     received_at: datetime = START,
     body: bytes = b"",
     due_at: datetime | None = None,
+    job: NamedJob | None = None,
 ) -> Claim:
     """Make a claim on an update, by a message of its own."""
     update = make_update() if update is None else update
@@ -167,4 +169,5 @@ def make_claim(
         received_at=received_at,
         body=body,
         due_at=due_at,
+        job=job,
     )

@@ -18,9 +18,11 @@ from pipeline.errors import BrokerError, PublishRefused, Unreadable, Unroutable
 from pipeline.failpoints import around
 from pipeline.ingress.accepted import accepted
 from pipeline.ingress.gate import name_of
+from pipeline.ingress.jobs import job_of
 from pipeline.ingress.problems import CODE, problem
 from pipeline.logs import get_logger
 from pipeline.message import (
+    JOB,
     OPERATION,
     ORIGIN,
     STAGE,
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
 
     from prometheus_client import Counter
 
+    from pipeline.message import HeaderValue
     from pipeline.settings import IngressSettings
 
     #: Keeps a callback for good.
@@ -116,7 +119,7 @@ class CallbackView:
                 token = request.query.get(TOKEN_PARAMETER)
             self._admit(operation, token, request.headers)
             body = await self._read(request)
-            await self._take(operation, request.headers, body, started)
+            await self._take(operation, request.headers, body, started, job_of(request))
         except _Refused as refused:
             return self._refuse(operation, refused.response, name_of(request))
         return accepted(request)
@@ -129,6 +132,7 @@ class CallbackView:
         body: bytes,
         *,
         remote: str,
+        job: str | None = None,
     ) -> web.Response | None:
         """Receive one callback that is there already; ``None``: it is accepted.
 
@@ -138,11 +142,12 @@ class CallbackView:
             headers: of the request.
             body: of the request, within the limit.
             remote: who sent it, for the log.
+            job: mark of the job that the address names.
         """
         started = time.perf_counter()
         try:
             self._admit(operation, token, headers)
-            await self._take(operation, headers, body, started)
+            await self._take(operation, headers, body, started, job)
         except _Refused as refused:
             return self._refuse(operation, refused.response, remote)
         return None
@@ -162,7 +167,12 @@ class CallbackView:
             raise _Refused(problem(415, detail, code="unsupported_media_type"))
 
     async def _take(
-        self, operation: str, headers: Mapping[str, str], body: bytes, started: float
+        self,
+        operation: str,
+        headers: Mapping[str, str],
+        body: bytes,
+        started: float,
+        job: str | None,
     ) -> None:
         """Look at the body, store the callback, and count it."""
         try:
@@ -170,7 +180,7 @@ class CallbackView:
         except Unreadable as error:
             raise _Refused(problem(400, str(error), code="unreadable")) from error
         self._check_signature(headers, body, seen)
-        await self._publish(operation, body, seen)
+        await self._publish(operation, body, seen, job)
         self._accepted[operation].inc()
         CALLBACK_SECONDS.observe(time.perf_counter() - started)
 
@@ -218,18 +228,23 @@ class CallbackView:
         async with asyncio.timeout(self._body_timeout_seconds):
             return await request.read()
 
-    async def _publish(self, operation: str, body: bytes, seen: Peek) -> None:
+    async def _publish(
+        self, operation: str, body: bytes, seen: Peek, job: str | None
+    ) -> None:
         stage = seen.stage.value
+        about: dict[str, HeaderValue] = {
+            TASK_ID: seen.task_id,
+            OPERATION: operation,
+            STAGE: stage,
+            ORIGIN: CALLBACK_ORIGIN,
+        }
+        if job is not None:
+            about[JOB] = job
         envelope = Envelope(
             body=body,
             routing_key=f"callback.{operation}.{stage}",
             message_id=new_message_id(),
-            headers={
-                TASK_ID: seen.task_id,
-                OPERATION: operation,
-                STAGE: stage,
-                ORIGIN: CALLBACK_ORIGIN,
-            },
+            headers=about,
             published_at=datetime.now(UTC),
         )
         publication = Publication(exchange=CALLBACKS_EXCHANGE, envelope=envelope)

@@ -15,6 +15,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Self
 
 from pipeline.ledger.expectations import Expectations
+from pipeline.ledger.jobs import Jobs
 from pipeline.ledger.links import Links
 from pipeline.ledger.records import SeenUpdate, TaskRecord, Totals
 from pipeline.task import Asset, AssetState, StageReady, StoredAsset
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from types import TracebackType
 
+    from pipeline.ledger.jobs import NamedJob
     from pipeline.ledger.lease import BegunAsset, BegunNotification, Lease
     from pipeline.message import MessageId
     from pipeline.task import AssetKey, EventId, Stage, TaskId, TaskUpdate
@@ -74,6 +76,8 @@ class Claim:
     body: bytes = b""
     #: When to ask for the task if it has not ended by then; ``None``: as before.
     due_at: datetime | None = None
+    #: The job that its address names; ``None``: it names none.
+    job: NamedJob | None = None
 
 
 @value
@@ -136,7 +140,7 @@ class Notification:
     status: int | None
 
 
-class Ledger(Expectations, Links):
+class Ledger(Expectations, Links, Jobs):
     """A handle on a ledger, to be used as an async context manager.
 
     Entering applies missing migrations. Every method may raise

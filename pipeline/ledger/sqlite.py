@@ -20,13 +20,14 @@ from pipeline.errors import (
     LedgerMismatch,
     LedgerUnavailable,
 )
-from pipeline.ledger import rows
+from pipeline.ledger import job_rows, rows
 from pipeline.ledger import statements as sql
 from pipeline.ledger.files import files_of, find_file, settle_file
 from pipeline.ledger.migrations import migrations
 from pipeline.ledger.port import Ledger
 from pipeline.ledger.recording import names_files, record
 from pipeline.ledger.sqlite_expectations import SqliteExpectations
+from pipeline.ledger.sqlite_jobs import SqliteJobs, link_jobs
 from pipeline.ledger.sqlite_leases import (
     begin_file,
     begin_telling,
@@ -65,7 +66,7 @@ T = TypeVar("T")
 APPLICATION_ID: Final = 0x504C4752
 
 
-class SqliteLedger(SqliteExpectations, SqliteLinks, Ledger):
+class SqliteLedger(SqliteExpectations, SqliteLinks, SqliteJobs, Ledger):
     """The ledger in the SQLite file at ``path``, which is made if need be.
 
     Args:
@@ -119,8 +120,11 @@ class SqliteLedger(SqliteExpectations, SqliteLinks, Ledger):
             return []
 
         def run(connection: apsw.Connection) -> Sequence[Recorded]:
-            answers, changes = record(claims, _read_known(connection, claims))
+            known = _read_known(connection, claims)
+            named = job_rows.newly_named(claims, known.tasks)
+            answers, changes = record(claims, known)
             _write_changes(connection, changes)
+            link_jobs(connection, named)
             return answers
 
         return await self._write(run)

@@ -9,6 +9,7 @@
 
 from pipeline.submission.checker import Checked, Checker
 from pipeline.submission.follow import Followed, follow, look
+from pipeline.submission.jobs import new_job_id, read_job_id
 from pipeline.submission.source import SourceCheck
 from pipeline.submission.submitter import Submitted, Submitter
 
@@ -21,4 +22,6 @@ __all__ = [
     "Submitter",
     "follow",
     "look",
+    "new_job_id",
+    "read_job_id",
 ]

@@ -14,9 +14,17 @@ from pipeline.errors import Reject, Unreadable
 from pipeline.events.catalogue import DEFAULT_SOURCE
 from pipeline.events.publications import asset_requested, assets_ready, task_event
 from pipeline.failpoints import reach
+from pipeline.ledger.jobs import NamedJob
 from pipeline.ledger.port import Claim, Verdict
 from pipeline.logs import get_logger
-from pipeline.message import OPERATION, ORIGIN, RECEIVED_AT, from_milliseconds
+from pipeline.message import (
+    JOB,
+    JOB_MARK,
+    OPERATION,
+    ORIGIN,
+    RECEIVED_AT,
+    from_milliseconds,
+)
 from pipeline.metrics import RECOVERED, UPDATES
 from pipeline.provider.callback import OPERATIONS, normalise
 from pipeline.task import event_id
@@ -160,6 +168,7 @@ def _claim(
         received_at=received_at,
         body=envelope.body,
         due_at=due_at,
+        job=_job(envelope, origin),
     )
 
 
@@ -170,6 +179,17 @@ def operation_of(envelope: Envelope) -> str:
         return operation
     words = envelope.routing_key.split(".")
     return words[1] if len(words) == _KEY_WORDS and words[1] else "unknown"
+
+
+def _job(envelope: Envelope, origin: object) -> NamedJob | None:
+    """Give the job that the address of a callback has named, if any."""
+    mark, operation = envelope.headers.get(JOB), operation_of(envelope)
+    if mark is None or origin == POLL or operation not in OPERATIONS:
+        return None
+    # Whoever writes to the exchange may write anything there.
+    if not isinstance(mark, str) or not JOB_MARK.fullmatch(mark):
+        return None
+    return NamedJob(mark=mark, operation=operation)
 
 
 def _received_at(envelope: Envelope, now: datetime) -> datetime:
