@@ -201,12 +201,10 @@ def _key_of(request: web.BaseRequest) -> JobId | None:
     given = request.headers.getall(IDEMPOTENCY_KEY, [])
     if not given:
         return None
+    # Several are as wrong as one with a comma and a space in it.
+    text = ", ".join(given).strip()
+    is_quoted = len(text) > 1 and text[0] == text[-1] == '"'
     try:
-        if len(given) > 1:
-            message = f"expected one, got {len(given)}"
-            raise ValueError(message)
-        text = given[0].strip()
-        is_quoted = len(text) > 1 and text[0] == text[-1] == '"'
         return read_job_id(text[1:-1] if is_quoted else text)
     except ValueError as error:
         detail = f"{IDEMPOTENCY_KEY}: {error}; nothing was sent"

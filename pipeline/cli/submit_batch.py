@@ -168,9 +168,13 @@ async def _run(
     finally:
         # Whatever ends the waiting: what is listed here is paid for.
         await _show(report, followed, how)
-    is_known = how.within is None or len(followed) == len(report.task_ids)
-    is_fetched = is_known and all(one.is_good for one in followed.values())
-    return report.is_good and is_fetched
+    return report.is_good and (how.within is None or _is_fetched(report, followed))
+
+
+def _is_fetched(report: Report, followed: dict[str, Followed]) -> bool:
+    """Tell whether every task has ended with all its files."""
+    is_known = len(followed) == len(report.task_ids)
+    return is_known and all(one.is_good for one in followed.values())
 
 
 async def _check(settings: Settings, lines: Sequence[Line], *, as_json: bool) -> bool:
@@ -239,9 +243,7 @@ async def _wait(
                         await stopping.wait()
 
 
-async def _show(
-    report: Report, followed: dict[str, Followed], how: Manner
-) -> None:
+async def _show(report: Report, followed: dict[str, Followed], how: Manner) -> None:
     """Print the one report, and how to go on."""
     from pipeline.submission.journal import State
 

@@ -83,9 +83,7 @@ class PostgresJobs(Jobs):
         """Read rows."""
 
 
-async def link_jobs(
-    connection: Any, named: Sequence[tuple[TaskId, NamedJob]]
-) -> None:
+async def link_jobs(connection: Any, named: Sequence[tuple[TaskId, NamedJob]]) -> None:
     """Give jobs that wait for a task the one whose callback has named them."""
     for task_id, job in named:
         of_job, of_task = job_rows.link_bindings(task_id, job)

@@ -195,7 +195,7 @@ def require_accepted(job: Job, digest: str) -> Job:
     if job.digest != digest:
         message = (
             f"job {job.job_id}: expected the request that it was begun with"
-            f" ({job.operation}, {job.begun_at:%Y-%m-%d %H:%M:%S} UTC), got another one;"
+            f" ({job.operation}, {job.begun_at:%Y-%m-%d %H:%M:%S} UTC), got another;"
             " nothing was sent: give another id, or that request"
         )
         raise JobTaken(message)

@@ -131,16 +131,7 @@ class Submitter:
             ProviderError: as ``ProviderClient.submit``; a job that was refused may be
                 submitted again, one whose outcome is unknown is not sent again.
         """
-        request = checked.good()
-        intent = Intent(
-            job_id=job_id or new_job_id(),
-            mark=new_mark(),
-            operation=request.operation,
-            door=self._door,
-            digest=digest_of(request),
-            begun_at=self._clock(),
-            source_seconds=checked.lengths,
-        )
+        intent = self._intend(checked, job_id or new_job_id())
         if (job := await self._jobs.begin(intent)) is not None:
             return _told(job)
         async with self._jobs.sending(intent):
@@ -157,6 +148,23 @@ class Submitter:
                 raise
             await reach("submit.before_note")
             return await self._note(intent, task_id)
+
+    def _intend(self, checked: Checked, job_id: JobId) -> Intent:
+        """Say what is about to be sent.
+
+        Raises:
+            SubmissionInvalid: it has mistakes.
+        """
+        request = checked.good()
+        return Intent(
+            job_id=job_id,
+            mark=new_mark(),
+            operation=request.operation,
+            door=self._door,
+            digest=digest_of(request),
+            begun_at=self._clock(),
+            source_seconds=checked.lengths,
+        )
 
     async def _send(self, checked: Checked, intent: Intent) -> TaskId:
         with _counted(intent.operation):

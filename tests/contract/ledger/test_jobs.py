@@ -109,7 +109,9 @@ async def test_of_many_who_begin_a_job_one_gets_it(
     )
 
     assert 1 == len({job.mark for job in begun})
-    ours = [one for one, job in zip(intents, begun, strict=True) if one.mark == job.mark]
+    ours = [
+        one for one, job in zip(intents, begun, strict=True) if one.mark == job.mark
+    ]
     assert 1 == len(ours)
 
 
@@ -266,14 +268,16 @@ async def test_callback_that_names_a_job_with_a_task_changes_nothing(
     assert forged.job_id is None
 
 
-@pytest.mark.parametrize("changes", [{"operation": "wav"}, {"mark": "2" * 32}])
+@pytest.mark.parametrize(
+    "other", [intent(operation="wav"), intent(mark="2" * 32)], ids=["operation", "mark"]
+)
 async def test_callback_of_another_operation_or_mark_is_no_word_of_the_job(
-    ledger: Ledger, changes: dict[str, str]
+    ledger: Ledger, other: Intent
 ) -> None:
     one = intent()
     await ledger.begin_job(one, lasts=NOTHING)
 
-    await call_back(ledger, intent(**changes))
+    await call_back(ledger, other)
 
     assert (await found(ledger, one)).task_id is None
 
