@@ -313,7 +313,7 @@ async def test_key_of_an_outcome_that_is_unknown_sends_nothing_again(
 
 
 async def test_key_of_a_refusal_is_free(admin: Admin) -> None:
-    """Nothing was made: the same key may try again, with the same or another request."""
+    """Nothing was made, so it may be given again, with another request as well."""
     admin.around.provider.credits = 0
     first = await admin.refused(admin.around.fields(), Idempotency_Key="order-7")
     admin.around.provider.credits = 1
