@@ -276,8 +276,14 @@ def callback_address_of(settings: Settings, operation: str) -> str:
 
 
 @asynccontextmanager
-async def open_checker(settings: Settings) -> AsyncIterator[Checker]:
+async def open_checker(
+    settings: Settings, *, once: bool = False
+) -> AsyncIterator[Checker]:
     """Open what submissions are checked with.
+
+    Args:
+        settings: all of them.
+        once: look at each source once, for a batch.
 
     Raises:
         ConfigurationError: there is nothing to decode the source audio with.
@@ -303,18 +309,20 @@ async def open_checker(settings: Settings) -> AsyncIterator[Checker]:
             partial(callback_address_of, settings),
             sources=sources,
             private=submit.allow_private_addresses,
+            once=once,
         )
 
 
 @asynccontextmanager
 async def open_submitter(
-    settings: Settings, client: ProviderClient | None = None
+    settings: Settings, client: ProviderClient | None = None, *, once: bool = False
 ) -> AsyncIterator[Submitter]:
     """Open what tasks are submitted with: the provider, the ledger, the checks.
 
     Args:
         settings: all of them.
         client: an open one to share; ``None``: one of its own.
+        once: look at each source once, for a batch.
 
     Raises:
         ConfigurationError: a setting is missing, or there is no decoder.
@@ -326,7 +334,7 @@ async def open_submitter(
     async with AsyncExitStack() as stack:
         ledger = ledger_of(settings)
         own = provider_of(settings, ledger) if client is None else None
-        checker = await stack.enter_async_context(open_checker(settings))
+        checker = await stack.enter_async_context(open_checker(settings, once=once))
         await stack.enter_async_context(ledger)
         if own is not None:
             client = await stack.enter_async_context(own)

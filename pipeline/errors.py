@@ -35,6 +35,8 @@ PipelineError
 │   ├── SubmissionRefused     it does not take what was submitted
 │   │   ├── SourceUnusable    it could not fetch the source audio
 │   │   └── AlreadyThere      it has done this before: ask for the details
+│   ├── JobTaken              the id belongs to a job with another request
+│   ├── JobInProgress         the same job is being sent at this moment
 │   └── OutcomeUnknown        it may have taken what was submitted, and may not
 ├── NotificationFailed        a subscriber did not answer 2xx in time
 │   └── SubscriberGone        it answered 410: it wants to hear nothing more
@@ -266,6 +268,25 @@ class OutcomeUnknown(ProviderError):
             f"{reason}; it may have been accepted all the same: look for the task"
             " before you submit it again"
         )
+        #: Without the advice.
+        self.reason = reason
+
+
+class JobTaken(ProviderError):
+    """The id of a job belongs to one with another request; nothing was sent."""
+
+
+class JobInProgress(ProviderError):
+    """The same job is being sent at this moment; nothing was sent beside it.
+
+    Args:
+        reason: which one.
+        after: when to ask again what became of it.
+    """
+
+    def __init__(self, reason: str, *, after: timedelta) -> None:
+        super().__init__(reason)
+        self.after = after
 
 
 class NotificationFailed(PipelineError):

@@ -7,6 +7,7 @@ message means the same whichever broker held it (``docs/architecture.md``).
 
 from __future__ import annotations
 
+import re
 import secrets
 from dataclasses import field, replace
 from datetime import UTC, datetime, timedelta
@@ -50,6 +51,10 @@ EVENT_TYPE: Final = "event-type"
 ORIGIN: Final = "origin"
 #: Of a callback: when it came in, in milliseconds since 1970.
 RECEIVED_AT: Final = "received-at"
+#: Of a callback: the mark of the job that its address names.
+JOB: Final = "job"
+#: What such a mark looks like; it names a job and cannot be guessed.
+JOB_MARK: Final = re.compile("[0-9a-f]{32}")
 
 RESERVED_HEADERS: Final = frozenset(
     {

@@ -14,6 +14,7 @@ from pipeline.task import Stage, TaskId, TaskUpdate, Track, event_id
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from pipeline.ledger.jobs import NamedJob
     from pipeline.message import JSONValue
 
 TASK: Final = TaskId("2fac6f1d9f72")
@@ -158,6 +159,7 @@ def make_claim(
     due_at: datetime | None = None,
     replayed: bool = False,
     door: str = "",
+    job: NamedJob | None = None,
 ) -> Claim:
     """Make a claim on an update, by a message of its own."""
     update = make_update() if update is None else update
@@ -171,4 +173,5 @@ def make_claim(
         due_at=due_at,
         replayed=replayed,
         door=door,
+        job=job,
     )

@@ -125,6 +125,7 @@ def headers() -> list[str]:
         message.EVENT_TYPE,
         message.ORIGIN,
         message.RECEIVED_AT,
+        message.JOB,
     )
     return [*sorted(message.RESERVED_HEADERS), *about]
 

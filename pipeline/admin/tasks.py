@@ -1,8 +1,8 @@
 """Take a submission over HTTP: ``POST /tasks``, with a token.
 
 The body has the fields of one request, as a line of a batch has them. Whatever is
-refused is a problem document (RFC 9457); ``mistakes`` in it names each, and
-``provider_code`` what the provider has answered.
+refused is a problem document (RFC 9457): ``mistakes`` in it names each,
+``provider_code`` what the provider has answered, ``job_id`` what the ledger calls it.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ from aiohttp import ClientPayloadError, web
 
 from pipeline.errors import (
     AlreadyThere,
+    JobInProgress,
+    JobTaken,
+    LedgerError,
     OutcomeUnknown,
     ProviderError,
     ProviderRefused,
@@ -27,10 +30,12 @@ from pipeline.errors import (
 from pipeline.ingress.problems import CODE, problem
 from pipeline.logs import get_logger
 from pipeline.provider.signature import token_matches
+from pipeline.submission.jobs import new_job_id, read_job_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from pipeline.ledger.jobs import JobId
     from pipeline.settings import AdminSettings
     from pipeline.submission import Checked, Submitted, Submitter
 
@@ -40,6 +45,11 @@ log = get_logger("admin")
 BODY_SECONDS: Final = 8.0
 #: What those should wait who come while too many are here.
 BUSY_RETRY_AFTER_SECONDS: Final = "2"
+#: The same while the ledger is away.
+LEDGER_RETRY_AFTER_SECONDS: Final = "5"
+IDEMPOTENCY_KEY: Final = "Idempotency-Key"
+#: Says that the answer is that to an earlier request.
+REPLAYED: Final = "Idempotency-Replayed"
 DRY_RUN: Final = "dry_run"
 _OPERATION: Final = "operation"
 _UPLOAD_EXTEND: Final = "upload-extend"
@@ -52,6 +62,8 @@ _REFUSALS: Final = (
     (ProviderRefused, 502, "account_refused"),
     (ProviderUnavailable, 503, "provider_unavailable"),
     (OutcomeUnknown, 504, "outcome_unknown"),
+    (JobTaken, 422, "idempotency_key_reused"),
+    (JobInProgress, 409, "in_progress"),
 )
 
 
@@ -65,6 +77,9 @@ class _Refused(Exception):
 
 class TasksView:
     """Handles ``POST /tasks``: 201 with the task's id once the provider has taken it.
+
+    The same ``Idempotency-Key`` with the same request is answered as the first time,
+    and nothing is sent again, whichever process is asked.
 
     With ``?dry_run=true`` everything is checked, nothing is sent, and 200 is the
     answer.
@@ -88,7 +103,7 @@ class TasksView:
             with self._counted():
                 content = await self._read(request)
                 is_dry = request.query.get(DRY_RUN, "") in ("1", "true", "yes")
-                return await self._submit(content, is_dry=is_dry)
+                return await self._submit(content, _key_of(request), is_dry=is_dry)
         except _Refused as refused:
             response = refused.response
             log.info(
@@ -150,55 +165,88 @@ class TasksView:
             raise _Refused(problem(400, detail, code="unreadable"))
         return content
 
-    async def _submit(self, content: dict[str, Any], *, is_dry: bool) -> web.Response:
+    async def _submit(
+        self, content: dict[str, Any], key: JobId | None, *, is_dry: bool
+    ) -> web.Response:
         operation = str(content.pop(_OPERATION, _UPLOAD_EXTEND))
-        checked = await self._submitter.check(operation, content)
-        if checked.mistakes:
-            mistakes = [
-                {"field": mistake.field, "text": mistake.text}
-                for mistake in checked.mistakes
-            ]
-            detail = "expected a submission without mistakes; nothing was sent"
-            raise _Refused(
-                problem(
-                    422,
-                    detail,
-                    code="invalid_submission",
-                    members={"mistakes": mistakes},
-                )
-            )
-        if is_dry:
-            return _answer(200, {"dry_run": True, **_found(checked)})
+        job_id = new_job_id() if key is None else key
         try:
-            submitted = await self._submitter.submit(checked)
+            if key is not None and not is_dry:
+                # Before sources are fetched: the first answer does not wait for them.
+                found = self._submitter.check_fields(operation, content)
+                if (told := await self._submitter.find_earlier(found, key)) is not None:
+                    return _created(told)
+            checked = await self._submitter.check(operation, content)
+            if checked.mistakes:
+                raise _Refused(_mistakes_problem(checked))
+            if is_dry:
+                answer = {"dry_run": True, "operation": checked.operation}
+                return _answer(200, answer | {"source_seconds": dict(checked.lengths)})
+            return _created(await self._submitter.submit(checked, job_id=job_id))
         except ProviderError as error:
-            raise _Refused(_provider_problem(error)) from error
-        return _answer(201, {**_told(submitted), **_found(checked)})
+            raise _Refused(_provider_problem(error, job_id)) from error
+        except LedgerError as error:
+            after = {"Retry-After": LEDGER_RETRY_AFTER_SECONDS}
+            response = problem(
+                503,
+                f"{error}; send it again",
+                code="ledger_unavailable",
+                headers=after,
+            )
+            raise _Refused(response) from error
 
 
-def _provider_problem(error: ProviderError) -> web.Response:
+def _key_of(request: web.BaseRequest) -> JobId | None:
+    """Read ``Idempotency-Key``, in quotes or not; ``None``: there is none."""
+    given = request.headers.getall(IDEMPOTENCY_KEY, [])
+    if not given:
+        return None
+    # Several are as wrong as one with a comma and a space in it.
+    text = ", ".join(given).strip()
+    is_quoted = len(text) > 1 and text[0] == text[-1] == '"'
+    try:
+        return read_job_id(text[1:-1] if is_quoted else text)
+    except ValueError as error:
+        detail = f"{IDEMPOTENCY_KEY}: {error}; nothing was sent"
+        response = problem(400, detail, code="invalid_idempotency_key")
+        raise _Refused(response) from error
+
+
+def _mistakes_problem(checked: Checked) -> web.Response:
+    mistakes = [{"field": one.field, "text": one.text} for one in checked.mistakes]
+    detail = "expected a submission without mistakes; nothing was sent"
+    members = {"mistakes": mistakes}
+    return problem(422, detail, code="invalid_submission", members=members)
+
+
+def _provider_problem(error: ProviderError, job_id: JobId) -> web.Response:
     found = ((status, code) for kind, status, code in _REFUSALS if type(error) is kind)
     status, code = next(found, (502, "provider_error"))
     headers = {}
     if error.after is not None:
         headers["Retry-After"] = str(math.ceil(error.after.total_seconds()))
-    members = {} if error.code is None else {"provider_code": error.code}
+    members: dict[str, object] = {"job_id": job_id}
+    if error.code is not None:
+        members["provider_code"] = error.code
     return problem(status, str(error), code=code, headers=headers, members=members)
 
 
-def _told(submitted: Submitted) -> dict[str, object]:
-    return {
-        "task_id": submitted.task_id,
-        "submitted_at": submitted.submitted_at,
-        "is_expected": submitted.is_expected,
-    }
-
-
-def _found(checked: Checked) -> dict[str, object]:
-    return {
-        "operation": checked.operation,
-        "source_seconds": dict(checked.lengths),
-    }
+def _created(submitted: Submitted) -> web.Response:
+    """Tell of a task, in the same words each time."""
+    response = _answer(
+        201,
+        {
+            "task_id": submitted.task_id,
+            "job_id": submitted.job_id,
+            "submitted_at": submitted.submitted_at,
+            "is_expected": submitted.is_expected,
+            "operation": submitted.operation,
+            "source_seconds": dict(submitted.source_seconds),
+        },
+    )
+    if submitted.is_repeat:
+        response.headers[REPLAYED] = "true"
+    return response
 
 
 def _answer(status: int, document: object) -> web.Response:

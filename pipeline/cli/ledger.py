@@ -48,29 +48,39 @@ def prune(
     """Forget old tasks with all there is about them. Without --yes only count them.
 
     Tasks with a file that is still to come stay. Files in the asset store stay, too.
+    Jobs go with their tasks, and those without a task by when they were begun; the id
+    of one that is forgotten may be given again.
     """
     settings = read_settings(config, assignments, ledger_url=ledger_url).settings
     age = render.parse_age(older_than)
     assert age is not None  # noqa: S101 - the option is required
-    tasks = run_once(_prune(settings, datetime.now(UTC) - age, dry_run=not yes))
+    before = datetime.now(UTC) - age
+    tasks, jobs = run_once(_prune(settings, before, dry_run=not yes))
     if as_json:
-        render.print_json({"tasks": tasks, "dry_run": not yes})
+        document = {"tasks": tasks, "jobs_without_task": jobs, "dry_run": not yes}
+        render.print_json(document)
     else:
-        word = "forgotten" if yes else "to be forgotten"
-        typer.echo(f"{render.count_of(tasks, 'task')} {word}")
-    if tasks and not yes:
+        told = render.count_of(tasks, "task")
+        if jobs:
+            told += f" and {render.count_of(jobs, 'job')} without a task"
+        typer.echo(f"{told} {'forgotten' if yes else 'to be forgotten'}")
+    if (tasks or jobs) and not yes:
         render.fail("nothing was forgotten: add --yes to forget them for ever")
         raise typer.Exit(2)
 
 
-async def _prune(settings: Settings, before: datetime, *, dry_run: bool) -> int:
+async def _prune(
+    settings: Settings, before: datetime, *, dry_run: bool
+) -> tuple[int, int]:
     """Forget or count; each batch is a transaction, so that workers go on."""
     from pipeline.bootstrap import ledger_of
 
     async with ledger_of(settings, must_exist=True) as opened:
         if dry_run:
-            return await opened.count_old(before)
-        tasks = 0
+            return await opened.count_old(before), await opened.count_old_jobs(before)
+        tasks = jobs = 0
         while forgotten := await opened.prune(before):
             tasks += forgotten
-        return tasks
+        while forgotten := await opened.prune_jobs(before):
+            jobs += forgotten
+        return tasks, jobs

@@ -27,13 +27,16 @@ from pipeline.cli.submit_options import (  # noqa: TC001 - typer reads them
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from pipeline.ledger.jobs import JobId
+
 _EPILOG = (
     "\b\nExamples\n"
     "  pipeline submit https://files.example.com/song.mp3 --model V5"
     " --continue-at 60 \\\n"
     '    --style "slow waltz" --title "Copper Lanterns" --prompt "$(cat lyrics.txt)"'
     " --wait\n"
-    "  pipeline submit --operation wav --field taskId=5c79 --field audioId=8551\n"
+    "  pipeline submit --operation wav --field taskId=5c79 --field audioId=8551"
+    " --job-id order-17\n"
     "  pipeline submit https://files.example.com/song.mp3 --model V5"
     " --continue-at 60 --dry-run\n\n"
     "It needs provider.api_key, provider.door (or provider.base_url), and"
@@ -42,6 +45,10 @@ _EPILOG = (
     "Before anything is sent, everything is checked that can be: the source audio is"
     " fetched and decoded, its length, the place to go on at, the length of texts."
     " All mistakes are named at once.\n\n"
+    "Each submission is a job, noted in the ledger before it is sent. With --job-id you"
+    " say what it is called, once for each task: the same command again sends nothing,"
+    " names the task, and follows it with --wait. A job that was refused is sent again."
+    "\n\n"
     "A submission without an answer may have been accepted, and is never sent again"
     " by itself: it would be paid for twice.\n\n"
     "Many at once: pipeline submit-batch.\n\n"
@@ -76,6 +83,14 @@ _Fields = Annotated[
         help="Any other field, as the provider calls it. Can be repeated.",
     ),
 ]
+_JobId = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ID",
+        help="What you call this submission: the same ID is sent once.",
+        show_default=False,
+    ),
+]
 _SourceFile = Annotated[
     Path | None,
     typer.Option(
@@ -102,6 +117,7 @@ def submit(
     instrumental: _Instrumental = False,
     fields: _Fields = None,
     source_file: _SourceFile = None,
+    job_id: _JobId = None,
     wait: Wait = False,
     timeout: Timeout = "30m",
     dry_run: DryRun = False,
@@ -123,7 +139,12 @@ def submit(
         given[_link_field(operation)] = link
     within = render.parse_age(timeout)
     settings = read_settings(config, assignments, ledger_url=ledger_url).settings
-    how = Manner(within=within if wait else None, dry_run=dry_run, as_json=as_json)
+    how = Manner(
+        within=within if wait else None,
+        dry_run=dry_run,
+        as_json=as_json,
+        job_id=None if job_id is None else _read_job_id(job_id),
+    )
     if not run_once(submit_one(settings, operation, given, source_file, how)):
         raise typer.Exit(1)
 
@@ -156,6 +177,20 @@ def _json(text: str) -> Any:
         return orjson.loads(text)
     except orjson.JSONDecodeError:
         return text
+
+
+def _read_job_id(text: str) -> JobId:
+    """Take an id.
+
+    Raises:
+        typer.BadParameter: it is none.
+    """
+    from pipeline.submission import read_job_id
+
+    try:
+        return read_job_id(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--job-id") from error
 
 
 def _link_field(operation: str) -> str:

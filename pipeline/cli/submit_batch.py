@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     from pipeline.submission.batch import Report
     from pipeline.submission.journal import Entry
     from pipeline.submission.lines import Line
-    from pipeline.task import TaskId
 
 _EPILOG = (
     "\b\nExamples\n"
@@ -47,11 +47,13 @@ _EPILOG = (
     "The file is CSV with a head, or JSON lines (.jsonl): the fields of a request as"
     " the provider calls them, and if you like operation, and source_file, a copy of"
     " the source on this machine.\n\n"
-    "First all lines are checked; with a mistake in any nothing is sent, unless with"
-    " --keep-going. What becomes of each is noted in FILE.submitted.jsonl beside it:"
+    "First all lines are checked, each link once; with a mistake in any nothing is"
+    " sent. With --keep-going each good line is sent as soon as it is checked."
+    " What becomes of each is noted in FILE.submitted.jsonl beside it:"
     " start the same again to go on where it was stopped or killed. A line that was"
-    " just being sent then is reported as unknown, and only sent again with"
-    " --resubmit-unknown.\n\n"
+    " just being sent then is looked up in the ledger, where its callback may have told"
+    " of it; what nobody knows is reported as unknown, and only sent again with"
+    " --resubmit-unknown. Ctrl-C while it waits ends with the report.\n\n"
     "Exit codes: 0 every line is submitted (with --wait: and all files are there),"
     " 1 not, or not known, 2 wrong usage, 3 not all are over within --timeout."
 )
@@ -143,7 +145,7 @@ async def _run(
     if how.dry_run:
         return await _check(settings, lines, as_json=how.as_json)
     async with (
-        open_submitter(settings) as submitter,
+        open_submitter(settings, once=True) as submitter,
         stopping_on_signals(_say_finishing) as stopping,
     ):
         with (
@@ -160,14 +162,19 @@ async def _run(
             )
             report = await batch.run(lines)
     followed: dict[str, Followed] = {}
-    if how.within is not None and not stopping.is_set():
-        followed = await _wait(settings, report, how.within, shown=not how.as_json)
-    await _show(report, followed, as_json=how.as_json)
+    is_late = False
+    try:
+        if how.within is not None and not stopping.is_set():
+            shown = not how.as_json
+            is_late = await _wait(settings, report, how.within, followed, shown=shown)
+    finally:
+        # Whatever ends the waiting: what is listed here is paid for.
+        await _show(report, followed, how)
     over = [one for one in followed.values() if one.is_over]
     is_good = report.is_good and all(one.is_good for one in over)
-    if is_good and len(over) < len(followed):
+    if is_good and is_late:
         raise typer.Exit(TIME_IS_UP)
-    return is_good
+    return is_good and (how.within is None or len(over) == len(report.task_ids))
 
 
 async def _check(settings: Settings, lines: Sequence[Line], *, as_json: bool) -> bool:
@@ -176,7 +183,7 @@ async def _check(settings: Settings, lines: Sequence[Line], *, as_json: bool) ->
     from pipeline.submission.batch import CHECKING
 
     found: list[dict[str, Any]] = []
-    async with open_checker(settings) as checker:
+    async with open_checker(settings, once=True) as checker:
         with counting_bar(shown=not as_json) as on_progress:
             for done, line in enumerate(lines, start=1):
                 checked = await checker.check(
@@ -198,56 +205,79 @@ async def _check(settings: Settings, lines: Sequence[Line], *, as_json: bool) ->
 
 
 async def _wait(
-    settings: Settings, report: Report, within: timedelta, *, shown: bool
-) -> dict[str, Followed]:
-    """Follow every task that was submitted, until all are over or time is up."""
+    settings: Settings,
+    report: Report,
+    within: timedelta,
+    found: dict[str, Followed],
+    *,
+    shown: bool,
+) -> bool:
+    """Follow every task that was submitted; tell whether time was up before its end.
+
+    A signal ends only the waiting: what is known by then is in ``found``.
+    """
     import asyncio
 
     from pipeline.bootstrap import ledger_of
+    from pipeline.service import StoppedAtOnce, stopping_on_signals
     from pipeline.submission import look
     from pipeline.submission.follow import EVERY_SECONDS
 
-    ids: list[TaskId] = [entry.task_id for entry in report.entries if entry.task_id]
-    found: dict[str, Followed] = {}
-    loop = asyncio.get_running_loop()
-    end = loop.time() + within.total_seconds()
-    async with ledger_of(settings) as ledger:
-        with counting_bar(shown=shown) as on_progress:
-            while True:
+    ids = report.task_ids
+    end = asyncio.get_running_loop().time() + within.total_seconds()
+    with suppress(StoppedAtOnce), counting_bar(shown=shown) as on_progress:
+        async with stopping_on_signals() as stopping, ledger_of(settings) as ledger:
+            while not stopping.is_set():
                 for task_id in ids:
                     if task_id not in found or not found[task_id].is_over:
                         found[task_id] = await look(ledger, task_id)
+                    if stopping.is_set():
+                        break
                 over = sum(one.is_over for one in found.values())
                 on_progress("waiting", over, len(ids))
-                if over == len(ids) or loop.time() >= end:
-                    return found
-                await asyncio.sleep(EVERY_SECONDS)
+                left = end - asyncio.get_running_loop().time()
+                if over == len(ids) or left <= 0:
+                    return over < len(ids)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(min(EVERY_SECONDS, left)):
+                        await stopping.wait()
+    return False
 
 
-async def _show(
-    report: Report, followed: dict[str, Followed], *, as_json: bool
-) -> None:
-    """Print the one report."""
+async def _show(report: Report, followed: dict[str, Followed], how: Manner) -> None:
+    """Print the one report, and how to go on."""
     from pipeline.submission.journal import State
 
     counts = {state.value: report.count(state) for state in State}
-    if as_json:
+    if how.as_json:
         entries = [
             {**asdict(entry), "stage": _stage(entry, followed)}
             for entry in report.entries
         ]
         render.print_json({"earlier": report.earlier, **counts, "lines": entries})
-        return
-    await render.print_table(COLUMNS, _rows(report, followed))
-    told = [f"{count} {state}" for state, count in counts.items() if count]
-    if report.earlier:
-        told.append(f"{report.earlier} of them by an earlier start")
-    typer.echo(f"{render.count_of(len(report.entries), 'line')}: {', '.join(told)}")
+    else:
+        await render.print_table(COLUMNS, _rows(report, followed))
+        told = [f"{count} {state}" for state, count in counts.items() if count]
+        if report.earlier:
+            told.append(f"{report.earlier} of them by an earlier start")
+        typer.echo(f"{render.count_of(len(report.entries), 'line')}: {', '.join(told)}")
     if report.count(State.UNKNOWN):
         render.warn(
-            "lines in the state unknown may have been accepted: look for their tasks"
-            " with `pipeline tasks list` and at the provider's log before you send"
-            " them again with --resubmit-unknown"
+            "lines in the state unknown may have been accepted: start the same again"
+            " once a callback may have told of them; if it stays so, look at the"
+            " provider's log before you send them again with --resubmit-unknown"
+        )
+    if report.count(State.NOT_TRIED):
+        render.warn(
+            "lines that are not tried: start the same again; mistakes in others stop"
+            " them, unless with --keep-going"
+        )
+    submitted = len(report.task_ids)
+    over = sum(one.is_over for one in followed.values())
+    if how.within is not None and over < submitted:
+        render.warn(
+            f"{over} of {render.count_of(submitted, 'task')} over: start the same"
+            " again to wait for the rest; what is submitted is not sent again"
         )
 
 

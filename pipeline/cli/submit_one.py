@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +16,11 @@ from pipeline.cli.task_timeline import GIVEN_UP
 from pipeline.errors import OutcomeUnknown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from datetime import timedelta
     from pathlib import Path
 
+    from pipeline.ledger.jobs import JobId
     from pipeline.settings import Settings
     from pipeline.submission import Checked, Followed, Submitted, Submitter
     from pipeline.task import TaskId
@@ -33,6 +36,8 @@ class Manner:
     dry_run: bool
     #: Print JSON, and nothing beside it on standard output.
     as_json: bool
+    #: What the caller calls the submission; ``None``: an id is made.
+    job_id: JobId | None = None
 
 
 async def submit_one(
@@ -60,13 +65,16 @@ async def submit_one(
         show_checked(checked, as_json=how.as_json)
         return True
     async with open_submitter(settings) as submitter:
-        checked = await submitter.check(operation, given, source_file)
-        checked.good()
-        submitted, is_stopped = await _send(submitter, checked)
-    if not how.as_json:
-        render.print_fields(_fields(submitted))
-    if not submitted.is_expected:
-        render.warn("the ledger does not know of the task; keep its id")
+        checked = submitter.check_fields(operation, given)
+        submitted, is_stopped = None, False
+        if how.job_id is not None:
+            with _named(how.job_id):
+                submitted = await submitter.find_earlier(checked, how.job_id)
+        if submitted is None:
+            checked = await submitter.check(operation, given, source_file)
+            checked.good()
+            submitted, is_stopped = await _send(submitter, checked, how.job_id)
+    _tell(submitted, as_json=how.as_json)
     within = None if is_stopped else how.within
     followed = await _wait_and_show(
         settings, checked, submitted, replace(how, within=within)
@@ -74,6 +82,15 @@ async def submit_one(
     if followed is not None and not followed.is_over:
         raise typer.Exit(TIME_IS_UP)
     return how.within is None or (followed is not None and followed.is_good)
+
+
+def _tell(submitted: Submitted, *, as_json: bool) -> None:
+    if submitted.is_repeat:
+        render.warn(f"job {submitted.job_id} was submitted before; nothing was sent")
+    if not as_json:
+        render.print_fields(_fields(submitted))
+    if not submitted.is_expected:
+        render.warn("the ledger does not know of the task; keep its id")
 
 
 async def _wait_and_show(
@@ -100,7 +117,9 @@ async def _wait_and_show(
     return followed
 
 
-async def _send(submitter: Submitter, checked: Checked) -> tuple[Submitted, bool]:
+async def _send(
+    submitter: Submitter, checked: Checked, job_id: JobId | None
+) -> tuple[Submitted, bool]:
     """Submit, and tell whether a signal came meanwhile.
 
     What is being sent is paid for: the first signal stops nothing in the middle.
@@ -109,14 +128,30 @@ async def _send(submitter: Submitter, checked: Checked) -> tuple[Submitted, bool
         OutcomeUnknown: a second signal came.
     """
     from pipeline.service import StoppedAtOnce, stopping_on_signals
+    from pipeline.submission import new_job_id
 
-    try:
-        async with stopping_on_signals(_say_finishing) as stopping:
-            submitted = await submitter.submit(checked)
-    except StoppedAtOnce as error:
-        message = "expected an answer, got a second signal while it was submitted"
-        raise OutcomeUnknown(message) from error
+    job_id = job_id or new_job_id()
+    with _named(job_id):
+        try:
+            async with stopping_on_signals(_say_finishing) as stopping:
+                submitted = await submitter.submit(checked, job_id=job_id)
+        except StoppedAtOnce as error:
+            message = "expected an answer, got a second signal while it was submitted"
+            raise OutcomeUnknown(message) from error
     return submitted, stopping.is_set()
+
+
+@contextmanager
+def _named(job_id: JobId) -> Iterator[None]:
+    """Say how to find out about a job of which nothing is known."""
+    try:
+        yield
+    except OutcomeUnknown:
+        render.warn(
+            f"its job is {job_id}: once a callback has told of it, the same command"
+            f" with --job-id {shlex.quote(job_id)} names the task, and sends nothing"
+        )
+        raise
 
 
 def _say_finishing() -> None:
@@ -229,11 +264,13 @@ def show_submitted(
         stage = None if followed is None or followed.stage is None else followed.stage
         document = {
             "task_id": submitted.task_id,
+            "job_id": submitted.job_id,
             "operation": submitted.operation,
             "submitted_at": submitted.submitted_at,
             "is_expected": submitted.is_expected,
+            "is_repeat": submitted.is_repeat,
             "callback_url": masked(checked),
-            "source_seconds": dict(checked.lengths),
+            "source_seconds": dict(submitted.source_seconds),
             "stage": stage,
             "message": "" if followed is None else followed.message,
             "is_good": None if followed is None else followed.is_good,
@@ -258,6 +295,7 @@ def show_submitted(
 def _fields(submitted: Submitted) -> dict[str, object]:
     return {
         "task_id": submitted.task_id,
+        "job_id": submitted.job_id,
         "operation": submitted.operation,
         "submitted_at": submitted.submitted_at,
     }

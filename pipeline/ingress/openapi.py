@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from pipeline.ingress.health import DEGRADED, NOT_READY, READY
+from pipeline.ingress.jobs import JOB_PARAMETER
 from pipeline.ingress.problems import MEDIA_TYPE
 from pipeline.ingress.refusals import (
     ALLOW,
@@ -18,6 +19,7 @@ from pipeline.ingress.refusals import (
     refusals_of,
 )
 from pipeline.ingress.views import TOKEN_PARAMETER
+from pipeline.message import JOB_MARK
 from pipeline.provider.callback import OPERATIONS
 from pipeline.provider.signature import TIMESTAMP_HEADER, Scheme
 from pipeline.task import ID_LIMIT
@@ -90,15 +92,22 @@ def _callback_paths(settings: IngressSettings) -> Part:
         "description": "The secret of the address, where one is configured.",
         "schema": {"type": "string", "format": "password", "minLength": 1},
     }
+    job = {
+        "name": JOB_PARAMETER,
+        "in": "query",
+        "required": False,
+        "description": "The submission that the address was made for, if it was.",
+        "schema": {"type": "string", "pattern": f"^{JOB_MARK.pattern}$"},
+    }
     signed: Part = {name: [] for name in _signature_schemes(settings)}
     with_query: Part = {name: [] for name in _token_scheme(settings)} | signed
     return {
         "/callbacks/{operation}": {
-            "parameters": [operation],
+            "parameters": [operation, job],
             "post": _post("receiveCallback", settings, with_query),
         },
         "/callbacks/{operation}/{token}": {
-            "parameters": [operation, token],
+            "parameters": [operation, token, job],
             "post": _post("receiveCallbackWithToken", settings, signed),
         },
     }

@@ -24,8 +24,11 @@ if TYPE_CHECKING:
 #: Handles one callback; gives the refusal, or ``None`` if it is accepted.
 Handling: TypeAlias = Coroutine[None, None, web.Response | None]
 
-#: Targets that mean what they say: no query, no escapes, no second slash.
-_PLAIN: Final = re.compile(r"/callbacks/([a-z0-9-]+)(?:/([A-Za-z0-9._~-]*))?")
+#: Targets that mean what they say: no escapes, no second slash, and no query but the
+#: mark of a job, in the one way in which we write it.
+_PLAIN: Final = re.compile(
+    r"/callbacks/([a-z0-9-]+)(?:/([A-Za-z0-9._~-]*))?(?:\?job=([0-9a-f]{32}))?"
+)
 
 
 class Quick:
@@ -64,10 +67,10 @@ class Quick:
             or not self._gate.is_wide_open
         ):
             return None
-        operation, token = target.groups()
+        operation, token, job = target.groups()
         body = payload.read_nowait()
         self._gate.inside += 1
-        return self._inside(operation, token, message, body, remote)
+        return self._inside(operation, token, message, body, remote=remote, job=job)
 
     async def _inside(
         self,
@@ -75,11 +78,13 @@ class Quick:
         token: str | None,
         message: RawRequestMessage,
         body: bytes,
+        *,
         remote: str,
+        job: str | None,
     ) -> web.Response | None:
         try:
             return await self._view.post_whole(
-                operation, token, message.headers, body, remote=remote
+                operation, token, message.headers, body, remote=remote, job=job
             )
         finally:
             self._gate.inside -= 1

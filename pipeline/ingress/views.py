@@ -18,10 +18,13 @@ from pipeline.errors import BrokerError, PublishRefused, Unreadable, Unroutable
 from pipeline.failpoints import around
 from pipeline.ingress.accepted import accepted
 from pipeline.ingress.gate import name_of
+from pipeline.ingress.jobs import job_of
 from pipeline.ingress.probe import is_probe, probed
 from pipeline.ingress.problems import CODE, problem
+from pipeline.ingress.tokens import tokens_by_operation
 from pipeline.logs import get_logger
 from pipeline.message import (
+    JOB,
     OPERATION,
     ORIGIN,
     STAGE,
@@ -47,6 +50,7 @@ if TYPE_CHECKING:
 
     from prometheus_client import Counter
 
+    from pipeline.message import HeaderValue
     from pipeline.settings import IngressSettings
 
     #: Keeps a callback for good.
@@ -91,7 +95,7 @@ class CallbackView:
         self._store = around(
             store, before="ingress.before_publish", after="ingress.before_answer"
         )
-        self._tokens = _tokens_by_operation(settings)
+        self._tokens = tokens_by_operation(settings)
         signature = settings.signature
         self._keys = tuple(k.get_secret_value().encode() for k in signature.keys)
         self._scheme = Scheme(signature.scheme)
@@ -121,7 +125,7 @@ class CallbackView:
                 token = request.query.get(TOKEN_PARAMETER)
             self._admit(operation, token, request.headers)
             body = await self._read(request)
-            await self._take(operation, request.headers, body, started)
+            await self._take(operation, request.headers, body, started, job_of(request))
         except _Refused as refused:
             return self._refuse(operation, refused.response, name_of(request))
         except _Probed:
@@ -136,6 +140,7 @@ class CallbackView:
         body: bytes,
         *,
         remote: str,
+        job: str | None = None,
     ) -> web.Response | None:
         """Receive one callback that is there already; ``None``: it is accepted.
 
@@ -147,11 +152,12 @@ class CallbackView:
             headers: of the request.
             body: of the request, within the limit.
             remote: who sent it, for the log.
+            job: mark of the job that the address names.
         """
         started = time.perf_counter()
         try:
             self._admit(operation, token, headers)
-            await self._take(operation, headers, body, started)
+            await self._take(operation, headers, body, started, job)
         except _Refused as refused:
             return self._refuse(operation, refused.response, remote)
         except _Probed:
@@ -173,7 +179,12 @@ class CallbackView:
             raise _Refused(problem(415, detail, code="unsupported_media_type"))
 
     async def _take(
-        self, operation: str, headers: Mapping[str, str], body: bytes, started: float
+        self,
+        operation: str,
+        headers: Mapping[str, str],
+        body: bytes,
+        started: float,
+        job: str | None,
     ) -> None:
         """Look at the body, store the callback, and count it."""
         try:
@@ -183,7 +194,7 @@ class CallbackView:
         self._check_signature(headers, body, seen)
         if is_probe(headers, seen):
             raise _Probed
-        await self._publish(operation, body, seen)
+        await self._publish(operation, body, seen, job)
         self._accepted[operation].inc()
         CALLBACK_SECONDS.observe(time.perf_counter() - started)
 
@@ -231,18 +242,23 @@ class CallbackView:
         async with asyncio.timeout(self._body_timeout_seconds):
             return await request.read()
 
-    async def _publish(self, operation: str, body: bytes, seen: Peek) -> None:
+    async def _publish(
+        self, operation: str, body: bytes, seen: Peek, job: str | None
+    ) -> None:
         stage = seen.stage.value
+        about: dict[str, HeaderValue] = {
+            TASK_ID: seen.task_id,
+            OPERATION: operation,
+            STAGE: stage,
+            ORIGIN: CALLBACK_ORIGIN,
+        }
+        if job is not None:
+            about[JOB] = job
         envelope = Envelope(
             body=body,
             routing_key=f"callback.{operation}.{stage}",
             message_id=new_message_id(),
-            headers={
-                TASK_ID: seen.task_id,
-                OPERATION: operation,
-                STAGE: stage,
-                ORIGIN: CALLBACK_ORIGIN,
-            },
+            headers=about,
             published_at=datetime.now(UTC),
         )
         publication = Publication(exchange=CALLBACKS_EXCHANGE, envelope=envelope)
@@ -304,23 +320,6 @@ def unknown_operation(operation: str) -> web.Response:
     known = ", ".join(sorted(OPERATIONS))
     detail = f"expected one of the operations {known}; got {operation[:60]!r}"
     return problem(404, detail, code="unknown_operation")
-
-
-def _tokens_by_operation(settings: IngressSettings) -> dict[str, tuple[bytes, ...]]:
-    """Give the tokens that open each operation; empty: nothing asks for one.
-
-    As soon as there is any token, an operation without one is closed.
-    """
-    if not settings.tokens and not settings.operation_tokens:
-        return {}
-    chosen = {
-        operation: settings.operation_tokens.get(operation, settings.tokens)
-        for operation in OPERATIONS
-    }
-    return {
-        operation: tuple(token.get_secret_value().encode() for token in tokens)
-        for operation, tokens in chosen.items()
-    }
 
 
 def _unavailable(detail: str) -> _Refused:

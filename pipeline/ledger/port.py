@@ -15,10 +15,13 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Final, Self
 
 from pipeline.ledger.expectations import Expectations
+from pipeline.ledger.jobs import Jobs
 from pipeline.ledger.links import Links
 from pipeline.ledger.records import (
     EVERY_TASK,
+    Attempt,
     Description,
+    Notification,
     Place,
     SeenUpdate,
     TaskRecord,
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from types import TracebackType
 
+    from pipeline.ledger.jobs import NamedJob
     from pipeline.ledger.lease import BegunAsset, BegunNotification, Lease
     from pipeline.message import MessageId
     from pipeline.task import AssetKey, EventId, Stage, TaskId, TaskUpdate
@@ -98,6 +102,9 @@ class Claim:
         """How it came in, for the timeline: its origin, or ``replay``."""
         return REPLAY if self.replayed else self.origin
 
+    #: The job that its address names; ``None``: it names none.
+    job: NamedJob | None = None
+
 
 @value
 class Recorded:
@@ -126,42 +133,7 @@ class Settled:
     ready: tuple[StageReady, ...] = ()
 
 
-@value
-class Attempt:
-    """One try of a download or a notification, successful or not."""
-
-    #: The queue whose worker tried.
-    queue: str
-    message_id: MessageId
-    task_id: TaskId
-    #: The file (``track/kind``) or the event type that was tried.
-    subject: str
-    #: The attempt, counted from 1; starts again with each replay.
-    number: int
-    #: ``ok`` or the error's type.
-    outcome: str
-    detail: str
-    duration_seconds: float
-    finished_at: datetime
-    #: How often the message had been replayed.
-    replays: int = 0
-
-
-@value
-class Notification:
-    """What became of one event for one subscription."""
-
-    subscription: str
-    event_id: EventId
-    event_type: str
-    task_id: TaskId
-    attempts: int
-    delivered_at: datetime | None
-    #: HTTP status of the last answer; ``None``: there was no answer.
-    status: int | None
-
-
-class Ledger(Expectations, Links, Turns):
+class Ledger(Expectations, Links, Turns, Jobs):
     """A handle on a ledger, to be used as an async context manager.
 
     Entering applies missing migrations. Every method may raise

@@ -11,11 +11,12 @@ from datetime import timedelta
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from pipeline.ledger import leasing, rows
+from pipeline.ledger import job_rows, leasing, rows
 from pipeline.ledger import postgres_statements as sql
 from pipeline.ledger.port import Ledger, Settled
 from pipeline.ledger.postgres_connections import Connections
 from pipeline.ledger.postgres_expectations import PostgresExpectations
+from pipeline.ledger.postgres_jobs import PostgresJobs, link_jobs
 from pipeline.ledger.postgres_links import PostgresLinks
 from pipeline.ledger.postgres_locks import lock
 from pipeline.ledger.postgres_schema import prepare
@@ -55,7 +56,9 @@ DEADLINE: Final = timedelta(seconds=10)
 CONNECTIONS: Final = 8
 
 
-class PostgresLedger(PostgresExpectations, PostgresLinks, PostgresTurns, Ledger):
+class PostgresLedger(
+    PostgresExpectations, PostgresLinks, PostgresTurns, PostgresJobs, Ledger
+):
     """The ledger in the database at ``url``; its tables are made if need be.
 
     Args:
@@ -99,8 +102,11 @@ class PostgresLedger(PostgresExpectations, PostgresLinks, PostgresTurns, Ledger)
             return []
 
         async def run(connection: Any) -> Sequence[Recorded]:
-            answers, changes = record(claims, await _read_known(connection, claims))
+            known = await _read_known(connection, claims)
+            named = job_rows.newly_named(claims, known.tasks)
+            answers, changes = record(claims, known)
             await _write_changes(connection, changes)
+            await link_jobs(connection, named)
             return answers
 
         first = lock(claim.update.task_id for claim in claims)

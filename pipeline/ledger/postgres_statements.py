@@ -12,6 +12,7 @@ from functools import cache
 from itertools import count
 from typing import TYPE_CHECKING, Final
 
+from pipeline.ledger import job_statements as job_sql
 from pipeline.ledger import statements as sql
 from pipeline.ledger import task_statements as shown
 
@@ -192,3 +193,15 @@ FORGET: Final = tuple(
     statement.replace("IN (SELECT value FROM json_each(?))", "= ANY($1::text[])")
     for statement in sql.FORGET
 )
+
+BEGIN_JOB: Final = _numbered(job_sql.BEGIN_JOB)
+KEEP_JOB: Final = _numbered(job_sql.KEEP_JOB)
+END_JOB: Final = _numbered(job_sql.END_JOB)
+UNLINK_TASK: Final = _numbered(job_sql.UNLINK_TASK)
+ACCEPT_JOB: Final = _numbered(job_sql.ACCEPT_JOB)
+LINK_JOB: Final = _numbered(job_sql.LINK_JOB)
+LINK_TASK: Final = _numbered(job_sql.LINK_TASK)
+SELECT_JOB: Final = _numbered(job_sql.SELECT_JOB)
+SELECT_OPEN_JOBS: Final = _numbered(job_sql.SELECT_OPEN_JOBS)
+COUNT_OLD_JOBS: Final = _numbered(job_sql.COUNT_OLD_JOBS)
+PRUNE_JOBS: Final = _numbered(job_sql.PRUNE_JOBS)

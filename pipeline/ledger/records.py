@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from pipeline.ledger.port import Verdict
+    from pipeline.message import MessageId
     from pipeline.task import EventId, Stage, TaskId, Track
 
 #: Of the repeats of one update only the first so many are shown one by one.
@@ -115,6 +116,41 @@ class TaskSelection:
 
 #: No question asked.
 EVERY_TASK: Final = TaskSelection()
+
+
+@value
+class Attempt:
+    """One try of a download or a notification, successful or not."""
+
+    #: The queue whose worker tried.
+    queue: str
+    message_id: MessageId
+    task_id: TaskId
+    #: The file (``track/kind``) or the event type that was tried.
+    subject: str
+    #: The attempt, counted from 1; starts again with each replay.
+    number: int
+    #: ``ok`` or the error's type.
+    outcome: str
+    detail: str
+    duration_seconds: float
+    finished_at: datetime
+    #: How often the message had been replayed.
+    replays: int = 0
+
+
+@value
+class Notification:
+    """What became of one event for one subscription."""
+
+    subscription: str
+    event_id: EventId
+    event_type: str
+    task_id: TaskId
+    attempts: int
+    delivered_at: datetime | None
+    #: HTTP status of the last answer; ``None``: there was no answer.
+    status: int | None
 
 
 @value

@@ -20,7 +20,7 @@ from pipeline.errors import (
     LedgerMismatch,
     LedgerUnavailable,
 )
-from pipeline.ledger import rows
+from pipeline.ledger import job_rows, rows
 from pipeline.ledger import statements as sql
 from pipeline.ledger import task_statements as shown
 from pipeline.ledger.files import files_of, find_file, settle_file
@@ -29,6 +29,7 @@ from pipeline.ledger.port import Ledger
 from pipeline.ledger.recording import record
 from pipeline.ledger.records import EVERY_TASK
 from pipeline.ledger.sqlite_expectations import SqliteExpectations
+from pipeline.ledger.sqlite_jobs import SqliteJobs, link_jobs
 from pipeline.ledger.sqlite_leases import (
     begin_file,
     begin_telling,
@@ -70,7 +71,7 @@ T = TypeVar("T")
 APPLICATION_ID: Final = 0x504C4752
 
 
-class SqliteLedger(SqliteExpectations, SqliteLinks, SqliteTurns, Ledger):
+class SqliteLedger(SqliteExpectations, SqliteLinks, SqliteTurns, SqliteJobs, Ledger):
     """The ledger in the SQLite file at ``path``, which is made if need be.
 
     Args:
@@ -124,8 +125,11 @@ class SqliteLedger(SqliteExpectations, SqliteLinks, SqliteTurns, Ledger):
             return []
 
         def run(connection: apsw.Connection) -> Sequence[Recorded]:
-            answers, changes = record(claims, read_known(connection, claims))
+            known = read_known(connection, claims)
+            named = job_rows.newly_named(claims, known.tasks)
+            answers, changes = record(claims, known)
             write_changes(connection, changes)
+            link_jobs(connection, named)
             return answers
 
         return await self._write(run)

@@ -276,6 +276,7 @@ FORGET: Final = tuple(
         "DELETE FROM renewals WHERE task_id IN (?)",
         "DELETE FROM link_warnings WHERE task_id IN (?)",
         "DELETE FROM recoveries WHERE task_id IN (?)",
+        "DELETE FROM jobs WHERE task_id IN (?)",
         "DELETE FROM tasks WHERE task_id IN (?)",
     )
 )

@@ -9,6 +9,7 @@
 
 from pipeline.submission.checker import Checked, Checker
 from pipeline.submission.follow import DeadFiles, Followed, Watch, follow, look
+from pipeline.submission.jobs import new_job_id, read_job_id
 from pipeline.submission.source import SourceCheck
 from pipeline.submission.submitter import Submitted, Submitter
 
@@ -23,4 +24,6 @@ __all__ = [
     "Watch",
     "follow",
     "look",
+    "new_job_id",
+    "read_job_id",
 ]

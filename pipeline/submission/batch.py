@@ -1,9 +1,12 @@
 """Submit many tasks, each line of a file once, however often it is started.
 
-First every line that is still to be done is checked. Then they are sent one after the
+First every line that is still to be done is checked: with a mistake in any, nothing
+is sent and nothing paid. Who says that the good ones are to go in any case has each
+sent as soon as it is checked and its turn has come. They are sent one after the
 other, with a note on disk before and after each. Whoever is killed and started again
-goes on behind the last one; of a line that was just being sent nobody knows whether
-it was accepted, and it is not sent again unless that is asked for.
+goes on behind the last one. What became of a line that was just being sent is asked
+of the ledger, where a callback may have told; if it does not know, nobody does, and
+the line is not sent again unless that is asked for.
 """
 
 from __future__ import annotations
@@ -12,19 +15,23 @@ import asyncio
 from typing import TYPE_CHECKING, Final
 
 from pipeline.errors import (
+    LedgerError,
     OutcomeUnknown,
+    PipelineError,
     ProviderError,
     ProviderRefused,
     ProviderUnavailable,
 )
-from pipeline.failpoints import reach
-from pipeline.submission.journal import NO_TASK, Entry, State
+from pipeline.ledger.jobs import JobState
+from pipeline.submission.jobs import new_job_id
+from pipeline.submission.journal import NO_JOB, NO_TASK, Entry, State
 from pipeline.values import value
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import TypeAlias
 
+    from pipeline.ledger.jobs import JobId
     from pipeline.submission.checker import Checked
     from pipeline.submission.journal import Journal
     from pipeline.submission.lines import Line
@@ -33,13 +40,15 @@ if TYPE_CHECKING:
 
     #: Told what is being done, how many are done, and of how many.
     OnProgress: TypeAlias = Callable[[str, int, int], None]
+    #: A line, and the check of it that is under way.
+    Check: TypeAlias = tuple[Line, asyncio.Task[Checked]]
 
 CHECKING: Final = "checking"
 SUBMITTING: Final = "submitting"
 #: Lines checked at the same time.
 CHECKS: Final = 8
 #: Reasons for which the next line would fare no better.
-_STOPS: Final = (ProviderRefused, ProviderUnavailable)
+_STOPS: Final = (ProviderRefused, ProviderUnavailable, LedgerError)
 
 
 @value
@@ -54,6 +63,12 @@ class Report:
     def count(self, state: State) -> int:
         """Count the lines that have come to an end of one kind."""
         return sum(entry.state is state for entry in self.entries)
+
+    @property
+    def task_ids(self) -> Sequence[TaskId]:
+        """The tasks, each once."""
+        found = (entry.task_id for entry in self.entries)
+        return [*dict.fromkeys(task_id for task_id in found if task_id)]
 
     @property
     def is_good(self) -> bool:
@@ -91,30 +106,65 @@ class Batch:
         self._settled = {State.SUBMITTED} if again else {State.SUBMITTED, State.UNKNOWN}
 
     async def run(self, lines: Sequence[Line]) -> Report:
-        """Check and submit what is still to be done; give what became of every line."""
+        """Check and submit what is still to be done; give what became of every line.
+
+        Raises:
+            LedgerError: what it knows of lines that were cut off cannot be read.
+        """
         known = self._journal.entries
+        for line in lines:
+            await self._learn(line)
         earlier = sum(
             line.key in known and known[line.key].state is State.SUBMITTED
             for line in lines
         )
-        found = await self._check_all([one for one in lines if not self._is_done(one)])
-        wrong = {line.key: _mistaken(line, c) for line, c in found if c.mistakes}
-        good = [(line, checked) for line, checked in found if not checked.mistakes]
-        if not wrong or self._keep_going:
-            await self._submit_all(good)
+        wrong = await self._work([one for one in lines if not self._is_done(one)])
         entries = [
-            wrong.get(line.key) or known.get(line.key) or _not_tried(line)
+            wrong.get(line.key) or known.get(line.key) or _entry(line, State.NOT_TRIED)
             for line in lines
         ]
         return Report(entries=tuple(entries), earlier=earlier)
+
+    async def _learn(self, line: Line) -> None:
+        """Note what the ledger knows by now of a line that was cut off."""
+        entry = self._journal.entries.get(line.key)
+        if entry is None or entry.state is not State.UNKNOWN or not entry.job_id:
+            return
+        job = await self._submitter.find_job(entry.job_id)
+        if job is not None and job.task_id is not None:
+            told = _entry(line, State.SUBMITTED, job_id=job.job_id, task_id=job.task_id)
+            await self._note(told)
+        elif job is not None and job.state is JobState.REFUSED:
+            refused = _entry(line, State.REFUSED, job_id=job.job_id, reason=job.reason)
+            await self._note(refused)
 
     def _is_done(self, line: Line) -> bool:
         entry = self._journal.entries.get(line.key)
         return entry is not None and entry.state in self._settled
 
-    async def _check_all(self, lines: Sequence[Line]) -> list[tuple[Line, Checked]]:
-        turns = asyncio.Semaphore(CHECKS)
-        done = 0
+    async def _work(self, lines: Sequence[Line]) -> dict[str, Entry]:
+        """Check and submit lines; give those with mistakes."""
+        wrong: dict[str, Entry] = {}
+        checks = self._start_checks(lines)
+        try:
+            if not self._keep_going:
+                for line, checking in checks:
+                    _find_wrong(line, await checking, wrong)
+                    if self._stopping.is_set():
+                        return wrong
+            if not wrong:
+                await self._submit_all(checks, wrong)
+        finally:
+            # After a stop nobody wants to know the rest.
+            for _, checking in checks:
+                checking.cancel()
+            if checks:
+                await asyncio.wait([checking for _, checking in checks])
+        return wrong
+
+    def _start_checks(self, lines: Sequence[Line]) -> Sequence[Check]:
+        """Have all lines checked, a few at a time."""
+        turns, done = asyncio.Semaphore(CHECKS), 0
 
         async def check(line: Line) -> Checked:
             nonlocal done
@@ -123,40 +173,59 @@ class Batch:
                     line.operation, line.fields, line.source_file
                 )
             done += 1
-            self._on_progress(CHECKING, done, len(lines))
+            if not self._keep_going:
+                self._on_progress(CHECKING, done, len(lines))
             return checked
 
-        async with asyncio.TaskGroup() as group:
-            checks = [group.create_task(check(line)) for line in lines]
-        return [(line, task.result()) for line, task in zip(lines, checks, strict=True)]
+        return [(line, asyncio.create_task(check(line))) for line in lines]
 
-    async def _submit_all(self, found: Sequence[tuple[Line, Checked]]) -> None:
-        for done, (line, checked) in enumerate(found, start=1):
+    async def _submit_all(
+        self, checks: Sequence[Check], wrong: dict[str, Entry]
+    ) -> None:
+        """Submit what is good, in order, each as soon as it is checked."""
+        for done, (line, checking) in enumerate(checks, start=1):
+            checked = await checking
+            _find_wrong(line, checked, wrong)
             if self._stopping.is_set():
                 return
-            error = await self._submit(line, checked)
-            self._on_progress(SUBMITTING, done, len(found))
+            error = None
+            if line.key not in wrong:
+                error = await self._submit(line, checked)
+            self._on_progress(SUBMITTING, done, len(checks))
             if isinstance(error, _STOPS):
                 return
 
-    async def _submit(self, line: Line, checked: Checked) -> ProviderError | None:
+    async def _submit(self, line: Line, checked: Checked) -> PipelineError | None:
         """Submit one line; give why it was not accepted."""
+        job_id = new_job_id()
         cut_off = "it was cut off while it was sent"
-        await self._note(_entry(line, State.UNKNOWN, reason=cut_off))
-        await reach("submit.before_send")
+        await self._note(_entry(line, State.UNKNOWN, job_id=job_id, reason=cut_off))
         try:
-            submitted = await self._submitter.submit(checked, job_id=line.key)
+            submitted = await self._submitter.submit(checked, job_id=job_id)
         except OutcomeUnknown as error:
-            await self._note(_entry(line, State.UNKNOWN, reason=str(error)))
+            await self._end(line, State.UNKNOWN, job_id, error)
             return error
         except ProviderError as error:
-            await self._note(_entry(line, State.REFUSED, reason=str(error)))
+            await self._end(line, State.REFUSED, job_id, error)
             return error
-        await reach("submit.before_note")
+        except LedgerError as error:
+            await self._end(line, State.NOT_TRIED, job_id, error)
+            return error
         reason = "" if submitted.is_expected else "the ledger does not know of it"
-        entry = _entry(line, State.SUBMITTED, task_id=submitted.task_id, reason=reason)
+        entry = _entry(
+            line,
+            State.SUBMITTED,
+            job_id=job_id,
+            task_id=submitted.task_id,
+            reason=reason,
+        )
         await self._note(entry)
         return None
+
+    async def _end(
+        self, line: Line, state: State, job_id: JobId, error: PipelineError
+    ) -> None:
+        await self._note(_entry(line, state, job_id=job_id, reason=str(error)))
 
     async def _note(self, entry: Entry) -> None:
         # In a thread: it waits for the disk.
@@ -164,7 +233,12 @@ class Batch:
 
 
 def _entry(
-    line: Line, state: State, *, task_id: TaskId = NO_TASK, reason: str = ""
+    line: Line,
+    state: State,
+    *,
+    job_id: JobId = NO_JOB,
+    task_id: TaskId = NO_TASK,
+    reason: str = "",
 ) -> Entry:
     return Entry(
         key=line.key,
@@ -172,13 +246,12 @@ def _entry(
         number=line.number,
         task_id=task_id,
         reason=reason,
+        job_id=job_id,
     )
 
 
-def _mistaken(line: Line, checked: Checked) -> Entry:
-    reason = "; ".join(str(mistake) for mistake in checked.mistakes)
-    return _entry(line, State.MISTAKEN, reason=reason)
-
-
-def _not_tried(line: Line) -> Entry:
-    return _entry(line, State.NOT_TRIED)
+def _find_wrong(line: Line, checked: Checked, wrong: dict[str, Entry]) -> None:
+    """Keep what is wrong with a line, if anything is."""
+    if checked.mistakes:
+        reason = "; ".join(str(mistake) for mistake in checked.mistakes)
+        wrong[line.key] = _entry(line, State.MISTAKEN, reason=reason)

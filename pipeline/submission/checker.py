@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
     #: Gives the callback address of an operation.
     CallbackAddress: TypeAlias = Callable[[str], str]
+    #: A link, and the file that is decoded in its place.
+    Source: TypeAlias = tuple[str, Path | None]
 
 #: The longest to wait for the name service.
 LOOK_UP: Final = timedelta(seconds=10)
@@ -72,6 +74,8 @@ class Checker:
             ``ConfigurationError``.
         sources: fetches and decodes the source audio; ``None``: it is not looked at.
         private: whether private addresses are taken.
+        once: look at each source once, for all submissions of one batch: what is
+            behind a link may be another thing later.
     """
 
     def __init__(
@@ -81,11 +85,15 @@ class Checker:
         *,
         sources: SourceCheck | None,
         private: bool = False,
+        once: bool = False,
     ) -> None:
         self._door = door
         self._callback_address = callback_address
         self._sources = sources
         self._private = private
+        self._once = once
+        self._looks: dict[Source, asyncio.Lock] = {}
+        self._seen: dict[Source, float | AssetError | None] = {}
 
     def check_fields(self, operation: str, given: Mapping[str, Any]) -> Checked:
         """Check what can be checked at once, without the network."""
@@ -146,6 +154,17 @@ class Checker:
         self, link: str, source_file: Path | None
     ) -> float | AssetError | None:
         """Give the length of the source, what is wrong with it, or nothing."""
+        if not self._once:
+            return await self._look_now(link, source_file)
+        source = (link, source_file)
+        async with self._looks.setdefault(source, asyncio.Lock()):
+            if source not in self._seen:
+                self._seen[source] = await self._look_now(link, source_file)
+            return self._seen[source]
+
+    async def _look_now(
+        self, link: str, source_file: Path | None
+    ) -> float | AssetError | None:
         try:
             if self._sources is not None and source_file is None:
                 return await self._sources.length_of(link)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final, Self
 import orjson
 
 from pipeline.errors import SubmissionInvalid
+from pipeline.ledger.jobs import JobId
 from pipeline.task import TaskId
 from pipeline.values import value
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 SUFFIX: Final = ".submitted.jsonl"
 #: Stands where there is no task.
 NO_TASK: Final = TaskId("")
+NO_JOB: Final = JobId("")
 
 
 class State(StrEnum):
@@ -55,6 +57,8 @@ class Entry:
     task_id: TaskId = NO_TASK
     #: Why, where it was not accepted.
     reason: str = ""
+    #: What the ledger calls it; empty: it was never sent.
+    job_id: JobId = NO_JOB
 
 
 class Journal:
@@ -111,6 +115,7 @@ class Journal:
             "line": entry.number,
             "task_id": entry.task_id,
             "reason": entry.reason,
+            "job_id": entry.job_id,
         }
         start = b"\n" if self._is_torn else b""
         self._is_torn = False
@@ -128,6 +133,8 @@ def _entry(line: bytes) -> Entry | None:
             number=int(content["line"]),
             task_id=TaskId(str(content["task_id"])),
             reason=str(content["reason"]),
+            # Notes of older versions have none.
+            job_id=JobId(str(content.get("job_id", ""))),
         )
     except (ValueError, TypeError, KeyError):
         return None

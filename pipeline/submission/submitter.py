@@ -1,4 +1,4 @@
-"""Submit tasks: checked, sent once, and expected from then on."""
+"""Submit tasks: checked, noted, sent once, and expected from then on."""
 
 from __future__ import annotations
 
@@ -6,15 +6,14 @@ import asyncio
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from pipeline.errors import (
-    LedgerError,
-    OutcomeUnknown,
-    ProviderError,
-    ProviderUnavailable,
-)
+from pipeline.errors import OutcomeUnknown, ProviderError, ProviderUnavailable
+from pipeline.failpoints import reach
 from pipeline.ledger.expectations import Expectation
+from pipeline.ledger.jobs import Intent, JobState
 from pipeline.logs import get_logger
+from pipeline.message import from_milliseconds, to_milliseconds
 from pipeline.metrics import SUBMISSIONS
+from pipeline.submission.jobs import Jobs, digest_of, marked, new_job_id, new_mark
 from pipeline.values import value
 
 if TYPE_CHECKING:
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Any
 
+    from pipeline.ledger.jobs import Job, JobId
     from pipeline.ledger.port import Ledger
     from pipeline.provider.client import ProviderClient
     from pipeline.submission.checker import Checked, Checker
@@ -37,10 +37,15 @@ class Submitted:
 
     task_id: TaskId
     operation: str
+    job_id: JobId
     submitted_at: datetime
     #: Whether the ledger knows of it. If not, its callbacks are taken all the same,
     #: but nobody asks for it before the first of them.
     is_expected: bool
+    #: Seconds that each source plays, by its link.
+    source_seconds: Mapping[str, float]
+    #: Whether it was submitted before: nothing was sent this time.
+    is_repeat: bool = False
 
 
 class Submitter:
@@ -52,7 +57,7 @@ class Submitter:
         ledger: an open one.
         clock: gives the present time.
         quiet: how long after a submission of an operation it is asked for.
-        door: the name of the provider's door; empty: not known.
+        door: the name of the client's door.
     """
 
     def __init__(
@@ -63,7 +68,7 @@ class Submitter:
         *,
         clock: Callable[[], datetime],
         quiet: Callable[[str], timedelta],
-        door: str = "",
+        door: str,
     ) -> None:
         self._checker = checker
         self._client = client
@@ -71,6 +76,11 @@ class Submitter:
         self._clock = clock
         self._quiet = quiet
         self._door = door
+        self._jobs = Jobs(ledger, clock=clock)
+
+    def check_fields(self, operation: str, given: Mapping[str, Any]) -> Checked:
+        """Find what can be found at once; as ``Checker.check_fields``."""
+        return self._checker.check_fields(operation, given)
 
     async def check(
         self, operation: str, given: Mapping[str, Any], source_file: Path | None = None
@@ -78,26 +88,97 @@ class Submitter:
         """Find all that is wrong; as ``Checker.check``."""
         return await self._checker.check(operation, given, source_file)
 
-    async def submit(self, checked: Checked, *, job_id: str | None = None) -> Submitted:
-        """Submit a task, and note that it is expected.
+    async def find_earlier(self, checked: Checked, job_id: JobId) -> Submitted | None:
+        """Give the task of a job that was submitted before; ``None``: it was not.
 
-        Being cancelled between the two leaves the outcome unknown: do not do that.
+        Its sources need not be checked for that. A request with mistakes was not.
+
+        Raises:
+            JobTaken, JobInProgress, OutcomeUnknown: as ``submit``.
+            LedgerError: the ledger cannot be read.
+        """
+        if checked.request is None:
+            return None
+        job = await self._jobs.find(job_id, digest_of(checked.request))
+        return None if job is None else _told(job)
+
+    async def find_job(self, job_id: JobId) -> Job | None:
+        """Give a job as it stands, whatever its request; ``None``: it is not known.
+
+        Raises:
+            LedgerError: the ledger cannot be read.
+        """
+        return await self._ledger.find_job(job_id)
+
+    async def submit(
+        self, checked: Checked, *, job_id: JobId | None = None
+    ) -> Submitted:
+        """Submit a task, note before that it is about to be, and expect it.
+
+        A job that was accepted before gives its task, and nothing is sent; so does
+        one of whose task a callback has told, when there was no other answer. Being
+        cancelled leaves the outcome unknown: do not do that.
 
         Args:
             checked: what is submitted.
-            job_id: what its caller calls it.
+            job_id: what its caller calls it, once for each task; ``None``: one is made.
 
         Raises:
             SubmissionInvalid: it has mistakes.
-            ProviderError: as ``ProviderClient.submit``.
+            JobTaken: the id belongs to another request.
+            JobInProgress: the same job is being sent by somebody else.
+            LedgerUnavailable: it could not be noted, so nothing was sent.
+            ProviderError: as ``ProviderClient.submit``; a job that was refused may be
+                submitted again, one whose outcome is unknown is not sent again.
+        """
+        intent = self._intend(checked, job_id or new_job_id())
+        if (job := await self._jobs.begin(intent)) is not None:
+            return _told(job)
+        async with self._jobs.sending(intent):
+            await reach("submit.before_send")
+            try:
+                task_id = await self._send(checked, intent)
+            except OutcomeUnknown as error:
+                job = await self._jobs.end(intent, JobState.UNKNOWN, error)
+                if job is None:
+                    raise
+                return _told(job, is_repeat=False)
+            except ProviderError as error:
+                await self._jobs.end(intent, JobState.REFUSED, error)
+                raise
+            await reach("submit.before_note")
+            return await self._note(intent, task_id)
+
+    def _intend(self, checked: Checked, job_id: JobId) -> Intent:
+        """Say what is about to be sent.
+
+        Raises:
+            SubmissionInvalid: it has mistakes.
         """
         request = checked.good()
-        operation = request.operation
-        with _counted(operation):
-            task_id = await self._client.submit(
-                operation, request.fields(), callback_url=checked.callback_url
+        return Intent(
+            job_id=job_id,
+            mark=new_mark(),
+            operation=request.operation,
+            door=self._door,
+            digest=digest_of(request),
+            begun_at=self._clock(),
+            source_seconds=checked.lengths,
+        )
+
+    async def _send(self, checked: Checked, intent: Intent) -> TaskId:
+        with _counted(intent.operation):
+            return await self._client.submit(
+                intent.operation,
+                checked.good().fields(),
+                callback_url=marked(checked.callback_url, intent.mark),
             )
-        at = self._clock()
+
+    async def _note(self, intent: Intent, task_id: TaskId) -> Submitted:
+        """Note a task that was accepted, and expect it."""
+        # As the ledger keeps it, so that it is told the same later.
+        at = from_milliseconds(to_milliseconds(self._clock()))
+        operation, job_id = intent.operation, intent.job_id
         log.info("task_submitted", task_id=task_id, operation=operation, job_id=job_id)
         expectation = Expectation(
             task_id=task_id,
@@ -107,19 +188,28 @@ class Submitter:
             job_id=job_id,
             door=self._door,
         )
-        is_expected = True
-        try:
-            await self._ledger.expect([expectation])
-        except LedgerError as error:
-            # It is paid for: nobody may think that it has failed.
-            is_expected = False
-            log.warning("task_not_expected", task_id=task_id, error=str(error))
         return Submitted(
             task_id=task_id,
             operation=operation,
+            job_id=job_id,
             submitted_at=at,
-            is_expected=is_expected,
+            is_expected=await self._jobs.accept(intent, expectation),
+            source_seconds=intent.source_seconds,
         )
+
+
+def _told(job: Job, *, is_repeat: bool = True) -> Submitted:
+    """Give the task of a job that was accepted."""
+    assert job.task_id is not None  # noqa: S101  it was accepted
+    return Submitted(
+        task_id=job.task_id,
+        operation=job.operation,
+        job_id=job.job_id,
+        submitted_at=job.settled_at or job.begun_at,
+        is_expected=True,
+        source_seconds=job.source_seconds,
+        is_repeat=is_repeat,
+    )
 
 
 @contextmanager

@@ -19,9 +19,17 @@ from pipeline.events.publications import (
     task_recovered,
 )
 from pipeline.failpoints import reach
+from pipeline.ledger.jobs import NamedJob
 from pipeline.ledger.port import Claim, Verdict
 from pipeline.logs import get_logger
-from pipeline.message import OPERATION, ORIGIN, RECEIVED_AT, from_milliseconds
+from pipeline.message import (
+    JOB,
+    JOB_MARK,
+    OPERATION,
+    ORIGIN,
+    RECEIVED_AT,
+    from_milliseconds,
+)
 from pipeline.metrics import RECOVERED, UPDATES
 from pipeline.provider.callback import OPERATIONS, normalise
 from pipeline.task import event_id
@@ -180,6 +188,7 @@ def _claim(
         due_at=due_at,
         replayed=envelope.replays > 0,
         door="" if door is None else door.name,
+        job=_job(envelope, origin),
     )
 
 
@@ -190,6 +199,17 @@ def operation_of(envelope: Envelope) -> str:
         return operation
     words = envelope.routing_key.split(".")
     return words[1] if len(words) == _KEY_WORDS and words[1] else "unknown"
+
+
+def _job(envelope: Envelope, origin: object) -> NamedJob | None:
+    """Give the job that the address of a callback has named, if any."""
+    mark, operation = envelope.headers.get(JOB), operation_of(envelope)
+    if mark is None or origin == POLL or operation not in OPERATIONS:
+        return None
+    # Whoever writes to the exchange may write anything there.
+    if not isinstance(mark, str) or not JOB_MARK.fullmatch(mark):
+        return None
+    return NamedJob(mark=mark, operation=operation)
 
 
 def _received_at(envelope: Envelope, now: datetime) -> datetime:

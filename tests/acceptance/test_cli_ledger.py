@@ -49,7 +49,8 @@ def test_old_tasks_are_forgotten_once_that_is_confirmed(
     assert "--yes" in counted.stderr
     assert {"old", "older", "young"} == names(cli, address)
 
-    assert {"tasks": 2, "dry_run": False} == cli.json(*prune, "--yes")
+    expected = {"tasks": 2, "jobs_without_task": 0, "dry_run": False}
+    assert expected == cli.json(*prune, "--yes")
     assert {"young"} == names(cli, address)
 
 

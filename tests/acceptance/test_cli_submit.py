@@ -24,11 +24,13 @@ from pipeline.bootstrap import open_checker
 from pipeline.cli.main import app
 from pipeline.failpoints import EXIT_CODE, VARIABLE
 from pipeline.ledger import open_ledger
+from pipeline.ledger.jobs import JobId
 from pipeline.submission.lines import read_lines
 from tests.command_line import WITHIN_SECONDS, until
 from tests.file_server import silent
 from tests.given_up import give_up
 from tests.submission import TOKEN, Surroundings, surroundings
+from tests.waiting import eventually
 
 if TYPE_CHECKING:
     import subprocess
@@ -104,6 +106,62 @@ async def test_submit_and_wait_ends_with_files_on_disk(
     assert "files stored" in plain.stderr
     assert f"stored  audio  {around.folder}/assets/sha256/" in plain.stdout
     assert TOKEN not in done.stdout + done.stderr + plain.stdout + plain.stderr
+
+
+@pytest.mark.timeout(120)
+async def test_job_that_was_killed_is_known_by_its_callback_and_not_sent_again(
+    cli: CommandLine, around: Surroundings
+) -> None:
+    """The provider has taken it, and the process died before it could note that."""
+    before = around.provider.credits
+    arguments = submission(around, "--job-id", "order-7", "--json")
+    async with running_pipeline(cli, around):
+        killed = await called(cli, *arguments, **{VARIABLE: "submit.before_note=exit"})
+
+        async with open_ledger(f"sqlite:///{around.folder}/ledger.db") as ledger:
+
+            async def is_known() -> bool:
+                job = await ledger.find_job(JobId("order-7"))
+                return job is not None and job.task_id is not None
+
+            await eventually(is_known)
+        done = await called(cli, *arguments, "--wait")
+        again = await called(cli, *arguments)
+
+    found = json.loads(done.stdout)
+    assert EXIT_CODE == killed.returncode
+    assert 0 == done.returncode, done.stderr
+    assert ("order-7", True, True) == (
+        found["job_id"],
+        found["is_repeat"],
+        found["is_good"],
+    )
+    assert "job order-7 was submitted before; nothing was sent" in done.stderr
+    assert around.provider.details(found["task_id"]) is not None
+    assert 0 == again.returncode
+    assert found["task_id"] == json.loads(again.stdout)["task_id"]
+    assert 1 == before - around.provider.credits
+
+
+async def test_job_of_which_nobody_knows_is_said_how_to_find(
+    cli: CommandLine, around: Surroundings
+) -> None:
+    path = "/api/v1/generate/upload-extend"
+    around.files.answers[path] = silent()
+    server = str(URL(around.link).origin())
+    write_settings(around, provider__base_url=server, submit__timeout="200ms")
+
+    first = await called(cli, *submission(around, "--job-id", "order'7"))
+    second = await called(cli, *submission(around, "--job-id", "order'7"))
+    made = await called(cli, *submission(around))
+
+    for done in (first, second, made):
+        assert 1 == done.returncode
+        assert "it may have been accepted all the same" in done.stderr
+        assert "once a callback has told of it" in done.stderr
+    assert """--job-id 'order'"'"'7' names the task""" in first.stderr
+    assert "nothing was sent. A callback will tell" in second.stderr
+    assert 2 == sum(path == one.target for one in around.files.requests)
 
 
 async def test_wait_has_an_end(cli: CommandLine, around: Surroundings) -> None:
@@ -212,6 +270,7 @@ async def test_dry_run_shows_what_would_be_sent_without_the_token(
         (["submit", "--field", "x"], "expected NAME=VALUE, got 'x'"),
         (["submit", "-o", "wav", "https://a.example/b"], "it takes no single source"),
         (["submit", "--timeout", "soon"], "expected a duration"),
+        (["submit", "--job-id", "a b"], "expected 1 to 200 printable ASCII"),
         (["submit-batch"], "Missing argument"),
         # It is off by default.
         (["admin"], "admin.port"),
@@ -295,6 +354,28 @@ async def test_terminal_shows_bars_and_the_first_ctrl_c_ends_after_the_line(
     assert "3 lines: 1 submitted, 2 not tried" in printed
     assert "checking" in shown
     assert 1 == before - around.provider.credits
+
+
+async def test_ctrl_c_while_a_batch_is_waited_for_ends_with_its_report(
+    cli: CommandLine, around: Surroundings
+) -> None:
+    """Nobody takes the callbacks here."""
+    write_batch(around.folder, around.link, 2)
+    ours, theirs = pty.openpty()
+    with cli.running("submit-batch", "songs.csv", "--wait", errors=theirs) as run:
+        os.close(theirs)
+        shown = b""
+        while b"waiting" not in shown:
+            shown += await asyncio.to_thread(os.read, ours, 4096)
+        reading = asyncio.create_task(asyncio.to_thread(read_terminal, ours))
+        code = await asyncio.to_thread(run.stop, signal.SIGINT)
+    errors = await reading
+
+    printed = run.log.read_text(encoding="utf-8")
+    assert 1 == code
+    assert "2 lines: 2 submitted" in printed
+    assert "0 of 2 tasks over: start the same again" in " ".join(errors.split())
+    assert "Traceback" not in errors
 
 
 @pytest.mark.parametrize("command", ["submit", "submit-batch"])

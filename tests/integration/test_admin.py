@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
+import sqlite3
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from pipeline.admin import AdminRoutes, TasksView
 from pipeline.bootstrap import open_submitter
 from pipeline.ingress.app import serve
 from pipeline.ingress.health import health_routes
+from pipeline.ledger.jobs import JobId
 from tests.file_server import silent
 from tests.submission import Surroundings, surroundings
 from tests.waiting import eventually
@@ -213,3 +215,152 @@ async def test_no_more_at_a_time_than_allowed(tmp_path: Path) -> None:
 async def test_health_is_told_without_the_token(admin: Admin) -> None:
     async with admin.session.get("/healthz") as response:
         assert 200 == response.status
+
+
+async def test_same_key_and_request_have_the_same_answer_and_one_task(
+    admin: Admin,
+) -> None:
+    """In quotes or not, whatever the order of fields, and with nothing fetched."""
+    before = admin.around.provider.credits
+    fields = admin.around.fields(operation="upload-extend")
+    turned = dict(reversed(fields.items()))
+
+    first, created, sent = await admin.post(fields, Idempotency_Key="order-7")
+    fetched = len(admin.around.files.requests)
+    again = [
+        await admin.post(turned, Idempotency_Key=key)
+        for key in ("order-7", '"order-7"')
+    ]
+
+    assert 201 == first
+    assert "order-7" == created["job_id"]
+    assert "Idempotency-Replayed" not in sent
+    for status, document, headers in again:
+        assert (201, created) == (status, document)
+        assert "true" == headers["Idempotency-Replayed"]
+    assert fetched == len(admin.around.files.requests)
+    assert 1 == before - admin.around.provider.credits
+
+
+async def test_key_is_shared_by_all_processes_on_one_ledger(tmp_path: Path) -> None:
+    async with running(tmp_path) as admin:
+        settings = admin.around.settings(**{"admin.port": 0, "admin.tokens": [KEY]})
+        fields, before = admin.around.fields(), admin.around.provider.credits
+        async with open_submitter(settings) as other:
+            found = await other.check("upload-extend", fields)
+            submitted = await other.submit(found, job_id=JobId("order-7"))
+
+        status, document, _ = await admin.post(fields, Idempotency_Key="order-7")
+
+    assert (201, submitted.task_id) == (status, document["task_id"])
+    assert 1 == before - admin.around.provider.credits
+
+
+async def test_same_key_with_another_request_is_refused(admin: Admin) -> None:
+    before = admin.around.provider.credits
+    await admin.post(admin.around.fields(), Idempotency_Key="order-7")
+
+    other = admin.around.fields(continueAt=0.25)
+    refused = await admin.refused(other, Idempotency_Key="order-7")
+
+    assert (422, "idempotency_key_reused") == refused
+    assert 1 == before - admin.around.provider.credits
+
+
+async def test_key_in_use_at_this_moment_is_refused_for_the_moment(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path) as admin:
+        files = admin.around.files
+        path = "/api/v1/generate/upload-extend"
+        files.add(path, silent())
+        changes = {"provider.base_url": files.url(""), "submit.timeout": "1m"}
+        async with running(tmp_path, **changes) as other:
+            fields = admin.around.fields()
+            sending = asyncio.create_task(other.post(fields, Idempotency_Key="order-7"))
+
+            async def is_sent() -> bool:
+                return any(path == one.target for one in files.requests)
+
+            await eventually(is_sent)
+            status, document, headers = await admin.post(
+                fields, Idempotency_Key="order-7"
+            )
+            sending.cancel()
+            await asyncio.wait({sending})
+
+    assert (409, "in_progress") == (status, document["code"])
+    assert "order-7" == document["job_id"]
+    assert "2" == headers["Retry-After"]
+
+
+async def test_key_of_an_outcome_that_is_unknown_sends_nothing_again(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path) as admin:
+        files = admin.around.files
+        path = "/api/v1/generate/upload-extend"
+        files.add(path, silent())
+        changes = {"provider.base_url": files.url(""), "submit.timeout": "200ms"}
+        async with running(tmp_path, **changes) as other:
+            fields = admin.around.fields()
+            found = [
+                await other.refused(fields, Idempotency_Key="order-7") for _ in range(2)
+            ]
+
+    assert [(504, "outcome_unknown")] * 2 == found
+    assert 1 == sum(path == one.target for one in files.requests)
+
+
+async def test_key_of_a_refusal_is_free(admin: Admin) -> None:
+    """Nothing was made, so it may be given again, with another request as well."""
+    admin.around.provider.credits = 0
+    first = await admin.refused(admin.around.fields(), Idempotency_Key="order-7")
+    admin.around.provider.credits = 1
+
+    status, document, headers = await admin.post(
+        admin.around.fields(continueAt=0.25), Idempotency_Key="order-7"
+    )
+
+    assert (502, "account_refused") == first
+    assert (201, "order-7") == (status, document["job_id"])
+    assert "Idempotency-Replayed" not in headers
+
+
+@pytest.mark.parametrize("key", ["", '""', "a b", "x" * 201, "\u00e4"])
+async def test_key_that_is_none_is_refused(admin: Admin, key: str) -> None:
+    refused = await admin.refused(admin.around.fields(), Idempotency_Key=key)
+
+    assert (400, "invalid_idempotency_key") == refused
+
+
+async def test_dry_run_takes_no_key(admin: Admin) -> None:
+    for _ in range(2):
+        status, _, _ = await admin.post(
+            admin.around.fields(), path="/tasks?dry_run=1", Idempotency_Key="order-7"
+        )
+        assert 200 == status
+
+    status, _, headers = await admin.post(
+        admin.around.fields(), Idempotency_Key="order-7"
+    )
+
+    assert 201 == status
+    assert "Idempotency-Replayed" not in headers
+
+
+async def test_nothing_is_sent_while_the_ledger_is_away(tmp_path: Path) -> None:
+    async with running(tmp_path) as admin:
+        before = admin.around.provider.credits
+        with closing(sqlite3.connect(tmp_path / "ledger.db")) as ledger:
+            ledger.execute("ALTER TABLE jobs RENAME TO taken_away")
+
+        found = [
+            await admin.post(admin.around.fields(), **headers)
+            for headers in ({}, {"Idempotency_Key": "order-7"})
+        ]
+
+    for status, document, headers in found:
+        assert (503, "ledger_unavailable") == (status, document["code"])
+        assert "5" == headers["Retry-After"]
+    assert before == admin.around.provider.credits

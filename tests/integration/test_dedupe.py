@@ -16,6 +16,7 @@ from pipeline.broker import open_broker
 from pipeline.errors import LedgerUnavailable, Reject
 from pipeline.events.catalogue import AssetRequested, TaskEvent, parse_event
 from pipeline.ledger import open_ledger
+from pipeline.ledger.jobs import Intent, JobId
 from pipeline.ledger.port import StoredAsset
 from pipeline.message import Envelope, MessageId, to_milliseconds
 from pipeline.retry import RetryPolicy
@@ -262,6 +263,42 @@ async def test_a_poll_after_the_callback_is_a_duplicate(dedupe: Dedupe) -> None:
     callback, poll = make_callback(), make_callback(origin="poll", seconds=30)
 
     assert [3, 0] == [len(one) for one in await handled(dedupe, callback, poll)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_known"),
+    [
+        ({}, True),
+        ({"origin": "poll"}, False),
+        ({"operation": "wav"}, False),
+        ({"operation": "tango"}, False),
+        ({"job": "a\0b"}, False),
+        ({"job": "x" * 100_000}, False),
+        ({"job": "\ud800"}, False),
+        ({"job": 7}, False),
+    ],
+)
+async def test_job_without_an_answer_is_known_by_its_callback(
+    dedupe: Dedupe, ledger: Ledger, changes: dict[str, Any], *, is_known: bool
+) -> None:
+    """Whatever else stands in its place harms nobody."""
+    mark = "0123456789abcdef" * 2
+    intent = Intent(
+        job_id=JobId("order-7"),
+        mark=mark,
+        operation="upload-extend",
+        door="kie-ai",
+        digest="d",
+        begun_at=START,
+        source_seconds={},
+    )
+    await ledger.begin_job(intent, lasts=timedelta(0))
+
+    await handled(dedupe, make_callback(**{"job": mark, **changes}))
+
+    job = await ledger.find_job(intent.job_id)
+    assert job is not None
+    assert (TASK if is_known else None) == job.task_id
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.usefixtures("nothing_unhandled")
 
+MARK: Final = "0123456789abcdef" * 2
 HEAD: Final = b"POST /callbacks/upload-extend HTTP/1.1\r\nHost: x\r\n"
 
 
@@ -40,6 +41,7 @@ class Stored:
 
     def __init__(self) -> None:
         self.bodies: list[bytes] = []
+        self.jobs: list[object] = []
         self.began = 0
         self.may_end = asyncio.Event()
         self.may_end.set()
@@ -50,6 +52,7 @@ class Stored:
         if b"breaks" in publication.envelope.body:
             raise RuntimeError("what nobody has foreseen")
         self.bodies.append(publication.envelope.body)
+        self.jobs.append(publication.envelope.headers.get("job"))
 
 
 class Served:
@@ -133,6 +136,34 @@ async def test_requests_in_one_piece_are_answered_in_their_order(
     statuses = [int(line.split()[1]) for line in lines]
     assert [200, 200, 400, 200, 404, 200, 404] == statuses
     assert bodies == served.stored.bodies
+
+
+@pytest.mark.parametrize(
+    ("query", "job"),
+    [
+        ("", None),
+        (f"?job={MARK}", MARK),
+        (f"?a=b&job={MARK}", MARK),
+        (f"?job={MARK}&token=x", MARK),
+        ("?job=", None),
+        (f"?job={MARK[1:]}", None),
+        (f"?job={MARK}0", None),
+        (f"?job={MARK.upper()}", None),
+        (f"?JOB={MARK}", None),
+        ("?job=%00%FF%ED%A0%80", None),
+        (f"?job={'%61' * 32}", "a" * 32),
+    ],
+)
+async def test_mark_of_a_job_goes_along_and_anything_else_does_not(
+    served: Served, query: str, job: str | None
+) -> None:
+    """It opens nothing and closes nothing: the callback is taken in any case."""
+    for path in ("upload-extend", "upload-extend/a-token"):
+        head = HEAD.replace(b"upload-extend", f"{path}{query}".encode())
+
+        assert [b"HTTP/1.1 200 OK"] == await served.talk(whole(head=head), answers=1)
+
+    assert [job, job] == served.stored.jobs
 
 
 async def test_what_comes_while_a_callback_is_stored_waits_for_its_turn(

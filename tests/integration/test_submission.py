@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import re
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+import orjson
 import pytest
 
 from pipeline import failpoints
@@ -14,21 +17,28 @@ from pipeline.bootstrap import (
     ledger_of,
     open_checker,
     open_submitter,
-    provider_of,
 )
 from pipeline.errors import (
     ConfigurationError,
+    JobInProgress,
+    JobTaken,
+    LedgerUnavailable,
+    OutcomeUnknown,
     ProviderRefused,
-    ProviderUnavailable,
     SubmissionInvalid,
 )
+from pipeline.ledger.jobs import JobId, JobState, NamedJob
 from pipeline.settings import load_settings
+from pipeline.submission import Submitted, read_job_id
 from pipeline.submission.batch import Batch
 from pipeline.submission.journal import Journal, State
 from pipeline.submission.lines import read_lines
 from pipeline.submission.source import check_link
+from pipeline.task import Stage
+from tests.callbacks import TASK, make_claim, make_update
 from tests.file_server import answer, silent
 from tests.submission import SOURCE_SECONDS, TOKEN, Surroundings, surroundings
+from tests.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -65,7 +75,7 @@ async def test_task_is_accepted_and_expected(around: Surroundings) -> None:
 
     async with open_submitter(settings) as submitter:
         checked = await submitter.check("upload-extend", around.fields())
-        submitted = await submitter.submit(checked, job_id="song-7")
+        submitted = await submitter.submit(checked, job_id=JobId("song-7"))
     async with ledger_of(settings) as ledger:
         expected = await ledger.find_expected(submitted.task_id)
 
@@ -269,37 +279,198 @@ def test_who_has_no_public_address_is_told_what_to_set() -> None:
     assert f"{way_out}/callbacks/wav" == callback_address_of(followed, "wav")
 
 
-async def test_task_is_submitted_though_the_ledger_is_lost(
+async def test_nothing_is_sent_that_could_not_be_noted_before(
     around: Surroundings,
 ) -> None:
-    """It is paid for by then: nobody may think that it has failed."""
-    settings = around.settings()
-    async with (
-        # Its turns are not the ledger's: that is lost after the turn was taken.
-        provider_of(settings) as client,
-        open_submitter(settings, client) as submitter,
-    ):
+    before = around.provider.credits
+    async with open_submitter(around.settings()) as submitter:
         checked = await submitter.check("upload-extend", around.fields())
         await submitter._ledger.__aexit__(None, None, None)
 
-        submitted = await submitter.submit(checked)
+        with pytest.raises(LedgerUnavailable, match="nothing was sent"):
+            await submitter.submit(checked)
+
+    assert before == around.provider.credits
+
+
+async def test_task_is_submitted_though_the_ledger_is_lost_meanwhile(
+    around: Surroundings,
+) -> None:
+    """It is paid for by then: nobody may think that it has failed."""
+    before = around.provider.credits
+    failpoints.arm({failpoints.VARIABLE: "submit.before_note=sleep:0.5"})
+
+    async def is_sent() -> bool:
+        return around.provider.credits < before
+
+    async with open_submitter(around.settings()) as submitter:
+        checked = await submitter.check("upload-extend", around.fields())
+        submitting = asyncio.create_task(submitter.submit(checked))
+        await eventually(is_sent)
+        await submitter._ledger.__aexit__(None, None, None)
+
+        submitted = await submitting
 
     assert not submitted.is_expected
     assert around.provider.details(submitted.task_id) is not None
 
 
-async def test_nothing_is_submitted_while_the_ledger_is_lost(
-    around: Surroundings,
-) -> None:
-    """Without a turn it could be one too many, and nothing is paid for yet."""
+async def test_job_is_sent_once_whoever_asks_how_often(around: Surroundings) -> None:
+    settings, before = around.settings(), around.provider.credits
+    job_id = JobId("order-7")
+
+    async with open_submitter(settings) as submitter, open_submitter(settings) as other:
+        checked = await submitter.check("upload-extend", around.fields())
+        first = await submitter.submit(checked, job_id=job_id)
+        again = await other.submit(checked, job_id=job_id)
+        # The same request in other words, and nothing of it fetched.
+        spelled = {"upload_url": around.link, "model": "V5", "continue_at": "0.5"}
+        found = await other.find_earlier(
+            other.check_fields("upload-extend", spelled), job_id
+        )
+        free = await other.find_earlier(checked, JobId("order-8"))
+
+    assert not first.is_repeat
+    assert replace(first, is_repeat=True) == again == found
+    assert free is None
+    assert 1 == before - around.provider.credits
+
+
+async def test_id_of_a_job_is_taken_for_another_request(around: Surroundings) -> None:
+    before, job_id = around.provider.credits, JobId("order-7")
     async with open_submitter(around.settings()) as submitter:
         checked = await submitter.check("upload-extend", around.fields())
-        await submitter._ledger.__aexit__(None, None, None)
+        other = await submitter.check("upload-extend", around.fields(continueAt=0.25))
+        await submitter.submit(checked, job_id=job_id)
 
-        with pytest.raises(ProviderUnavailable, match="expected a turn"):
-            await submitter.submit(checked)
+        with pytest.raises(JobTaken, match="give another id"):
+            await submitter.submit(other, job_id=job_id)
+        with pytest.raises(JobTaken, match="got another"):
+            await submitter.find_earlier(other, job_id)
 
-    assert 0 == around.provider.calls("/api/v1/generate/upload-extend")
+    assert 1 == before - around.provider.credits
+
+
+async def test_of_two_who_send_a_job_at_the_same_time_one_does(
+    around: Surroundings,
+) -> None:
+    settings, before = around.settings(), around.provider.credits
+    async with open_submitter(settings) as submitter, open_submitter(settings) as other:
+        checked = await submitter.check("upload-extend", around.fields())
+
+        results = await asyncio.gather(
+            *(
+                one.submit(checked, job_id=JobId("order-7"))
+                for one in (submitter, other, submitter)
+            ),
+            return_exceptions=True,
+        )
+
+    assert 1 == before - around.provider.credits
+    sent = [one for one in results if isinstance(one, Submitted) and not one.is_repeat]
+    assert 1 == len(sent)
+    others = [one for one in results if one not in sent]
+    assert all(
+        isinstance(one, JobInProgress) or (isinstance(one, Submitted) and one.is_repeat)
+        for one in others
+    )
+
+
+async def test_job_that_was_refused_can_be_sent_again(around: Surroundings) -> None:
+    job_id = JobId("order-7")
+    around.provider.credits = 0
+    async with open_submitter(around.settings()) as submitter:
+        checked = await submitter.check("upload-extend", around.fields())
+        with pytest.raises(ProviderRefused):
+            await submitter.submit(checked, job_id=job_id)
+        around.provider.credits = 1
+        refused = await submitter.find_job(job_id)
+
+        submitted = await submitter.submit(checked, job_id=job_id)
+
+    assert refused is not None
+    assert (JobState.REFUSED, True) == (refused.state, "429" in refused.reason)
+    assert not submitted.is_repeat
+
+
+async def test_submission_without_an_answer_is_known_by_its_callback(
+    around: Surroundings,
+) -> None:
+    """And not sent again before nor after."""
+    path, job_id = "/api/v1/generate/upload-extend", JobId("order-7")
+    around.files.add(path, silent())
+    settings = around.settings(
+        provider__base_url=around.files.url(""), submit__timeout="200ms"
+    )
+    async with open_submitter(settings) as submitter, ledger_of(settings) as ledger:
+        checked = await submitter.check("upload-extend", around.fields())
+        for _ in range(2):
+            with pytest.raises(OutcomeUnknown):
+                await submitter.submit(checked, job_id=job_id)
+        (opened,) = await ledger.list_open_jobs()
+        named = NamedJob(mark=opened.mark, operation="upload-extend")
+        await ledger.record([make_claim(make_update(Stage.TEXT), job=named)])
+
+        submitted = await submitter.submit(checked, job_id=job_id)
+
+    assert (job_id, JobState.UNKNOWN) == (opened.job_id, opened.state)
+    assert (TASK, True) == (submitted.task_id, submitted.is_repeat)
+    assert 1 == sum(path == one.target for one in around.files.requests)
+
+
+async def test_callback_may_come_though_the_answer_does_not(
+    around: Surroundings,
+) -> None:
+    """Then the submission has succeeded, as far as anybody can tell."""
+    path = "/api/v1/generate/upload-extend"
+    around.files.add(path, silent())
+    settings = around.settings(
+        provider__base_url=around.files.url(""), submit__timeout="1s"
+    )
+
+    async def is_sent() -> bool:
+        return any(path == one.target for one in around.files.requests)
+
+    async with open_submitter(settings) as submitter, ledger_of(settings) as ledger:
+        checked = await submitter.check("upload-extend", around.fields())
+        submitting = asyncio.create_task(submitter.submit(checked))
+        await eventually(is_sent)
+        (opened,) = await ledger.list_open_jobs()
+        named = NamedJob(mark=opened.mark, operation="upload-extend")
+        await ledger.record([make_claim(make_update(Stage.TEXT), job=named)])
+
+        submitted = await submitting
+
+    assert (TASK, False, True) == (
+        submitted.task_id,
+        submitted.is_repeat,
+        submitted.is_expected,
+    )
+
+
+async def test_callback_address_that_is_sent_ends_in_the_mark_of_the_job(
+    around: Surroundings,
+) -> None:
+    """Which nobody can guess, whatever the job is called."""
+    path = "/api/v1/generate/upload-extend"
+    around.files.add(path, answer(b'{"code": 200, "data": {"taskId": "t-1"}}'))
+    settings = around.settings(provider__base_url=around.files.url(""))
+    async with open_submitter(settings) as submitter:
+        checked = await submitter.check("upload-extend", around.fields())
+        await submitter.submit(checked, job_id=JobId("order-7"))
+        job = await submitter.find_job(JobId("order-7"))
+
+    (sent,) = [one for one in around.files.requests if path == one.target]
+    assert job is not None
+    expected = f"{checked.callback_url}?job={job.mark}"
+    assert expected == orjson.loads(sent.body)["callBackUrl"]
+    assert re.fullmatch("[0-9a-f]{32}", job.mark)
+
+
+@pytest.mark.parametrize("text", ["", " ", "a b", "a" * 201, "ä", "a\n", "a\0"])
+def test_id_of_a_job_is_what_can_be_read(text: str) -> None:
+    with pytest.raises(ValueError, match="expected 1 to 200 printable"):
+        read_job_id(text)
 
 
 def write_batch(folder: Path, *rows: str) -> Path:
@@ -320,7 +491,7 @@ async def run_batch(
         if what == "submitting" and done == stop_after:
             stopping.set()
 
-    async with open_submitter(around.settings(**changes)) as submitter:
+    async with open_submitter(around.settings(**changes), once=True) as submitter:
         with Journal.opened(path) as journal:
             batch = Batch(
                 submitter,
@@ -421,3 +592,89 @@ async def test_key_that_is_not_taken_is_the_operators_matter(
         checked = await submitter.check("upload-extend", around.fields())
         with pytest.raises(ProviderRefused, match="code 401"):
             await submitter.submit(checked)
+
+
+async def test_line_that_was_cut_off_is_known_by_its_callback(
+    around: Surroundings, tmp_path: Path
+) -> None:
+    """Then it is submitted, and not sent again though that is asked for."""
+    path = write_batch(tmp_path, f"{around.link},V5,0.1,", f"{around.link},V5,0.2,")
+    before = around.provider.credits
+    failpoints.arm({failpoints.VARIABLE: "submit.before_note=raise"})
+    with pytest.raises(failpoints.FailpointReached):
+        await run_batch(around, path)
+    failpoints.arm({})
+    async with ledger_of(around.settings()) as ledger:
+        (opened,) = await ledger.list_open_jobs()
+        named = NamedJob(mark=opened.mark, operation="upload-extend")
+        await ledger.record([make_claim(make_update(Stage.TEXT), job=named)])
+
+    second = await run_batch(around, path, again=True)
+
+    assert [State.SUBMITTED] * 2 == states(second)
+    first = second.entries[0]
+    assert (TASK, opened.job_id, 1) == (first.task_id, first.job_id, second.earlier)
+    assert 2 == before - around.provider.credits
+
+
+async def test_link_that_many_lines_share_is_fetched_once(
+    around: Surroundings, tmp_path: Path
+) -> None:
+    bad = around.files.add("/bad.wav", answer(b"<html>no song here"))
+    rows = [f"{link},V5,0.{n}," for n in range(1, 5) for link in (around.link, bad)]
+    path = write_batch(tmp_path, *rows)
+
+    report = await run_batch(around, path, keep_going=True)
+
+    assert [State.SUBMITTED, State.MISTAKEN] * 4 == states(report)
+    fetched = sorted(one.target for one in around.files.requests)
+    assert ["/bad.wav", "/source.wav"] == fetched
+
+
+async def test_good_lines_do_not_wait_for_the_check_of_others(
+    around: Surroundings, tmp_path: Path
+) -> None:
+    """Where they are to be sent whatever is wrong with those."""
+    slow = around.files.add("/slow.wav", silent())
+    path = write_batch(tmp_path, f"{around.link},V5,0.1,", f"{slow},V5,0.2,")
+    before = around.provider.credits
+
+    async def is_sent() -> bool:
+        return around.provider.credits < before
+
+    running = asyncio.create_task(
+        run_batch(
+            around, path, keep_going=True, changes={"submit__source_timeout": "1m"}
+        )
+    )
+    await eventually(is_sent)
+    is_done = running.done()
+    running.cancel()
+    await asyncio.wait({running})
+
+    assert not is_done
+    assert 1 == before - around.provider.credits
+
+
+async def test_line_that_cannot_be_noted_is_not_tried(
+    around: Surroundings, tmp_path: Path
+) -> None:
+    path = write_batch(tmp_path, f"{around.link},V5,0.1,", f"{around.link},V5,0.2,")
+    before = around.provider.credits
+    async with open_submitter(around.settings(), once=True) as submitter:
+        await submitter._ledger.__aexit__(None, None, None)
+        with Journal.opened(path) as journal:
+            batch = Batch(
+                submitter,
+                journal,
+                on_progress=lambda *_: None,
+                stopping=asyncio.Event(),
+            )
+            first = await batch.run(read_lines(path, operation="upload-extend"))
+
+    second = await run_batch(around, path)
+
+    assert [State.NOT_TRIED] * 2 == states(first)
+    assert "nothing was sent" in first.entries[0].reason
+    assert second.is_good
+    assert 2 == before - around.provider.credits
