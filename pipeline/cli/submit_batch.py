@@ -161,10 +161,21 @@ async def _run(
                 again=again,
             )
             report = await batch.run(lines)
+    return await _finish(settings, report, how, stopped=stopping.is_set())
+
+
+async def _finish(
+    settings: Settings, report: Report, how: Manner, *, stopped: bool
+) -> bool:
+    """Wait if that is wanted, print the report, and tell whether all is well.
+
+    Raises:
+        typer.Exit: all is well so far, and the time is up.
+    """
     followed: dict[str, Followed] = {}
     is_late = False
     try:
-        if how.within is not None and not stopping.is_set():
+        if how.within is not None and not stopped:
             shown = not how.as_json
             is_late = await _wait(settings, report, how.within, followed, shown=shown)
     finally:
