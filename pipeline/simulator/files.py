@@ -11,16 +11,28 @@ from typing import TYPE_CHECKING, Final, cast
 from aiohttp import web
 
 from pipeline.simulator import audio, picture, video
+from pipeline.simulator.plan import FilePlan
 from pipeline.simulator.signing import LinkState
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from pipeline.simulator.plan import Expiry, FilePlan
+    from pipeline.simulator.plan import Expiry
     from pipeline.simulator.signing import LinkSigner
 
 #: Rendered files beyond this size are forgotten, and rendered again when asked for.
 CACHE_BYTES: Final = 64 * 1024 * 1024
+#: Where there is audio to submit, under a link that works for ever.
+SOURCE_PATH: Final = "/source.wav"
+_SOURCE: Final = FilePlan(
+    path=SOURCE_PATH,
+    kind="audio",
+    file_format="wav",
+    seed=3,
+    title="Source",
+    comment="to be submitted",
+    content_type=audio.AUDIO_TYPES["wav"],
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,7 +147,8 @@ class FileServer:
         self._expired_statuses[path] = status
 
     def add_routes(self, app: web.Application) -> None:
-        """Serve everything under ``/files``, ``/stream`` and ``/upstream``."""
+        """Serve ``/files``, ``/stream`` and ``/upstream``, and the source audio."""
+        app.router.add_get(SOURCE_PATH, self._source)
         app.router.add_get("/files/{path:.+}", self._file)
         app.router.add_get("/stream/{path:.+}", self._stream)
         app.router.add_get("/upstream/{path:.+}", self._upstream)
@@ -167,6 +180,11 @@ class FileServer:
             case LinkState.VALID:
                 expiry = file.expiry
                 return expiry.status if expiry and not expiry.renewable else None
+
+    async def _source(self, request: web.Request) -> web.Response:
+        """Answer as the server of a client of the provider's would."""
+        content = await self._shelf.content(_SOURCE)
+        return _answer(request, content, _SOURCE.content_type)
 
     async def _stream(self, _: web.Request) -> web.Response:
         """Answer 200 without any bytes, as stream hosts do once a track is made."""

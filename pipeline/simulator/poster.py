@@ -63,7 +63,10 @@ class PostingRules:
     #: Callbacks that get lost on their way and that the provider believes delivered: a
     #: share between 0 and 1, drawn for each from the seed.
     loss_rate: float = 0.0
-    #: Decides which get lost.
+    #: Tasks whose callbacks reach nobody, however often they are tried, and of which
+    #: the provider then says so: a share between 0 and 1, drawn likewise.
+    unreachable_rate: float = 0.0
+    #: Decides which get lost, and which reach nobody.
     loss_seed: int = 1
 
 
@@ -168,8 +171,11 @@ class Poster:
         body: bytes,
         attempt: int,
     ) -> SentCallback:
-        headers = self._headers(task, callback, body)
-        status, error = await self._request(address, headers, body)
+        if self._is_unreachable(task):
+            status, error = None, "unreachable, as it was told to be"
+        else:
+            headers = self._headers(task, callback, body)
+            status, error = await self._request(address, headers, body)
         return SentCallback(
             task_id=task.task_id,
             operation=task.operation,
@@ -207,6 +213,10 @@ class Poster:
         rules = self._rules
         what = (task.task_id, callback.stage, callback.repeat)
         return seeded("loss", rules.loss_seed, *what).random() < rules.loss_rate
+
+    def _is_unreachable(self, task: TaskPlan) -> bool:
+        chance = seeded("unreachable", self._rules.loss_seed, task.task_id)
+        return chance.random() < self._rules.unreachable_rate
 
     async def _request(
         self, address: str, headers: dict[str, str], body: bytes

@@ -16,7 +16,7 @@ from aiohttp import web
 
 from pipeline.simulator.clock import SimulatedClock
 from pipeline.simulator.endpoints import Endpoints
-from pipeline.simulator.files import FileServer, FileShelf
+from pipeline.simulator.files import SOURCE_PATH, FileServer, FileShelf
 from pipeline.simulator.journal import Journal
 from pipeline.simulator.operations import BY_NAME
 from pipeline.simulator.payloads import record_info
@@ -140,6 +140,11 @@ class SimulatedProvider:
             message = "the provider is not open: use it as an async context manager"
             raise RuntimeError(message)
         return (self.options.public_url or self._url).rstrip("/")
+
+    @property
+    def source_url(self) -> str:
+        """Link to audio that can be submitted, in WAV; it never expires."""
+        return self.url + SOURCE_PATH
 
     @property
     def sent(self) -> Sequence[SentCallback]:

@@ -6,10 +6,13 @@ import os
 import re
 import shlex
 import signal
+import urllib.request
 from typing import TYPE_CHECKING
 
 import pytest
+from typer.testing import CliRunner
 
+from pipeline.cli.main import app
 from tests.command_line import until
 
 if TYPE_CHECKING:
@@ -36,6 +39,57 @@ def test_provider_posts_to_an_ingress_and_reports(cli: CommandLine) -> None:
 
         assert report["callbacks_accepted"] >= 3
         assert 0 == ingress.stop()
+
+
+def test_provider_plays_every_operation_that_is_asked_for(cli: CommandLine) -> None:
+    with cli.running("ingress", "--port", "0") as ingress:
+        url = f"{ingress.address()}/callbacks/{{operation}}"
+        wanted = ("-o", "lyrics", "-o", "midi", "--share", "failures=1")
+
+        report = cli.json("simulate", url, "--tasks", "4", *wanted, *FAST[2:])
+        with urllib.request.urlopen(f"{ingress.address()}/metrics") as answer:
+            metrics = answer.read().decode()
+
+    counted = r'^pipeline_callbacks_total\{operation="([^"]+)",.* [1-9]'
+    taken = re.findall(counted, metrics, re.MULTILINE)
+    assert (4, 0) == (report["tasks"], report["files"])
+    assert {"lyrics", "midi"} == {*taken}
+
+
+def test_provider_says_of_callbacks_that_reach_nobody_that_they_failed(
+    cli: CommandLine,
+) -> None:
+    """Nobody is called, so it may be any address."""
+    done = cli("simulate", NOBODY, "--share", "unreachable=1", "--no-stay", *FAST)
+
+    assert 1 == done.returncode
+    assert "attempt 4 → unreachable, as it was told to be" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--tasks", "3"], "expected a URL with it"),
+        (["--json"], "expected a URL with it"),
+        (["--webhook-key", "k"], "sunoapi-org signs nothing"),
+        (["--share", "losses"], "expected NAME=VALUE with one of losses, unreachable"),
+        (["--share", "loss=0.3"], "got loss=0.3"),
+        (["--share", "losses=2"], "losses: expected a share from 0 to 1, got 2.0"),
+        (["--share", "duplicates=1"], "expected a share from 0 to 0.9"),
+        (["--share", "losses=few"], "losses: expected a number that fits, got 'few'"),
+        (["--span", "links=soon"], "expected a duration"),
+        (["--span", "links=1m,2m"], "links: expected one duration, got 2"),
+        (["--limit", "credits=0"], "credits: expected"),
+        ([NOBODY, "-o", "opera"], "expected all, or some of upload-extend"),
+    ],
+)
+def test_wrong_usage_of_the_provider_is_said(
+    arguments: list[str], expected: str
+) -> None:
+    done = CliRunner().invoke(app, ["simulate", *arguments])
+
+    assert 2 == done.exit_code
+    assert expected in joined(done.stderr)
 
 
 def test_provider_stays_for_its_files_until_ctrl_c(cli: CommandLine) -> None:

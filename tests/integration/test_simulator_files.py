@@ -265,3 +265,16 @@ def links_told(provider: SimulatedProvider) -> dict[str, str]:
     texts = b" ".join(sent.body for sent in provider.sent).decode().split('"')
     links = [text for text in texts if "/files/" in text]
     return {"/files/" + link.split("/files/")[1].split("?")[0]: link for link in links}
+
+
+async def test_there_is_audio_to_submit_that_can_be_decoded() -> None:
+    async with (
+        SimulatedProvider(FAST) as provider,
+        client(provider) as session,
+        session.get(provider.source_url) as answer,
+    ):
+        content = await answer.read()
+
+    with wave.open(io.BytesIO(content)) as audio:
+        assert audio.getnframes() / audio.getframerate() > 2
+    assert ("audio/wav", 200) == (answer.content_type, answer.status)

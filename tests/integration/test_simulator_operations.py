@@ -371,6 +371,26 @@ async def test_callbacks_get_lost_without_the_provider_knowing() -> None:
     assert (lost, accepted) == await play()
 
 
+async def test_callbacks_reach_nobody_and_the_details_say_so() -> None:
+    """Of some tasks, whoever listens; the same ones for the same seed."""
+    rules = PostingRules(unreachable_rate=0.5)
+    options = replace(FAST, time_scale=20_000, posting=rules)
+    async with (
+        SimulatedSubscriber() as receiver,
+        SimulatedProvider(options) as provider,
+    ):
+        url = receiver.url("mine")
+        ids = [await provider.submit(url, operation="wav") for _ in range(10)]
+        report = await provider.drain()
+        details = [provider.details(task_id) for task_id in ids]
+
+    flags = [body["data"]["successFlag"] for body in details if body]
+    failed = flags.count("CALLBACK_EXCEPTION")
+    assert 1 < failed < 9
+    assert (failed, 10 - failed) == (report.gave_up, len(receiver.requests("mine")))
+    assert report.callbacks_sent == 4 * failed + report.callbacks_accepted
+
+
 async def test_details_of_a_sibling_tell_of_callbacks_that_failed() -> None:
     """Four tries, then never again; the file is there all the same."""
     options = replace(FAST, time_scale=20_000)
