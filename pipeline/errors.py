@@ -250,7 +250,16 @@ class SourceUnusable(SubmissionRefused):
 
 
 class AlreadyThere(SubmissionRefused):
-    """The provider has done this already; the details tell what came of it."""
+    """The provider has done this already; the details tell what came of it.
+
+    Args:
+        message: what was expected and what came.
+        task_id: the earlier task, if the answer names it.
+    """
+
+    def __init__(self, message: str, task_id: str | None = None) -> None:
+        super().__init__(message)
+        self.task_id = task_id
 
 
 class OutcomeUnknown(ProviderError):

@@ -240,6 +240,7 @@ def _created(submitted: Submitted) -> web.Response:
             "job_id": submitted.job_id,
             "submitted_at": submitted.submitted_at,
             "is_expected": submitted.is_expected,
+            "was_there": submitted.was_there,
             "operation": submitted.operation,
             "source_seconds": dict(submitted.source_seconds),
         },

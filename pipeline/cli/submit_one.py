@@ -85,6 +85,8 @@ async def submit_one(
 
 
 def _tell(submitted: Submitted, *, as_json: bool) -> None:
+    if submitted.was_there:
+        render.warn("the provider has made this before: nothing new is made or paid")
     if submitted.is_repeat:
         render.warn(f"job {submitted.job_id} was submitted before; nothing was sent")
     if not as_json:
@@ -269,6 +271,7 @@ def show_submitted(
             "submitted_at": submitted.submitted_at,
             "is_expected": submitted.is_expected,
             "is_repeat": submitted.is_repeat,
+            "was_there": submitted.was_there,
             "callback_url": masked(checked),
             "source_seconds": dict(submitted.source_seconds),
             "stage": stage,

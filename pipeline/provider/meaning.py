@@ -53,10 +53,13 @@ def refusal_of_question(answer: Answer, door: Door) -> ProviderError:
 
 def refusal_of_submission(answer: Answer, door: Door) -> ProviderError:
     """Make the error of a submission whose answer is not plainly good."""
-    if find_task_id(answer) is not None or not _is_refusal(answer):
+    is_refusal = _is_refusal(answer)
+    meaning = _class_of(answer, door)
+    task_id = find_task_id(answer)
+    is_earlier = is_refusal and meaning is FailureClass.EXISTS
+    if not is_refusal or (task_id is not None and not is_earlier):
         message = f"expected to hear whether it was accepted, got {answer}"
         return _coded(OutcomeUnknown(message), answer)
-    meaning = _class_of(answer, door)
     message = f"expected it to be accepted, got {answer}. {meaning.advice}"
     error: ProviderError
     match meaning:
@@ -69,7 +72,7 @@ def refusal_of_submission(answer: Answer, door: Door) -> ProviderError:
         case FailureClass.OPERATOR:
             error = ProviderRefused(message)
         case FailureClass.EXISTS:
-            error = AlreadyThere(message)
+            error = AlreadyThere(message, task_id)
         case never:
             assert_never(never)
     return _coded(error, answer)

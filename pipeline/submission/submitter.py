@@ -6,7 +6,12 @@ import asyncio
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from pipeline.errors import OutcomeUnknown, ProviderError, ProviderUnavailable
+from pipeline.errors import (
+    AlreadyThere,
+    OutcomeUnknown,
+    ProviderError,
+    ProviderUnavailable,
+)
 from pipeline.failpoints import reach
 from pipeline.ledger.expectations import Expectation
 from pipeline.ledger.jobs import Intent, JobState
@@ -14,6 +19,7 @@ from pipeline.logs import get_logger
 from pipeline.message import from_milliseconds, to_milliseconds
 from pipeline.metrics import SUBMISSIONS
 from pipeline.submission.jobs import Jobs, digest_of, marked, new_job_id, new_mark
+from pipeline.task import TaskId
 from pipeline.values import value
 
 if TYPE_CHECKING:
@@ -26,7 +32,6 @@ if TYPE_CHECKING:
     from pipeline.ledger.port import Ledger
     from pipeline.provider.client import ProviderClient
     from pipeline.submission.checker import Checked, Checker
-    from pipeline.task import TaskId
 
 log = get_logger("submission")
 
@@ -46,6 +51,9 @@ class Submitted:
     source_seconds: Mapping[str, float]
     #: Whether it was submitted before: nothing was sent this time.
     is_repeat: bool = False
+    #: Whether the provider had made it for an earlier request: no callback will tell
+    #: of it, so it is asked for at once.
+    was_there: bool = False
 
 
 class Submitter:
@@ -116,8 +124,9 @@ class Submitter:
         """Submit a task, note before that it is about to be, and expect it.
 
         A job that was accepted before gives its task, and nothing is sent; so does
-        one of whose task a callback has told, when there was no other answer. Being
-        cancelled leaves the outcome unknown: do not do that.
+        one of whose task a callback has told, when there was no other answer. What
+        the provider has made before gives that task, if it names it. Being cancelled
+        leaves the outcome unknown: do not do that.
 
         Args:
             checked: what is submitted.
@@ -144,6 +153,9 @@ class Submitter:
                     raise
                 return _told(job, is_repeat=False)
             except ProviderError as error:
+                if isinstance(error, AlreadyThere) and error.task_id is not None:
+                    earlier = TaskId(error.task_id)
+                    return await self._note(intent, earlier, was_there=True)
                 await self._jobs.end(intent, JobState.REFUSED, error)
                 raise
             await reach("submit.before_note")
@@ -174,8 +186,10 @@ class Submitter:
                 callback_url=marked(checked.callback_url, intent.mark),
             )
 
-    async def _note(self, intent: Intent, task_id: TaskId) -> Submitted:
-        """Note a task that was accepted, and expect it."""
+    async def _note(
+        self, intent: Intent, task_id: TaskId, *, was_there: bool = False
+    ) -> Submitted:
+        """Note a task that was accepted, or was there before, and expect it."""
         # As the ledger keeps it, so that it is told the same later.
         at = from_milliseconds(to_milliseconds(self._clock()))
         operation, job_id = intent.operation, intent.job_id
@@ -184,7 +198,7 @@ class Submitter:
             task_id=task_id,
             operation=operation,
             submitted_at=at,
-            due_at=at + self._quiet(operation),
+            due_at=at if was_there else at + self._quiet(operation),
             job_id=job_id,
             door=self._door,
         )
@@ -195,6 +209,7 @@ class Submitter:
             submitted_at=at,
             is_expected=await self._jobs.accept(intent, expectation),
             source_seconds=intent.source_seconds,
+            was_there=was_there,
         )
 
 

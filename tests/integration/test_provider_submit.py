@@ -191,6 +191,20 @@ async def test_code_means_what_the_door_says_also_with_http_200(
     assert "the-key" not in str(caught.value)
 
 
+@pytest.mark.parametrize("spelling", ["taskId", "task_id"])
+async def test_what_is_there_already_names_the_earlier_task(
+    server: FileServer, spelling: str
+) -> None:
+    said = {"code": 409, "msg": "exists", "data": {spelling: "t-0"}}
+    server.add(PATH, answer(orjson.dumps(said)))
+
+    async with make_client(server, K) as client:
+        with pytest.raises(AlreadyThere) as caught:
+            await submit(client)
+
+    assert ("t-0", 409) == (caught.value.task_id, caught.value.code)
+
+
 @pytest.mark.parametrize(
     ("how", "expected"),
     [

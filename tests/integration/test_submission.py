@@ -315,6 +315,28 @@ async def test_task_is_submitted_though_the_ledger_is_lost_meanwhile(
     assert around.provider.details(submitted.task_id) is not None
 
 
+async def test_what_the_provider_has_made_before_is_asked_for_at_once(
+    around: Surroundings,
+) -> None:
+    """No callback will tell of it: the earlier task has had its own."""
+    said = {"code": 409, "msg": "exists", "data": {"taskId": "the-earlier-task"}}
+    around.files.add("/api/v1/generate", answer(orjson.dumps(said)))
+    url = around.files.url("")
+    settings = around.settings(provider__base_url=url, provider__door="kie-ai")
+    async with open_submitter(settings) as submitter:
+        checked = await submitter.check(
+            "generate", {"prompt": "copper", "customMode": False, "model": "V5"}
+        )
+        submitted = await submitter.submit(checked, job_id=JobId("order-9"))
+        again = await submitter.submit(checked, job_id=JobId("order-9"))
+        expected = await submitter._ledger.find_expected(submitted.task_id)
+
+    assert ("the-earlier-task", True) == (submitted.task_id, submitted.was_there)
+    assert ("the-earlier-task", True) == (again.task_id, again.is_repeat)
+    assert expected is not None
+    assert submitted.submitted_at == expected.due_at == expected.submitted_at
+
+
 async def test_job_is_sent_once_whoever_asks_how_often(around: Surroundings) -> None:
     settings, before = around.settings(), around.provider.credits
     job_id = JobId("order-7")
