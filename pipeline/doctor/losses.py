@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from pipeline.assets.lifetime import expires_at
 from pipeline.bootstrap import ledger_of, lifetimes_of, spool_of
 from pipeline.doctor.finding import Finding, ok, warning
+from pipeline.ledger.links import unfetched_pages
 from pipeline.settings.polling import is_polling
 
 if TYPE_CHECKING:
@@ -34,8 +35,12 @@ async def look_at_losses(settings: Settings) -> Sequence[Finding]:
     """
     findings = [_judge_ingress(settings), *_judge_spool(settings)]
     async with ledger_of(settings, must_exist=True) as ledger:
-        unfetched = await ledger.list_unfetched(received_before=datetime.now(UTC))
-    return [*findings, _judge_links(unfetched, settings)]
+        links = [
+            link
+            async for page in unfetched_pages(ledger, received_before=datetime.now(UTC))
+            for link in page
+        ]
+    return [*findings, _judge_links(links, settings)]
 
 
 def _judge_ingress(settings: Settings) -> Finding:

@@ -54,6 +54,17 @@ def renewals(found: Iterable[Row]) -> list[Renewal]:
     ]
 
 
+def unfetched_bindings(
+    received_before: datetime, after: UnfetchedLink | None, limit: int
+) -> Row:
+    """Write the bindings of ``SELECT_UNFETCHED``."""
+    before = to_milliseconds(received_before)
+    if after is None:
+        return (before, -1, -1, "", "", "", limit)
+    at = to_milliseconds(after.received_at)
+    return (before, at, at, *key_bindings(after.key), limit)
+
+
 def unfetched(found: Iterable[Row]) -> list[UnfetchedLink]:
     """Read rows of ``SELECT_UNFETCHED``."""
     return [
@@ -68,7 +79,7 @@ def unfetched(found: Iterable[Row]) -> list[UnfetchedLink]:
 
 
 def warning_bindings(link: UnfetchedLink, share: int) -> Row:
-    """Write the bindings of ``NOTE_WARNING``."""
+    """Write the bindings of ``NOTE_WARNING``, which gives them back if they are new."""
     return (*key_bindings(link.key), derived_id(link.url), share)
 
 

@@ -8,12 +8,12 @@ was asked to recover.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from pipeline.values import value
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import AsyncGenerator, Sequence
     from datetime import datetime, timedelta
 
     from pipeline.ledger.lease import Lease
@@ -45,6 +45,28 @@ class UnfetchedLink:
     until: datetime | None
 
 
+#: Links are looked at so many at a time.
+PAGE: Final = 1000
+
+
+async def unfetched_pages(
+    links: Links, *, received_before: datetime
+) -> AsyncGenerator[Sequence[UnfetchedLink], None]:
+    """Give all that ``list_unfetched`` would, a page at a time.
+
+    Raises:
+        LedgerUnavailable: as the ledger.
+    """
+    last: UnfetchedLink | None = None
+    while True:
+        page = await links.list_unfetched(received_before=received_before, after=last)
+        if page:
+            yield page
+        if len(page) < PAGE:
+            return
+        last = page[-1]
+
+
 @value
 class Recovery:
     """A task that the provider was asked to bring back the lost files of."""
@@ -74,19 +96,26 @@ class Links(ABC):
 
     @abstractmethod
     async def list_unfetched(
-        self, *, received_before: datetime, limit: int = 1000
+        self,
+        *,
+        received_before: datetime,
+        after: UnfetchedLink | None = None,
+        limit: int = PAGE,
     ) -> Sequence[UnfetchedLink]:
         """List links of files that are still to be fetched, the oldest first.
 
         Those that were received before a time, and all that have a time of their own
-        until which they work.
+        until which they work; with ``after`` those that come behind it.
         """
 
     @abstractmethod
-    async def note_warning(self, link: UnfetchedLink, share: int) -> bool:
-        """Remember that a link was warned of, at a share of its lifetime in per cent.
+    async def note_warnings(
+        self, warnings: Sequence[tuple[UnfetchedLink, int]]
+    ) -> Sequence[tuple[UnfetchedLink, int]]:
+        """Remember that links were warned of, in one transaction.
 
-        Gives whether this is the first time, whichever process asks.
+        The number is a share of the link's lifetime in per cent. Gives those that are
+        warned of for the first time, whichever process asks.
         """
 
     @abstractmethod

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.ledger import leasing, link_rows
 from pipeline.ledger import postgres_statements as sql
-from pipeline.ledger.links import Links
+from pipeline.ledger.links import PAGE, Links
 from pipeline.ledger.postgres_locks import lock
-from pipeline.message import to_milliseconds
+from pipeline.ledger.rows import columns
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,14 +41,24 @@ class PostgresLinks(Links):
         return link_rows.renewals(await self._select(sql.SELECT_RENEWALS, task_id))
 
     async def list_unfetched(
-        self, *, received_before: datetime, limit: int = 1000
+        self,
+        *,
+        received_before: datetime,
+        after: UnfetchedLink | None = None,
+        limit: int = PAGE,
     ) -> Sequence[UnfetchedLink]:
-        bindings = (to_milliseconds(received_before), limit)
+        bindings = link_rows.unfetched_bindings(received_before, after, limit)
         return link_rows.unfetched(await self._select(sql.SELECT_UNFETCHED, *bindings))
 
-    async def note_warning(self, link: UnfetchedLink, share: int) -> bool:
-        bindings = link_rows.warning_bindings(link, share)
-        return bool(await self._select(sql.NOTE_WARNING, *bindings))
+    async def note_warnings(
+        self, warnings: Sequence[tuple[UnfetchedLink, int]]
+    ) -> Sequence[tuple[UnfetchedLink, int]]:
+        bindings = [link_rows.warning_bindings(*one) for one in warnings]
+        if not bindings:
+            return []
+        found = await self._select(sql.NOTE_WARNINGS, *columns(bindings))
+        new = {tuple(row) for row in found}
+        return [one for one, row in zip(warnings, bindings, strict=True) if row in new]
 
     async def claim_recovery(self, task_id: TaskId, *, again_after: timedelta) -> bool:
         bindings = link_rows.claim_bindings(task_id, again_after)

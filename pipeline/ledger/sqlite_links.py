@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from pipeline.ledger import leasing, link_rows
 from pipeline.ledger import statements as sql
-from pipeline.ledger.links import Links
-from pipeline.message import to_milliseconds
+from pipeline.ledger.links import PAGE, Links
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -39,14 +38,25 @@ class SqliteLinks(Links):
         return link_rows.renewals(await self._select(sql.SELECT_RENEWALS, task_id))
 
     async def list_unfetched(
-        self, *, received_before: datetime, limit: int = 1000
+        self,
+        *,
+        received_before: datetime,
+        after: UnfetchedLink | None = None,
+        limit: int = PAGE,
     ) -> Sequence[UnfetchedLink]:
-        bindings = (to_milliseconds(received_before), limit)
+        bindings = link_rows.unfetched_bindings(received_before, after, limit)
         return link_rows.unfetched(await self._select(sql.SELECT_UNFETCHED, *bindings))
 
-    async def note_warning(self, link: UnfetchedLink, share: int) -> bool:
-        bindings = link_rows.warning_bindings(link, share)
-        return await self._changes(sql.NOTE_WARNING, bindings)
+    async def note_warnings(
+        self, warnings: Sequence[tuple[UnfetchedLink, int]]
+    ) -> Sequence[tuple[UnfetchedLink, int]]:
+        bindings = [link_rows.warning_bindings(*one) for one in warnings]
+        if not bindings:
+            return []
+        new = await self._write(
+            lambda connection: set(connection.executemany(sql.NOTE_WARNING, bindings))
+        )
+        return [one for one, row in zip(warnings, bindings, strict=True) if row in new]
 
     async def claim_recovery(self, task_id: TaskId, *, again_after: timedelta) -> bool:
         bindings = link_rows.claim_bindings(task_id, again_after)

@@ -201,11 +201,14 @@ SELECT_UNFETCHED: Final = (
     " FROM assets AS a LEFT JOIN renewals AS r ON r.task_id = a.task_id"
     " AND r.track_id = a.track_id AND r.kind = a.kind AND r.new_url = a.url"
     " WHERE a.state = 'pending' AND (a.url_received_at < ? OR r.until IS NOT NULL)"
+    " AND a.url_received_at >= ?"
+    " AND (a.url_received_at, a.task_id, a.track_id, a.kind) > (?, ?, ?, ?)"
     " ORDER BY a.url_received_at, a.task_id, a.track_id, a.kind LIMIT ?"
 )
 NOTE_WARNING: Final = (
     "INSERT INTO link_warnings (task_id, track_id, kind, link, share)"
-    " VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING RETURNING 1"
+    " VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
+    " RETURNING task_id, track_id, kind, link, share"
 )
 CLAIM_RECOVERY: Final = (
     f"INSERT INTO recoveries (task_id, asked_at) VALUES (?, {NOW})"

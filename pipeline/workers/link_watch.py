@@ -8,10 +8,12 @@ and when little is left.
 from __future__ import annotations
 
 import asyncio
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Final
 
 from pipeline.assets.lifetime import expires_at, share_spent
 from pipeline.errors import LedgerError
+from pipeline.ledger.links import unfetched_pages
 from pipeline.logs import get_logger
 from pipeline.metrics import UNFETCHED_LINKS
 
@@ -77,23 +79,26 @@ class LinkWatch:
         """
         now = self._clock()
         first = min(WARNINGS) / 100
-        links = await self._ledger.list_unfetched(
-            received_before=now - first * self._lifetimes.shortest
-        )
-        shares = {
-            link.key: 100 * share_spent(link, self._lifetimes, now) for link in links
-        }
-        for least in COUNTED:
-            count = sum(share >= least for share in shares.values())
+        received_before = now - first * self._lifetimes.shortest
+        counts = dict.fromkeys(COUNTED, 0)
+        pages = unfetched_pages(self._ledger, received_before=received_before)
+        async with aclosing(pages):
+            async for links in pages:
+                shares = [100 * share_spent(one, self._lifetimes, now) for one in links]
+                for least in COUNTED:
+                    counts[least] += sum(share >= least for share in shares)
+                due = [
+                    (link, least)
+                    for link, share in zip(links, shares, strict=True)
+                    for least in WARNINGS
+                    if share >= least
+                ]
+                for link, least in await self._ledger.note_warnings(due):
+                    self._warn(link, least, now)
+        for least, count in counts.items():
             UNFETCHED_LINKS.labels(str(least)).set(count)
-        for link in links:
-            for least in WARNINGS:
-                if shares[link.key] >= least:
-                    await self._warn(link, least, now)
 
-    async def _warn(self, link: UnfetchedLink, share: int, now: datetime) -> None:
-        if not await self._ledger.note_warning(link, share):
-            return
+    def _warn(self, link: UnfetchedLink, share: int, now: datetime) -> None:
         left = expires_at(link, self._lifetimes) - now
         key = link.key
         log.warning(

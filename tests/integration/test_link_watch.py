@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 from pipeline.assets.lifetime import Lifetimes
 from pipeline.ledger import open_ledger
-from pipeline.ledger.links import Renewal
+from pipeline.ledger.links import PAGE, Renewal
 from pipeline.task import AssetKey, Stage
 from pipeline.workers.link_watch import LinkWatch
 from tests.callbacks import START, TASK, make_claim, make_update
@@ -159,7 +159,7 @@ async def test_two_processes_warn_once(
     watch: LinkWatch, clock: Days, ledger: Ledger
 ) -> None:
     other = LinkWatch(ledger, LIFETIMES, clock=clock, every=DAY)
-    clock.put(6)
+    clock.put(8)
 
     assert await warnings(watch) == [(50, 4)]
     assert await warnings(other) == []
@@ -171,7 +171,7 @@ async def test_the_watch_goes_on_until_it_is_stopped(
     """Also when the ledger was away meanwhile."""
     stopping = asyncio.Event()
     running = asyncio.create_task(watch.run(stopping))
-    clock.put(6)
+    clock.put(8)
 
     async def is_counted() -> bool:
         return counted()["50"] == 1
@@ -186,3 +186,27 @@ async def test_the_watch_goes_on_until_it_is_stopped(
         await eventually(has_missed)
         stopping.set()
         await running
+
+
+async def test_every_link_is_looked_at_however_many_there_are(
+    ledger: Ledger, watch: LinkWatch, clock: Days
+) -> None:
+    """Also where the oldest alone are more than one page."""
+    await ledger.record(
+        [
+            make_claim(
+                make_update(
+                    Stage.COMPLETE, task_id=f"task-{number}", links={"audio": LINK}
+                )
+            )
+            for number in range(2 * PAGE + 500)
+        ]
+    )
+    clock.put(6)
+
+    with capture_logs() as lines:
+        await watch.look()
+        await watch.look()
+
+    assert 2 * PAGE + 501 == len({line["asset"] for line in lines}) == len(lines)
+    assert counted()["50"] == 2 * PAGE + 501

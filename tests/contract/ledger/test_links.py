@@ -179,6 +179,30 @@ async def test_links_received_before_a_time_are_listed_the_oldest_first(
     assert [f"{OLD}-2", f"{OLD}-1"] == [link.url for link in found]
     assert [link.until for link in found] == [None, None]
     assert one == found[:1]
+    (last,) = one
+    assert found[1:] == await ledger.list_unfetched(
+        received_before=after(30), after=last
+    )
+
+
+async def test_links_of_the_same_moment_are_given_once_over_all_pages(
+    ledger: Ledger,
+) -> None:
+    kinds = {kind: f"{OLD}-{kind}" for kind in ("audio", "image", "video")}
+    for number in range(4):
+        tracks = [make_track(f"t-{n}", links=kinds) for n in range(2)]
+        update = make_update(task_id=f"task-{number}", tracks=tracks)
+        await ledger.record([make_claim(update, received_at=after(number // 2))])
+    whole = await ledger.list_unfetched(received_before=after(30))
+
+    found: list[UnfetchedLink] = []
+    while page := await ledger.list_unfetched(
+        received_before=after(30), after=found[-1] if found else None, limit=5
+    ):
+        found += page
+
+    assert 24 == len(whole)
+    assert whole == found
 
 
 async def test_links_with_a_time_of_their_own_are_listed_however_young(
@@ -210,12 +234,16 @@ async def test_each_link_is_warned_of_once_at_each_share(
     link = UnfetchedLink(key=KEY, url=OLD, received_at=after(0), until=None)
 
     first = await asyncio.gather(
-        *(handle.note_warning(link, 50) for handle in (ledger, other) * 3)
+        *(handle.note_warnings([(link, 50)]) for handle in (ledger, other) * 3)
     )
+    fresh = (replace(link, url=NEW), 50)
 
-    assert sorted(first) == [False] * 5 + [True]
-    assert await ledger.note_warning(link, 80)
-    assert await other.note_warning(replace(link, url=NEW), 50)
+    assert sorted(map(len, first)) == [0] * 5 + [1]
+    assert [(link, 80), fresh] == await other.note_warnings(
+        [(link, 50), (link, 80), fresh]
+    )
+    assert [] == await ledger.note_warnings([fresh])
+    assert [] == await ledger.note_warnings([])
 
 
 async def test_a_task_is_recovered_by_one(
@@ -265,7 +293,7 @@ async def test_a_forgotten_task_leaves_nothing_about_its_links(ledger: Ledger) -
     await request(ledger)
     await ledger.renew_link(make_renewal(), lease=await begin(ledger))
     link = UnfetchedLink(key=KEY, url=NEW, received_at=after(0), until=None)
-    await ledger.note_warning(link, 50)
+    await ledger.note_warnings([(link, 50)])
     await ledger.claim_recovery(TASK, again_after=DAY)
     await ledger.settle_assets([KEY], STORED, at=after(1))
 
@@ -273,4 +301,4 @@ async def test_a_forgotten_task_leaves_nothing_about_its_links(ledger: Ledger) -
 
     assert [] == await ledger.list_renewals(TASK)
     assert await ledger.find_recovery(TASK) is None
-    assert await ledger.note_warning(link, 50)
+    assert [(link, 50)] == await ledger.note_warnings([(link, 50)])
