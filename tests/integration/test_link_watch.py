@@ -12,7 +12,8 @@ from structlog.testing import capture_logs
 
 from pipeline.assets.lifetime import Lifetimes
 from pipeline.ledger import open_ledger
-from pipeline.ledger.links import PAGE, Renewal
+from pipeline.ledger.links import PAGE
+from pipeline.ledger.links import Renewal
 from pipeline.task import AssetKey, Stage
 from pipeline.workers.link_watch import LinkWatch
 from tests.callbacks import START, TASK, make_claim, make_update
@@ -159,7 +160,7 @@ async def test_two_processes_warn_once(
     watch: LinkWatch, clock: Days, ledger: Ledger
 ) -> None:
     other = LinkWatch(ledger, LIFETIMES, clock=clock, every=DAY)
-    clock.put(8)
+    clock.put(6)
 
     assert await warnings(watch) == [(50, 4)]
     assert await warnings(other) == []
@@ -171,7 +172,7 @@ async def test_the_watch_goes_on_until_it_is_stopped(
     """Also when the ledger was away meanwhile."""
     stopping = asyncio.Event()
     running = asyncio.create_task(watch.run(stopping))
-    clock.put(8)
+    clock.put(6)
 
     async def is_counted() -> bool:
         return counted()["50"] == 1
