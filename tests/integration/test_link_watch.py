@@ -12,8 +12,7 @@ from structlog.testing import capture_logs
 
 from pipeline.assets.lifetime import Lifetimes
 from pipeline.ledger import open_ledger
-from pipeline.ledger.links import PAGE
-from pipeline.ledger.links import Renewal
+from pipeline.ledger.links import PAGE, Renewal
 from pipeline.task import AssetKey, Stage
 from pipeline.workers.link_watch import LinkWatch
 from tests.callbacks import START, TASK, make_claim, make_update
