@@ -2,11 +2,13 @@
 
     python -m tests.losses --tasks 300 --loss 0.3 --seed 1 --scale 10
 
-A provider on a fast clock, of whose callbacks a share never comes, and a pipeline with
-a poller whose times are as short. In the end every task has to be where the provider
-has it, with all its files, within the quiet time and a minute of the provider's own;
-and the provider must never have been asked more often than it allows. The exit code is
-1 if anything of that is not so. Times in the verdict are on the provider's clock.
+A provider on a fast clock, with tasks of every operation that can be submitted, of
+whose callbacks a share never comes, and of whose links some are dead from the
+beginning; a pipeline, and two pollers in processes of their own, whose times are as
+short. In the end every task has to be where the provider has it, with all its files,
+within the quiet time and a minute of the provider's own; and the provider must never
+have been asked more often than it allows, by all processes together. The exit code is 1
+if anything of that is not so. Times in the verdict are on the provider's clock.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import asyncio
 import sys
 import tempfile
 from collections import Counter
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -31,6 +34,7 @@ from pipeline.roles import open_roles
 from pipeline.service import HttpRole, run_roles
 from pipeline.settings import load_settings
 from pipeline.simulator import (
+    OPERATIONS,
     PostingRules,
     ProviderOptions,
     ScenarioOptions,
@@ -38,13 +42,16 @@ from pipeline.simulator import (
     plan_scenario,
 )
 from pipeline.task import AssetState, Stage, TaskId
+from tests.command_line import CommandLine
+from tests.waiting import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import AsyncIterator, Iterable, Sequence
 
     from pipeline.ledger.port import Ledger
     from pipeline.settings import Settings
     from pipeline.simulator import AskedDetails, Scenario, TaskPlan
+    from tests.command_line import Running
 
 #: On the provider's clock, as are all times that follow.
 QUIET: Final = timedelta(seconds=60)
@@ -54,11 +61,23 @@ ALLOWED: Final = timedelta(seconds=60)
 #: The provider's limits.
 CALLS, WINDOW = 20, timedelta(seconds=10)
 CALLS_FOR_ONE, WINDOW_FOR_ONE = 3, timedelta(seconds=1)
-#: Fewer than allowed: between our clock and the provider's are two event loops.
+#: Fewer than allowed: between our clock and the provider's are two event loops. It
+#: holds for everybody who asks, pollers and downloads.
 QUESTIONS_PER_SECOND: Final = 1.6
+POLLERS: Final = 2
+#: Of finished tasks, those with a link that is dead from the beginning; another one is
+#: good, for who asks.
+DEAD_LINKS: Final = 0.25
+#: What a client can submit; a recovery is asked for by the pipeline itself.
+SUBMITTED: Final = tuple(name for name in OPERATIONS if name != "recovery")
 #: The longest that it may go on after the provider has finished.
 PATIENCE: Final = timedelta(minutes=30)
-RECOVERED: Final = "pipeline_recovered_total"
+RECOVERED: Final = "pipeline_recovered"
+#: What a poller logs for each question, and when it is ready to ask.
+ASKED, STARTED = "task_asked_for", "roles_started"
+CONFIG: Final = "pipeline.toml"
+#: The longest for a poller to start.
+STARTS_WITHIN_SECONDS: Final = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,13 +85,19 @@ class Losses:
     """What came of it."""
 
     tasks: int
+    #: How many kinds of tasks there are among them.
+    operations: int
     callbacks_planned: int
     callbacks_lost: int
     #: Tasks of whose end no callback came.
     ends_lost: int
     #: Tasks whose end was found out by asking.
     recovered: int
+    #: Links that were dead and got another one.
+    renewed: int
     questions: int
+    #: Those of each poller; the others are those of downloads.
+    questions_of_pollers: Sequence[int]
     #: The most questions within ten seconds, and for one task within one.
     most_questions: int
     most_for_one: int
@@ -110,7 +135,14 @@ async def lose(
 ) -> Losses:
     """Run it once, in a folder of its own."""
     scenario = plan_scenario(
-        ScenarioOptions(tasks=tasks, seed=seed, expired_rate=0, missing_rate=0)
+        ScenarioOptions(
+            tasks=tasks,
+            seed=seed,
+            operations=SUBMITTED,
+            expired_rate=DEAD_LINKS,
+            renewable_rate=1,
+            missing_rate=0,
+        )
     )
     rules = PostingRules(loss_rate=loss, loss_seed=seed)
     options = ProviderOptions(time_scale=scale, posting=rules)
@@ -120,6 +152,7 @@ async def lose(
         async with (
             ledger_of(settings) as ledger,
             open_roles(settings, _PLAN) as roles,
+            _pollers(folder) as pollers,
             asyncio.TaskGroup() as group,
         ):
             stopping = asyncio.Event()
@@ -131,14 +164,18 @@ async def lose(
             await _until_done(ledger, scenario, PATIENCE / scale)
             stopping.set()
             lags, wrong = await _judge(ledger, scenario, origin_at, scale)
+            renewed = await _count_renewals(ledger, scenario)
             waited_seconds = _kept_waiting_seconds() - waited_seconds
     return Losses(
         tasks=tasks,
+        operations=len({task.operation for task in scenario.tasks}),
         callbacks_planned=report.callbacks_planned,
         callbacks_lost=report.lost,
         ends_lost=_ends_lost(scenario, report.stages),
         recovered=_recovered() - recovered,
+        renewed=renewed,
         questions=len(provider.asked),
+        questions_of_pollers=[len(poller.events(ASKED)) for poller in pollers],
         most_questions=most_within(provider.asked, WINDOW),
         most_for_one=max(
             (most_within(own, WINDOW_FOR_ONE) for own in _by_task(provider.asked)),
@@ -164,30 +201,63 @@ def most_within(asked: Sequence[AskedDetails], window: timedelta) -> int:
     return most
 
 
-_PLAN: Final = Plan(ingress=True, workers=frozenset({"dedupe", "download"}), polls=True)
+#: Pollers are processes of their own.
+_PLAN: Final = Plan(ingress=True, workers=frozenset({"dedupe", "download"}))
+
+
+@asynccontextmanager
+async def _pollers(folder: Path) -> AsyncIterator[Sequence[Running]]:
+    """Run pollers with the settings in a folder, until the context ends."""
+    async with AsyncExitStack() as stack:
+        running = []
+        for number in range(POLLERS):
+            own = folder / f"poller-{number}"
+            await asyncio.to_thread(own.mkdir)
+            cli = CommandLine(own, {"PIPELINE_CONFIG": str(folder / CONFIG)})
+            running.append(stack.enter_context(cli.running("poller")))
+        for poller in running:
+            await eventually(
+                lambda poller=poller: _has_started(poller),  # type: ignore[misc]
+                within=STARTS_WITHIN_SECONDS,
+            )
+        yield running
+        for poller in running:
+            code = await asyncio.to_thread(poller.stop)
+            said = poller.errors.read_text(encoding="utf-8")
+            assert code == 0, f"a poller ended with {code}: {said}"
+
+
+async def _has_started(poller: Running) -> bool:
+    return bool(poller.events(STARTED))
 
 
 def _settings(folder: Path, base_url: str, scale: float) -> Settings:
+    """Write the settings of all processes into the folder, and read them."""
+
     def fast(span: timedelta) -> float:
         return span.total_seconds() / scale
 
     flags = {
         "broker_url": f"sqlite:///{folder}/broker.db",
-        "broker.delays": "100ms",
+        "broker.delays": "100ms,500ms",
         "ledger_url": f"sqlite:///{folder}/ledger.db",
         "assets_url": str(folder / "assets"),
         "ingress.port": 0,
         "provider.base_url": base_url,
         "provider.api_key": "simulated-key",
-        "provider.rate_per_second": 1000,
+        "provider.rate_per_second": QUESTIONS_PER_SECOND * scale,
         "poller.quiet": fast(QUIET),
         "poller.interval": fast(INTERVAL),
         "poller.give_up_after": fast(PATIENCE),
-        "poller.rate_per_second": QUESTIONS_PER_SECOND * scale,
-        "download.waits": "100ms,100ms,100ms,100ms",
+        # A callback may come before the details are as far.
+        "download.waits": ",".join(["100ms"] * 4 + ["500ms"] * 30),
         "download.allow_private_addresses": True,
     }
-    return load_settings(file=Path("/dev/null"), environ={}, flags=flags).settings
+    lines = [f"{key} = {orjson.dumps(value).decode()}" for key, value in flags.items()]
+    # Keys of no table come first.
+    lines.sort(key=lambda line: "." in line.partition(" ")[0])
+    (folder / CONFIG).write_text("\n".join(lines), encoding="utf-8")
+    return load_settings(file=folder / CONFIG, environ={}).settings
 
 
 async def _expect(
@@ -277,9 +347,26 @@ def _by_task(asked: Iterable[AskedDetails]) -> list[list[AskedDetails]]:
     return list(found.values())
 
 
+async def _count_renewals(ledger: Ledger, scenario: Scenario) -> int:
+    """Count the files that have got another link."""
+    found = [
+        {renewal.key for renewal in await ledger.list_renewals(TaskId(task.task_id))}
+        for task in scenario.tasks
+    ]
+    return sum(map(len, found))
+
+
 def _recovered() -> int:
-    value = REGISTRY.get_sample_value(RECOVERED, {"operation": "upload-extend"})
-    return int(value or 0)
+    """Count the ends that were found out by asking, of all operations."""
+    return int(
+        sum(
+            sample.value
+            for metric in REGISTRY.collect()
+            if metric.name == RECOVERED
+            for sample in metric.samples
+            if sample.name.endswith("_total")
+        )
+    )
 
 
 def _kept_waiting_seconds() -> float:

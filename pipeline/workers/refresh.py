@@ -25,6 +25,7 @@ from pipeline.errors import (
 )
 from pipeline.logs import get_logger
 from pipeline.provider.callback import normalise
+from pipeline.task import Stage
 from pipeline.values import value
 from pipeline.workers.shared_details import SharedDetails
 
@@ -64,6 +65,8 @@ RECOVERABLE: Final = frozenset(
     }
 )
 _AUDIO: Final = "audio"
+#: Of a task that is still being made.
+_UNFINISHED: Final = (Stage.TEXT, Stage.FIRST)
 
 
 @value
@@ -234,7 +237,13 @@ class Refresh:
         for track in update.tracks:
             if track.track_id == asset.key.track_id:
                 url = track.links.get(asset.key.kind)
+                if not url and update.stage in _UNFINISHED:
+                    break
                 return _Said(url=url, is_kept=told.is_kept)
+        if update.stage in _UNFINISHED:
+            # A callback may be ahead of them: there is no last word about the file.
+            message = f"the details have got no further than {update.stage.value}"
+            raise ProviderUnavailable(message)
         return _Said(url=None, is_kept=told.is_kept)
 
 

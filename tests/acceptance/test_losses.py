@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.losses import lose
+from tests.losses import SUBMITTED, lose
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -15,9 +15,15 @@ if TYPE_CHECKING:
 @pytest.mark.slow
 @pytest.mark.timeout(120)
 async def test_a_third_of_all_callbacks_may_get_lost(tmp_path: Path) -> None:
-    """Every task ends as the provider has it, in time, and nobody asks too often."""
-    found = await lose(tmp_path, tasks=24, loss=0.3, seed=1, scale=30)
+    """Every task ends as the provider has it, in time, and nobody asks too often.
+
+    Tasks of every operation, some with a dead link; two pollers share the work.
+    """
+    found = await lose(tmp_path, tasks=2 * len(SUBMITTED), loss=0.3, seed=1, scale=20)
 
     assert found.is_good, found.as_dict()
     assert found.callbacks_lost > found.callbacks_planned / 5
     assert found.recovered >= found.ends_lost > 0
+    assert found.operations == len(SUBMITTED)
+    assert found.renewed > 0
+    assert min(found.questions_of_pollers) > 0

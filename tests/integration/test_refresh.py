@@ -13,7 +13,7 @@ from pydantic import SecretStr
 
 from pipeline.assets.fetch import Fetcher, FetchRules
 from pipeline.assets.local import LocalAssetStore
-from pipeline.errors import Retry
+from pipeline.errors import FetchFailed, Retry
 from pipeline.events.catalogue import parse_event
 from pipeline.events.publications import asset_requested
 from pipeline.ledger import open_ledger
@@ -25,9 +25,11 @@ from pipeline.provider.door import door_of
 from pipeline.settings import load_settings
 from pipeline.simulator import ProviderOptions, SimulatedProvider, SimulatedSubscriber
 from pipeline.simulator.operations import BY_NAME
-from pipeline.task import AssetState, Stage, TaskId, event_id
+from pipeline.task import Asset, AssetKey, AssetState, Stage, TaskId, event_id
 from pipeline.workers.download import Download
 from pipeline.workers.refresh import Refresh
+from tests.callbacks import TASK, make_camel_item, make_record_info
+from tests.file_server import FileServer, answer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -354,3 +356,34 @@ async def test_files_of_other_operations_are_renewed_from_their_own_details(
 
         assert {"asset.stored"} == {types[0] for types in published}
         assert {"details"} == set(await here.sources())
+
+
+@pytest.mark.parametrize("status", ["TEXT_SUCCESS", "FIRST_SUCCESS"])
+async def test_a_file_waits_while_the_details_are_behind_its_callback(
+    tmp_path: Path, status: str
+) -> None:
+    """Their word is not the last: the link is missing because nothing is finished."""
+    unfinished = make_record_info(
+        status, response={"taskId": TASK, "sunoData": [make_camel_item()]}
+    )
+    key = AssetKey(task_id=TASK, track_id="8551-2", kind="audio")
+    asset = Asset(
+        key=key,
+        operation="generate",
+        url="https://a.example/1.mp3",
+        state=AssetState.PENDING,
+    )
+    async with (
+        FileServer() as server,
+        open_ledger(f"sqlite:///{tmp_path}/ledger.db") as ledger,
+        ProviderClient(server.url(""), SecretStr("any")) as client,
+    ):
+        server.add("/api/v1/generate/record-info", answer(unfinished))
+        refresh = Refresh(
+            client,
+            ledger,
+            clock=lambda: datetime.now(UTC),
+            minted_lifetime=timedelta(minutes=20),
+        )
+        with pytest.raises(FetchFailed, match="no further than"):
+            await anext(refresh.links(asset, is_gone=True))
