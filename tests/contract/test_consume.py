@@ -86,6 +86,7 @@ async def test_two_consumers_share_without_overlap(
         other.consume(DEDUPE, prefetch=5) as right,
     ):
         seen: dict[str, list[bytes]] = {"left": [], "right": []}
+        begun = {name: asyncio.Event() for name in seen}
 
         async def work(name: str) -> None:
             consumer = left if name == "left" else right
@@ -96,6 +97,9 @@ async def test_two_consumers_share_without_overlap(
                 except TimeoutError:
                     continue
                 seen[name] += [d.envelope.body for d in deliveries]
+                begun[name].set()
+                # Or the one that is quicker may be done before the other begins.
+                await asyncio.gather(*(one.wait() for one in begun.values()))
                 await consumer.ack(deliveries)
 
         async with asyncio.timeout(20), asyncio.TaskGroup() as group:
