@@ -160,8 +160,8 @@ async def _look_at_answers(settings: Settings) -> Sequence[Finding]:
         0,
         ok(
             CALLBACK,
-            f"answered 200 within {answer.seconds:.2f} s, asked from this machine;"
-            " token and signature are right",
+            f"answered 200 within {answer.seconds:.2f} s, asked from this machine"
+            f" {_proof(settings)}",
         ),
     )
     with suppress(aiohttp.ClientError, OSError):
@@ -175,6 +175,17 @@ async def _look_at_answers(settings: Settings) -> Sequence[Finding]:
                 await reach.post_probe(address, None), "no signature"
             )
     return findings
+
+
+def _proof(settings: Settings) -> str:
+    """Say what was shown that the ingress has taken."""
+    ingress = settings.ingress
+    shown = []
+    if ingress.tokens or ingress.operation_tokens:
+        shown.append("token")
+    if ingress.signature.keys:
+        shown.append("signature")
+    return f"with our {' and '.join(shown)}" if shown else "without token or signature"
 
 
 def _judge_answer(answer: Answer, settings: Settings) -> Iterator[Finding]:
@@ -197,7 +208,7 @@ def _judge_answer(answer: Answer, settings: Settings) -> Iterator[Finding]:
             " /callbacks/ as it is, with its headers",
         )
         return
-    todo = _TODO.get(answer.status, "look at the log of the ingress and of its proxy")
+    todo = _ADVICE.get(answer.status, "look at the log of the ingress and of its proxy")
     if answer.status in _REDIRECT:
         todo = "set provider.callback_url to where it leads: that a redirect is"
         todo += " followed is not documented"
@@ -210,7 +221,7 @@ def _judge_answer(answer: Answer, settings: Settings) -> Iterator[Finding]:
 
 
 #: What to do about the answers that an ingress and its proxies give.
-_TODO: Final = {
+_ADVICE: Final = {
     401: "give the ingress and this process the same ingress.tokens and"
     " ingress.signature.keys, and the same time",
     403: "run it from a network in ingress.networks, or put the provider's in there",

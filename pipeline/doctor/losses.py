@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
@@ -33,14 +34,23 @@ async def look_at_losses(settings: Settings) -> Sequence[Finding]:
         LedgerUnavailable, LedgerMismatch: it cannot be asked which links are open.
         ConfigurationError: there is no ledger.
     """
-    findings = [_judge_ingress(settings), *_judge_spool(settings)]
-    async with ledger_of(settings, must_exist=True) as ledger:
-        links = [
-            link
-            async for page in unfetched_pages(ledger, received_before=datetime.now(UTC))
-            for link in page
-        ]
-    return [*findings, _judge_links(links, settings)]
+    lifetimes = lifetimes_of(settings)
+    count, first = 0, None
+    async with (
+        ledger_of(settings, must_exist=True) as ledger,
+        aclosing(unfetched_pages(ledger, received_before=datetime.now(UTC))) as pages,
+    ):
+        async for page in pages:
+            count += len(page)
+            known = page if first is None else [first, *page]
+            first = min(known, key=lambda link: expires_at(link, lifetimes))
+    return [
+        _judge_ingress(settings),
+        *_judge_spool(settings),
+        ok(LOSSES, "no file is still to be fetched")
+        if first is None
+        else _judge_links(count, first, expires_at(first, lifetimes), settings),
+    ]
 
 
 def _judge_ingress(settings: Settings) -> Finding:
@@ -76,17 +86,16 @@ def _judge_spool(settings: Settings) -> Iterator[Finding]:
     )
 
 
-def _judge_links(unfetched: Sequence[UnfetchedLink], settings: Settings) -> Finding:
-    lifetimes = lifetimes_of(settings)
+def _judge_links(
+    count: int, first: UnfetchedLink, until: datetime, settings: Settings
+) -> Finding:
+    """Judge the links of files still to be fetched, by the one that dies first."""
     can_renew = None not in (settings.provider.base_url, settings.provider.api_key)
-    if not unfetched:
-        return ok(LOSSES, "no file is still to be fetched")
-    link = min(unfetched, key=lambda link: expires_at(link, lifetimes))
-    left = expires_at(link, lifetimes) - datetime.now(UTC)
+    left = until - datetime.now(UTC)
     when = f"in {_lasts(left)}" if left > timedelta(0) else "by now"
-    name = f"{link.key.track_id}/{link.key.kind} of task {link.key.task_id}"
-    what = f"{len(unfetched):,} files are still to be fetched; the first link, {name},"
-    what += f" is dead {when}"
+    name = f"{first.key.track_id}/{first.key.kind} of task {first.key.task_id}"
+    files = "1 file is" if count == 1 else f"{count:,} files are"
+    what = f"{files} still to be fetched; the first link, {name}, is dead {when}"
     if can_renew:
         return ok(LOSSES, f"{what}, and can be renewed")
     return warning(

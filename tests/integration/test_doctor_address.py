@@ -70,7 +70,9 @@ async def test_an_address_that_is_open_is_well_and_nothing_is_stored(
 
     assert "ok" == found.level
     assert found.what.startswith("answered 200 within 0.")
-    assert found.what.endswith("; token and signature are right")
+    assert found.what.endswith(
+        " s, asked from this machine with our token and signature"
+    )
     assert 0 == stored
 
 
@@ -90,6 +92,7 @@ async def test_an_address_without_https_is_a_problem(sqlite_url: str) -> None:
         found = await look(f"http://127.0.0.1:{ingress.port}")
 
     assert ("problem", "expected an address with https, got http") in said(found)
+    assert found[1].what.endswith("without token or signature")
 
 
 async def test_an_address_that_is_not_public_is_a_problem(sqlite_url: str) -> None:

@@ -83,7 +83,7 @@ async def test_the_link_that_dies_first_is_named(
     *_, link = await losses(tmp_path, flags, age)
 
     assert level == link.level
-    assert link.what.startswith("1 files are still to be fetched; the first link, ")
+    assert link.what.startswith("1 file is still to be fetched; the first link, ")
     assert what in link.what
 
 
