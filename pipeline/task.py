@@ -86,6 +86,17 @@ class Track:
 
 
 @value
+class Notes:
+    """What is known of the notes in a body, which alone has them."""
+
+    instruments: int
+    #: Of all instruments.
+    notes: int
+    #: The same for the same notes; 32 hexadecimal digits.
+    digest: str
+
+
+@value
 class TaskUpdate:
     """What one callback, or one answer of the details endpoint, says."""
 
@@ -101,6 +112,8 @@ class TaskUpdate:
     unknown_reason: str = ""
     #: What a failure means for another attempt; ``None`` unless it is ``failed``.
     failure: FailureClass | None = None
+    #: Of MIDI; ``None``: the body has no list of instruments.
+    notes: Notes | None = None
 
 
 @key
@@ -170,16 +183,16 @@ def event_id(update: TaskUpdate) -> EventId:
     which callback and details endpoint write differently: the same news heard from
     both is one occurrence. 32 hexadecimal digits.
     """
-    return _digest(
-        (
-            update.task_id,
-            update.operation,
-            update.stage,
-            update.code if update.stage is Stage.FAILED else None,
-            update.unknown_reason,
-            sorted(map(_essence, update.tracks)),
-        )
+    content = (
+        update.task_id,
+        update.operation,
+        update.stage,
+        update.code if update.stage is Stage.FAILED else None,
+        update.unknown_reason,
+        sorted(map(_essence, update.tracks)),
     )
+    notes = update.notes
+    return _digest(content if notes is None else (*content, notes.digest))
 
 
 def _essence(track: Track) -> tuple[object, ...]:

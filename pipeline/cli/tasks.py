@@ -17,6 +17,7 @@ from pipeline.cli.options import (
     LedgerUrl,
     read_settings,
 )
+from pipeline.cli.task_body import print_body
 from pipeline.cli.task_entries import print_entry
 from pipeline.cli.task_timeline import (
     entry_documents,
@@ -31,6 +32,33 @@ if TYPE_CHECKING:
 
     from pipeline.settings import Settings
 
+_Follow = Annotated[
+    bool,
+    typer.Option(
+        "--follow",
+        help="Go on until it is over: its files are there, or will not come.",
+    ),
+]
+_Timeout = Annotated[
+    str | None,
+    typer.Option(metavar="AGE", help="With --follow: the longest to wait, 30m."),
+]
+_Body = Annotated[
+    bool,
+    typer.Option(
+        "--body",
+        help="Print the raw body alone, as it came: the last one, unless --event names"
+        " another.",
+    ),
+]
+_Event = Annotated[
+    str | None,
+    typer.Option(metavar="EVENT-ID", help="With --body: of which event."),
+]
+_DeadLetters = Annotated[
+    bool, typer.Option(help="Look for its dead letters on the broker, too.")
+]
+
 app = typer.Typer(
     name="tasks",
     no_args_is_help=True,
@@ -43,28 +71,20 @@ task_list.add_to(app)
 @app.command(
     epilog="\b\nExamples\n"
     "  pipeline tasks show 5c79be8e\n"
-    "  pipeline tasks show 5c79be8e --follow --timeout 30m\n\n"
+    "  pipeline tasks show 5c79be8e --follow --timeout 30m\n"
+    "  pipeline tasks show 5c79be8e --body | jq .data.instruments\n\n"
     "Exit codes: 0 shown (with --follow: and every file is there), 1 there is no such"
-    " task (with --follow: it has failed, was given up, or lacks files that will not"
-    " come), 2 wrong usage, 3 not over within --timeout.",
+    " task (with --body: or no such body; with --follow: it has failed, was given up,"
+    " or lacks files that will not come), 2 wrong usage, 3 not over within --timeout.",
 )
 def show(
     *,
     task_id: Annotated[str, typer.Argument(metavar="TASK-ID")],
-    follow: Annotated[
-        bool,
-        typer.Option(
-            "--follow",
-            help="Go on until it is over: its files are there, or will not come.",
-        ),
-    ] = False,
-    timeout: Annotated[
-        str | None,
-        typer.Option(metavar="AGE", help="With --follow: the longest to wait, 30m."),
-    ] = None,
-    dead_letters: Annotated[
-        bool, typer.Option(help="Look for its dead letters on the broker, too.")
-    ] = True,
+    follow: _Follow = False,
+    timeout: _Timeout = None,
+    body: _Body = False,
+    event: _Event = None,
+    dead_letters: _DeadLetters = True,
     as_json: AsJson = False,
     config: ConfigFile = None,
     assignments: Assignments = None,
@@ -72,14 +92,18 @@ def show(
     broker_url: BrokerUrl = None,
 ) -> None:
     """Show one task and everything that happened to it, in order of time."""
-    if timeout is not None and not follow:
-        message = "expected --follow beside it, got none"
-        raise typer.BadParameter(message, param_hint="--timeout")
+    if body and (follow or as_json):
+        message = "expected neither --follow nor --json beside it"
+        raise typer.BadParameter(message, param_hint="--body")
+    _refuse_alone("--timeout", timeout, "--follow", is_there=follow)
+    _refuse_alone("--event", event, "--body", is_there=body)
     within = render.parse_age(timeout)
     settings = read_settings(
         config, assignments, ledger_url=ledger_url, broker_url=broker_url
     ).settings
     task = TaskId(task_id)
+    if body:
+        raise typer.Exit(0 if run_once(print_body(settings, task, event)) else 1)
     if follow:
         raise typer.Exit(_follow(settings, task, within, as_json=as_json))
     document = run_once(_document(settings, task, dead_letters=dead_letters))
@@ -91,6 +115,17 @@ def show(
         render.print_json({**document, "timeline": entries})
     else:
         _print_task(document)
+
+
+def _refuse_alone(name: str, given: object, other: str, *, is_there: bool) -> None:
+    """Refuse an option that means nothing without another.
+
+    Raises:
+        typer.BadParameter: it was given, and the other was not.
+    """
+    if given is not None and not is_there:
+        message = f"expected {other} beside it, got none"
+        raise typer.BadParameter(message, param_hint=name)
 
 
 def _follow(

@@ -90,6 +90,14 @@ class TrackData(_Model):
     error: str = ""
 
 
+class NotesData(_Model):
+    """How much music there is in notes; the notes are in the raw body alone."""
+
+    instruments: int
+    #: Of all instruments.
+    notes: int
+
+
 class TaskData(_Model):
     """What the provider said of a task."""
 
@@ -110,6 +118,8 @@ class TaskData(_Model):
     advice: str = ""
     #: ``callback`` or ``poll``.
     origin: str = "callback"
+    #: Of MIDI only.
+    notes: NotesData | None = None
     tracks: tuple[TrackData, ...] = ()
 
 

@@ -226,6 +226,7 @@ def task_recovered(
 
 def _said(update: TaskUpdate, *, late: bool, origin: str) -> dict[str, JSONValue]:
     failure = update.failure
+    notes = update.notes
     return {
         "task_id": update.task_id,
         "operation": update.operation,
@@ -237,6 +238,9 @@ def _said(update: TaskUpdate, *, late: bool, origin: str) -> dict[str, JSONValue
         "failure": failure,
         "advice": "" if failure is None else failure.advice,
         "origin": origin,
+        "notes": None
+        if notes is None
+        else {"instruments": notes.instruments, "notes": notes.notes},
         "tracks": update.tracks,
     }
 

@@ -21,6 +21,7 @@ import orjson
 from pipeline.errors import Unreadable
 from pipeline.provider import shapes
 from pipeline.provider.door import generic_door
+from pipeline.provider.notes import read_notes
 from pipeline.provider.stages import (
     MUSIC_VIDEO,
     is_callback_exception,
@@ -54,10 +55,11 @@ class Operation:
     #: Kinds of file of which ``complete`` must bring one; empty: none is needed,
     #: ``None``: any kind will do.
     needs: frozenset[str] | None = frozenset({shapes.AUDIO})
+    #: Whether there are notes in its bodies.
+    has_notes: bool = False
 
 
 _AUDIO: Final = Operation(tracks=shapes.audio_tracks)
-_NO_FILES: Final = Operation(tracks=shapes.no_tracks, needs=frozenset())
 _VOICE: Final = Operation(tracks=shapes.voices, needs=frozenset())
 
 #: Every operation that we know, by the name it has in addresses and routing keys.
@@ -82,7 +84,7 @@ OPERATIONS: Final[Mapping[str, Operation]] = MappingProxyType(
         "cover-image": Operation(
             tracks=shapes.cover_images, needs=frozenset({shapes.IMAGE})
         ),
-        "midi": _NO_FILES,
+        "midi": Operation(tracks=shapes.no_tracks, needs=frozenset(), has_notes=True),
         "voice": _VOICE,
         "voice-validate": _VOICE,
     }
@@ -157,6 +159,7 @@ def normalise(body: bytes, operation: str, door: Door | None = None) -> TaskUpda
         tracks=tuple(tracks),
         unknown_reason=reason,
         failure=failure,
+        notes=read_notes(data) if shape.has_notes else None,
     )
 
 

@@ -34,6 +34,11 @@ _OF_GATEWAYS: Final = frozenset({502, 503, 504})
 #: Statuses of HTTP by which a key is refused.
 _NO_ENTRY: Final = frozenset({401, 402, 403})
 _TOO_OFTEN: Final = 429
+#: What to do about something that was made before, if nobody says as which task.
+_UNNAMED: Final = (
+    " The answer does not name it: look for it with `pipeline tasks list`, or among the"
+    " provider's records; to submit this again changes nothing."
+)
 #: What the doors say to those who call too often, where it does not mean something
 #: else there.
 _LIMITED: Final = frozenset({405, _TOO_OFTEN, 430})
@@ -61,6 +66,8 @@ def refusal_of_submission(answer: Answer, door: Door) -> ProviderError:
         message = f"expected to hear whether it was accepted, got {answer}"
         return _coded(OutcomeUnknown(message), answer)
     message = f"expected it to be accepted, got {answer}. {meaning.advice}"
+    if is_earlier and task_id is None:
+        message += _UNNAMED
     error: ProviderError
     match meaning:
         case FailureClass.TRANSIENT | FailureClass.UNKNOWN:

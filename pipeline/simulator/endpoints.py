@@ -87,14 +87,22 @@ class Endpoints:
     """
 
     def __init__(
-        self, desk: Desk, *, door: Door, api_key: str | None, rates: RateKeeper
+        self,
+        desk: Desk,
+        *,
+        door: Door,
+        api_key: str | None,
+        rates: RateKeeper,
+        names_earlier: bool = False,
     ) -> None:
         self._desk = desk
         self._door: Door = door
         self._rules = DOORS[door]
         self._api_key = api_key
         self._rates = rates
-        self._made: set[tuple[str, str, str]] = set()
+        self._names_earlier = names_earlier
+        #: The task of what is made once.
+        self._made: dict[tuple[str, str, str], str] = {}
         self._refusals: dict[str, list[tuple[int, int]]] = {}
         #: How often each path was called with the right key, refused or not.
         self.calls: Counter[str] = Counter()
@@ -152,10 +160,10 @@ class Endpoints:
             if refusal is not None:
                 return refusal
             self._desk.credits -= 1
-            self._made.add(_job(operation, body))
             task_id = await self._desk.submit(
                 body["callBackUrl"], operation=operation, model=body.get("model", "V5")
             )
+            self._made[_job(operation, body)] = task_id
             return _answer(accepted(task_id))
 
         return submit
@@ -166,9 +174,12 @@ class Endpoints:
         if fault is not None:
             return _answer(refused(fault.code, fault.message))
         is_once = BY_NAME[operation].family in _ONCE
-        if is_once and _job(operation, body) in self._made:
+        if is_once and (earlier := self._made.get(_job(operation, body))):
             code = self._rules.repeated or self._rules.bad_request
-            return _answer(refused(code, "The record already exists"))
+            said = refused(code, "The record already exists")
+            if self._names_earlier:
+                said["data"] = {"taskId": earlier}
+            return _answer(said)
         if self._desk.credits <= 0:
             message = "The current credits are insufficient"
             return _answer(refused(self._rules.no_credits, message))

@@ -90,6 +90,7 @@ class SimulatedProvider:
             door=self.options.door,
             api_key=self.options.api_key,
             rates=self._rates,
+            names_earlier=self.options.names_earlier,
         )
         self._supply = plan_endlessly(self.options.behaviour, seed=self.options.seed)
         self._deliveries: set[asyncio.Task[object]] = set()

@@ -37,6 +37,8 @@ class ProviderOptions:
     api_key: str | None = "simulated-key"
     #: Submissions over HTTP until the account is empty.
     credits: int = 10_000
+    #: Whether the answer that something was made before says as which task.
+    names_earlier: bool = False
     #: How long signed links work, on the simulated clock.
     link_lifetime: timedelta = LINK_LIFETIME
     #: How long it takes to recover files, on the simulated clock.

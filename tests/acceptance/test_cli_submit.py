@@ -108,6 +108,57 @@ async def test_submit_and_wait_ends_with_files_on_disk(
     assert TOKEN not in done.stdout + done.stderr + plain.stdout + plain.stderr
 
 
+async def make_before(around: Surroundings) -> str:
+    """Have somebody else make a WAV file, who hears of it elsewhere."""
+    fields = {"taskId": "t-1", "audioId": "a-1", "callBackUrl": "http://127.0.0.1:9"}
+    key = {"Authorization": "Bearer simulated-key"}
+    async with aiohttp.ClientSession(around.provider.url, headers=key) as session:
+        path = "/api/v1/wav/generate"
+        async with session.post(path, json=fields) as response:
+            found = await response.json()
+    return str(found["data"]["taskId"])
+
+
+WAV = ("submit", "--operation", "wav", "--field", "taskId=t-1", "--field")
+
+
+@pytest.mark.timeout(120)
+async def test_what_was_made_before_is_asked_for_until_its_file_is_on_disk(
+    cli: CommandLine, tmp_path: Path
+) -> None:
+    """No callback comes to us, and it is not waited for one either."""
+    async with surroundings(tmp_path, door="K", names_earlier=True) as around:
+        changes = {"provider__door": "kie-ai", "poller__interval": "500ms"}
+        write_settings(around, **changes)
+        earlier = await make_before(around)
+        async with running_pipeline(cli, around, **changes):
+            done = await called(cli, *WAV, "audioId=a-1", "--wait", "--json")
+
+    assert 0 == done.returncode, done.stderr
+    found = json.loads(done.stdout)
+    assert (earlier, True) == (found["task_id"], found["was_there"])
+    assert ("complete", True) == (found["stage"], found["is_good"])
+    (file,) = found["files"]
+    content = await asyncio.to_thread(Path(file["location"]).read_bytes)
+    assert hashlib.sha256(content).hexdigest() in file["location"]
+    assert "made this before" in done.stderr
+
+
+async def test_what_was_made_before_without_a_name_is_refused_with_what_to_do(
+    cli: CommandLine, tmp_path: Path
+) -> None:
+    async with surroundings(tmp_path, door="K") as around:
+        write_settings(around, provider__door="kie-ai")
+        await make_before(around)
+        done = await called(cli, *WAV, "audioId=a-1")
+        tasks = await asyncio.to_thread(cli.json, "tasks", "list")
+
+    assert 1 == done.returncode
+    assert "got code 409" in done.stderr
+    assert "look for it with `pipeline tasks list`" in done.stderr
+    assert [] == tasks
+
+
 @pytest.mark.timeout(120)
 async def test_job_that_was_killed_is_known_by_its_callback_and_not_sent_again(
     cli: CommandLine, around: Surroundings

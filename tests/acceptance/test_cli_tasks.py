@@ -16,7 +16,7 @@ from pipeline.ledger import open_ledger
 from pipeline.simulator import ProviderOptions, SimulatedProvider
 from pipeline.task import Stage, TaskId
 from pipeline.topology import DOWNLOAD, build_topology
-from tests.callbacks import START, TASK, make_claim, make_update
+from tests.callbacks import START, TASK, after, make_claim, make_update
 from tests.command_line import WITHIN_SECONDS, until
 from tests.given_up import expect_long_ago, give_up
 from tests.waiting import receive_one
@@ -67,6 +67,62 @@ async def test_a_task_is_followed_to_its_end(cli: CommandLine) -> None:
     )
     assert others == []
     until(lambda: running.process.poll() is not None)
+
+
+async def test_the_body_of_a_task_is_printed_as_it_came(
+    cli: CommandLine, tmp_path: Path
+) -> None:
+    """The last one, or that of an event; nothing of it is in the JSON document."""
+    url = f"sqlite:///{tmp_path}/bodies.db"
+    bodies = ['{"stage" :  "first"}', '{"note":1,  "name": "caf\u00e9", "note":2}']
+    claims = [
+        make_claim(make_update(stage), received_at=after(n), body=bodies[n].encode())
+        for n, stage in enumerate([Stage.FIRST, Stage.COMPLETE])
+    ]
+    async with open_ledger(url) as ledger:
+        # A repeat comes last, and has none of its own.
+        repeat = make_claim(make_update(Stage.FIRST), received_at=after(9))
+        await ledger.record([*claims, repeat])
+
+    def show(*arguments: str) -> str:
+        done = cli("tasks", "show", TASK, "--ledger-url", url, *arguments)
+        assert 0 == done.returncode, done.stderr
+        return done.stdout
+
+    last, first, document = await asyncio.gather(
+        asyncio.to_thread(show, "--body"),
+        asyncio.to_thread(show, "--body", "--event", claims[0].event_id),
+        asyncio.to_thread(show, "--json", "--no-dead-letters"),
+    )
+
+    assert [*bodies] == [first, last]
+    assert "body" not in json.loads(document)["updates"][0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "expected"),
+    [
+        (["t-1", "--body"], 1, "nothing has been heard of task t-1 yet"),
+        (["t-2", "--body"], 1, "the ledger has no task t-2"),
+        (["t-1", "--body", "--event", "e"], 1, "no body of event e of task t-1"),
+        (["t-1", "--body", "--json"], 2, "neither --follow nor --json"),
+        (["t-1", "--body", "--follow"], 2, "neither --follow nor --json"),
+        (["t-1", "--event", "e"], 2, "expected --body beside it"),
+    ],
+)
+async def test_a_body_that_is_not_there_is_said(
+    cli: CommandLine, tmp_path: Path, arguments: list[str], code: int, expected: str
+) -> None:
+    url = f"sqlite:///{tmp_path}/no-bodies.db"
+    async with open_ledger(url) as ledger:
+        await expect_long_ago(ledger, TaskId("t-1"))
+
+    done = await asyncio.to_thread(
+        cli, "tasks", "show", *arguments, "--ledger-url", url
+    )
+
+    assert (code, "") == (done.returncode, done.stdout)
+    assert expected in " ".join(done.stderr.replace("│", " ").split())
 
 
 async def test_a_task_is_followed_until_it_is_given_up(

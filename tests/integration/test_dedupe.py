@@ -89,6 +89,13 @@ def make_callback(
     )
 
 
+def make_midi(pitch: int) -> bytes:
+    """Write a MIDI callback of one note."""
+    notes = [{"pitch": pitch, "start": 0, "end": "0.2", "velocity": 0.8}]
+    data = {"taskId": TASK, "instruments": [{"name": "Piano", "notes": notes}]}
+    return orjson.dumps({"code": 200, "msg": "success", "data": data})
+
+
 async def handled(dedupe: Dedupe, *envelopes: Envelope) -> list[list[Publication]]:
     """Handle a batch in which nothing may fail."""
     results = await dedupe.handle(envelopes)
@@ -215,6 +222,24 @@ async def test_an_unknown_stage_is_published_with_its_reason_and_kept(
     assert "task_completed" in event.data.unknown_reason
     (update,) = await ledger.list_updates(TASK)
     assert await ledger.find_body(TASK, update.event_id) == body
+
+
+async def test_other_notes_of_a_task_are_another_event(
+    dedupe: Dedupe, ledger: Ledger
+) -> None:
+    """And each body is kept: the notes are nowhere else."""
+    bodies = [make_midi(60), make_midi(61), make_midi(60)]
+    told = [make_callback(body, operation="midi") for body in bodies]
+
+    first, other, again = [events(one) for one in await handled(dedupe, *told)]
+
+    assert (1, 1, 0) == (len(first), len(other), len(again))
+    assert first[0].id != other[0].id
+    kept = [
+        await ledger.find_body(TASK, update.event_id)
+        for update in await ledger.list_updates(TASK)
+    ]
+    assert {*bodies} == {*kept}
 
 
 async def test_a_failure_of_the_provider_is_an_event_like_others(

@@ -127,6 +127,21 @@ async def test_what_is_made_once_is_refused_the_second_time(
     assert second["code"] == code
 
 
+@pytest.mark.parametrize("is_named", [True, False])
+async def test_what_is_made_once_names_the_earlier_task_if_told_to(
+    *, is_named: bool
+) -> None:
+    options = replace(FAST, door="K", names_earlier=is_named)
+    path, body = BY_NAME["wav"].submit_path, make_submission("wav")
+
+    async with SimulatedProvider(options) as provider, client(provider) as session:
+        _, first = await call(session, "POST", path, json=body)
+        _, second = await call(session, "POST", path, json=body)
+
+    assert second["code"] == 409
+    assert second["data"] == (first["data"] if is_named else None)
+
+
 async def test_some_calls_are_answered_at_once() -> None:
     async with SimulatedProvider(FAST) as provider, client(provider) as session:
         for path in AT_ONCE:

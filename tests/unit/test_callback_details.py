@@ -19,6 +19,8 @@ from tests.callbacks import (
 )
 
 LINK = "https://files.example.com/out"
+#: What MIDI says of its notes.
+PLAYED = {"instruments": [{"name": "Piano", "notes": [{"pitch": 60, "start": "0.5"}]}]}
 #: How the fields of a track are called by callbacks and by the details endpoint.
 FIELDS = [
     ("audio_url", "audioUrl"),
@@ -248,6 +250,7 @@ def test_a_flag_that_is_a_number_means_another_thing_for_each_operation(
             {"originData": [{"audioUrl": LINK}]},
         ),
         ("voice", {"voiceId": "v1", "status": "success"}, {"voiceId": "v1"}),
+        ("midi", {"state": "complete", **PLAYED}, PLAYED),
     ],
 )
 def test_details_of_each_operation_tell_the_news_of_its_callback(
@@ -256,10 +259,14 @@ def test_details_of_each_operation_tell_the_news_of_its_callback(
     """Details also say which audio the file was made from; callbacks do not."""
     body = orjson.dumps({"code": 200, "data": {"task_id": TASK, **told}})
     callback = normalise(body, operation)
-    flag = 1 if operation == "cover-image" else "SUCCESS"
-    details = flagged(flag, operation, response=response, audioId="a1", musicId="m1")
+    flag = 1 if operation in ("cover-image", "midi") else "SUCCESS"
+    place = "midiData" if operation == "midi" else "response"
+    more = {place: response, "audioId": "a1", "musicId": "m1"}
+    details = flagged(flag, operation, **more)
 
     assert callback.stage is Stage.COMPLETE
+    assert callback.notes == details.notes
+    assert bool(callback.notes) is (operation == "midi")
     assert event_id(callback) == event_id(details)
 
 

@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from pipeline.provider.callback import normalise, peek
-from pipeline.task import Stage, TaskUpdate
+from pipeline.task import Stage, TaskUpdate, event_id
 from tests.callbacks import TASK, make_item
 
 LINK = "https://files.example.com/out"
@@ -160,18 +160,62 @@ def test_what_brings_no_file_is_complete_without_one(
     assert told(operation, {"code": 200, "data": data}).stage is Stage.COMPLETE
 
 
-def test_notes_are_kept_in_the_body_and_not_looked_at() -> None:
-    """Their times are numbers or text, and there may be many thousands."""
-    notes = [{"pitch": 60, "start": "0.5", "end": 1.25, "velocity": "0.8"}] * 5000
-    data = {
-        "taskId": TASK,
-        "state": "complete",
-        "instruments": [{"name": "Piano", "notes": notes}],
-    }
+NOTE = {"pitch": 60, "start": 0.5, "end": 1.25, "velocity": 0.8}
 
-    update = told("midi", {"code": 200, "data": data})
+
+def played(*instruments: Any) -> TaskUpdate:
+    data = {"taskId": TASK, "state": "complete", "instruments": [*instruments]}
+    return told("midi", {"code": 200, "data": data})
+
+
+def test_notes_are_counted_and_stay_in_the_body() -> None:
+    """There may be many thousands."""
+    update = played(
+        {"name": "Piano", "notes": [NOTE] * 5000}, {"name": "Bass", "notes": [NOTE]}
+    )
 
     assert (Stage.COMPLETE, ()) == (update.stage, update.tracks)
+    assert update.notes is not None
+    assert (2, 5001) == (update.notes.instruments, update.notes.notes)
+
+
+def test_a_note_is_the_same_in_numbers_and_in_text() -> None:
+    text = {"pitch": "60", "start": "0.50", "end": "1.25", "velocity": "0.8"}
+
+    one, other = (played({"name": "Piano", "notes": [note]}) for note in (NOTE, text))
+
+    assert event_id(one) == event_id(other)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"name": "Piano", "notes": []},
+        {"name": "Piano", "notes": [NOTE, NOTE]},
+        {"name": "Bass", "notes": [NOTE]},
+        *(
+            {"name": "Piano", "notes": [{**NOTE, field: 7}]}
+            for field in ("pitch", "start", "end", "velocity")
+        ),
+        {"name": "Piano", "notes": [{**NOTE, "pitch": "C4"}]},
+        {"name": "Piano", "notes": [None]},
+        {"name": "Piano", "notes": "none"},
+        "no instrument",
+    ],
+)
+def test_other_notes_are_another_occurrence(other: Any) -> None:
+    known = played({"name": "Piano", "notes": [NOTE]})
+
+    assert event_id(known) != event_id(played(other))
+
+
+def test_what_has_no_notes_keeps_the_id_that_it_had() -> None:
+    """Ids are in ledgers and at subscribers: a repeat has to have the same."""
+    wav = told("wav", {"code": 200, "data": {"task_id": TASK, "audioWavUrl": LINK}})
+    pending = told("midi", {"code": 200, "data": {"taskId": TASK, "successFlag": 0}})
+
+    assert "1ec7b60e9d9ae9200bc28d7ab305452a" == event_id(wav)
+    assert "d935cf546b1d7912b99349c4cdc1fbb9" == event_id(pending)
 
 
 @pytest.mark.parametrize("data", [{"voiceId": "v1"}, {"response": {"voiceId": "v1"}}])

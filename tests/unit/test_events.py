@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -34,6 +35,7 @@ from pipeline.task import (
     Asset,
     AssetKey,
     AssetState,
+    Notes,
     Stage,
     StageReady,
     TaskUpdate,
@@ -166,6 +168,17 @@ def test_the_event_of_a_stage_holds_what_the_provider_said(stage: Stage) -> None
     (track,) = event.data.tracks
     assert track.links == make_track().links
     assert track.created_at == START
+
+
+def test_the_event_of_notes_counts_them_and_leaves_them_out() -> None:
+    notes = Notes(instruments=2, notes=5001, digest="0" * 32)
+
+    publication = say(replace(make_update(), operation="midi", notes=notes))
+
+    content = orjson.loads(publication.envelope.body)
+    assert {"instruments": 2, "notes": 5001} == content["data"]["notes"]
+    event = parse_event(publication.envelope.body)
+    assert content == orjson.loads(event.model_dump_json())
 
 
 def test_a_requested_file_goes_to_the_download_queue_alone() -> None:

@@ -1,0 +1,69 @@
+"""What a body says of notes, in a few bytes: their number, and a hash of them.
+
+There may be many thousands. Nobody behind the queue works on them, so they stay in
+the raw body; but two bodies with different notes are two pieces of news. Nothing here
+raises, whatever comes in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Final
+
+import orjson
+
+from pipeline.provider.fields import read_mapping, read_number, read_text
+from pipeline.task import Notes
+
+if TYPE_CHECKING:
+    from pipeline.message import JSONValue
+
+_INSTRUMENTS: Final = "instruments"
+#: Where the details answer has what the callback has in ``data``.
+_PLACES: Final = ("midiData", "midi_data", "response")
+
+
+def read_notes(data: dict[str, JSONValue]) -> Notes | None:
+    """Read how many notes there are, and which; ``None``: there is no list of them.
+
+    Numbers count as what they are, also in text: callback and details answer may
+    write them differently, and their hash is the same.
+    """
+    instruments = data.get(_INSTRUMENTS)
+    if type(instruments) is not list:
+        places = (read_mapping(data.get(name)).get(_INSTRUMENTS) for name in _PLACES)
+        instruments = next((place for place in places if type(place) is list), None)
+        if instruments is None:
+            return None
+    played = [_instrument(read_mapping(one)) for one in instruments]
+    return Notes(
+        instruments=len(played),
+        notes=sum(len(notes) for _, notes in played),
+        digest=hashlib.sha256(orjson.dumps(played)).hexdigest()[:32],
+    )
+
+
+def _instrument(item: dict[str, JSONValue]) -> tuple[str, list[object]]:
+    notes = item.get("notes")
+    found: list[object] = []
+    if type(notes) is list:
+        found = [_note(note) if type(note) is dict else None for note in notes]
+    return read_text(item.get("name")), found
+
+
+def _note(note: dict[str, JSONValue]) -> tuple[object, ...]:
+    get = note.get
+    return (
+        _figure(get("pitch")),
+        _figure(get("start")),
+        _figure(get("end")),
+        _figure(get("velocity")),
+    )
+
+
+def _figure(value: JSONValue) -> float | str | None:
+    """Give a number, or text that is none, such as the name of a pitch."""
+    if type(value) is float:
+        return value
+    number = read_number(value)
+    return number if number is not None else read_text(value) or None
