@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from pipeline.errors import PipelineError, Reject, Retry, Settlement
 from pipeline.message import Publication
@@ -42,6 +42,13 @@ class DeadLetter:
 
 Failed: TypeAlias = RetryLater | DeadLetter
 Outcome: TypeAlias = Done | Failed
+
+#: Outcomes in logs and metrics.
+OUTCOME_NAMES: Final[dict[type[Outcome], str]] = {
+    Done: "done",
+    RetryLater: "retry",
+    DeadLetter: "dead_letter",
+}
 
 
 def decide(result: Result, *, attempt: int, policy: RetryPolicy) -> Outcome:

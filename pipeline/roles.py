@@ -54,11 +54,13 @@ from pipeline.workers.download import Download
 from pipeline.workers.link_watch import LinkWatch
 from pipeline.workers.notify import Notify, make_session
 from pipeline.workers.refresh import RECOVERY, Refresh
+from pipeline.workers.urgency import by_time_left
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import AsyncIterator, Callable, Sequence
 
+    from pipeline.broker.order import Order
     from pipeline.broker.port import Broker
     from pipeline.ledger.port import Ledger
     from pipeline.service import Role
@@ -117,8 +119,15 @@ async def _open_workers(
         roles.append(await _open_dedupe(stack, settings, parts, ledger))
     if DOWNLOAD in plan.workers:
         download = await _open_download(stack, settings, ledger)
-        handler = one_by_one(download.handle)
-        roles.append(_role(settings, parts, DOWNLOAD, handler, settings.download))
+        handler, fetching = one_by_one(download.handle), settings.download
+        order = by_time_left(
+            lifetimes_of(settings),
+            window=fetching.window,
+            concurrency=fetching.concurrency,
+            deadline=fetching.deadline,
+        )
+        role = _role(settings, parts, DOWNLOAD, handler, fetching, order=order)
+        roles.append(role)
         roles.append(_make_link_watch(settings, ledger))
     if NOTIFY in plan.workers:
         session = await stack.enter_async_context(make_session())
@@ -265,6 +274,8 @@ def _role(
     queue: str,
     handler: BatchHandler,
     limits: WorkerSettings,
+    *,
+    order: Order | None = None,
 ) -> Role:
     batch_size = limits.batch_size if isinstance(limits, DedupeSettings) else 1
     worker = Worker(
@@ -276,6 +287,7 @@ def _role(
         concurrency=limits.concurrency,
         batch_size=batch_size,
         drain=settings.drain,
+        order=order,
     )
     return WorkerRole(worker, parts.broker, parts.topology)
 

@@ -27,7 +27,7 @@ from pipeline.logs import get_logger
 from pipeline.message import TASK_ID, Envelope, Publication
 from pipeline.metrics import DELIVERIES, DELIVERY_SECONDS, WORKER_PAUSED
 from pipeline.outcome import (
-    DeadLetter,
+    OUTCOME_NAMES,
     Done,
     Failed,
     Outcome,
@@ -38,6 +38,7 @@ from pipeline.outcome import (
 )
 
 if TYPE_CHECKING:
+    from pipeline.broker.order import Order
     from pipeline.broker.port import Broker, Consumer, Delivery
     from pipeline.retry import RetryPolicy
 
@@ -55,13 +56,6 @@ UNAVAILABLE: Final = (LedgerUnavailable, BrokerUnavailable, LeaseHeld)
 NOT_TAKEN: Final = (PublishRefused, Unroutable)
 PAUSE: Final = timedelta(seconds=0.5)
 LONGEST_PAUSE: Final = timedelta(seconds=10)
-
-#: Outcomes in logs and metrics.
-_NAMES: Final[dict[type, str]] = {
-    Done: "done",
-    RetryLater: "retry",
-    DeadLetter: "dead_letter",
-}
 
 #: What the handler said of each delivery, by the delivery's identity.
 Results: TypeAlias = dict[int, Result]
@@ -92,6 +86,7 @@ class Worker:
         deadline: the longest that one call may take.
         policy: when a failed delivery is tried again.
         drain: the longest that calls in progress may go on once we are stopping.
+        order: which delivery of its window is begun first; ``None``: as they came.
     """
 
     def __init__(
@@ -105,6 +100,7 @@ class Worker:
         concurrency: int = 1,
         batch_size: int = 1,
         drain: timedelta = timedelta(seconds=20),
+        order: Order | None = None,
     ) -> None:
         self.queue = queue
         self._broker = broker
@@ -114,10 +110,11 @@ class Worker:
         self._concurrency = concurrency
         self._batch_size = batch_size
         self._drain = drain
+        self._order = order
         self._consumer: Consumer | None = None
         # Made once: to find a label or a logger costs more than to use it.
         self._counts = {
-            kind: DELIVERIES.labels(queue, name) for kind, name in _NAMES.items()
+            kind: DELIVERIES.labels(queue, name) for kind, name in OUTCOME_NAMES.items()
         }
         self._seconds = DELIVERY_SECONDS.labels(queue)
         self._log = log.bind(queue=queue)
@@ -140,8 +137,10 @@ class Worker:
         Raises:
             ExceptionGroup: there is an error in this program; all is given back.
         """
-        prefetch = self._concurrency * self._batch_size
-        async with self._broker.consume(self.queue, prefetch=prefetch) as consumer:
+        order, in_progress = self._order, self._concurrency * self._batch_size
+        prefetch = in_progress if order is None else max(in_progress, order.window)
+        opening = self._broker.consume(self.queue, prefetch=prefetch, order=order)
+        async with opening as consumer:
             self._consumer = consumer
             async with asyncio.TaskGroup() as group:
                 stop = group.create_task(_stop_when(stopping, consumer))
@@ -324,7 +323,7 @@ class Worker:
             "message_id": envelope.message_id,
             "routing_key": envelope.routing_key,
             "task_id": envelope.headers.get(TASK_ID),
-            "outcome": _NAMES[kind],
+            "outcome": OUTCOME_NAMES[kind],
             "attempt": envelope.attempt,
             "redelivered": delivery.redelivered,
             "duration_ms": round(seconds * 1000, 1),

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from datetime import datetime, timedelta
     from types import TracebackType
 
+    from pipeline.broker.order import Order
     from pipeline.topology import Topology
 
 
@@ -193,8 +194,10 @@ class Broker(ABC):
         """
 
     @abstractmethod
-    def consume(self, queue: str, *, prefetch: int) -> Consumer:
-        """Make a consumer; it starts when its context is entered."""
+    def consume(
+        self, queue: str, *, prefetch: int, order: Order | None = None
+    ) -> Consumer:
+        """Make a consumer, which its context starts; ``order`` is of what arrived."""
 
     @abstractmethod
     async def depth(self, queue: str) -> Depth:

@@ -27,6 +27,7 @@ from pipeline.broker.rabbitmq_topology import (
     frame_max_of,
     server_version,
 )
+from pipeline.broker.rabbitmq_unacked import require_prefetch
 from pipeline.errors import (
     BrokerClosed,
     BrokerUnavailable,
@@ -46,13 +47,12 @@ if TYPE_CHECKING:
 
     from aio_pika.abc import AbstractConnection
 
+    from pipeline.broker.order import Order
     from pipeline.message import Publication
     from pipeline.topology import Topology
 
 log = get_logger("broker")
 
-#: The field has 16 bits (AMQP 0-9-1, ``basic.qos``), and 0 means without limit.
-MOST_PREFETCHED: Final = 65_535
 #: A channel that refuses is replaced no sooner, nor before its calls are over.
 RENEWAL_SECONDS: Final = 5.0
 
@@ -211,15 +211,15 @@ class RabbitBroker(Broker):
             await asyncio.sleep(0)
             raise
 
-    def consume(self, queue: str, *, prefetch: int) -> RabbitConsumer:
-        topology = self._require_declared()
-        if not 1 <= prefetch <= MOST_PREFETCHED:
-            message = f"expected a prefetch of 1 to {MOST_PREFETCHED}, got {prefetch}"
-            raise ValueError(message)
+    def consume(
+        self, queue: str, *, prefetch: int, order: Order | None = None
+    ) -> RabbitConsumer:
+        require_prefetch(prefetch)
         consumer = RabbitConsumer(
             queue=queue,
             prefetch=prefetch,
-            topology=topology,
+            order=order,
+            topology=self._require_declared(),
             connect=self._connect_to_consume,
             redeclare=self._redeclare,
             publish=self.publish,

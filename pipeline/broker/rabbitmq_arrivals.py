@@ -12,12 +12,15 @@ from __future__ import annotations
 
 import random
 import time
-from collections import deque
+from operator import attrgetter
 from typing import TYPE_CHECKING, Final
+
+from pipeline.broker.order import make_waiting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from pipeline.broker.order import Order, Waiting
     from pipeline.broker.port import Delivery
 
 #: How long others are waited for, or the first to arrive would always have its turn.
@@ -29,11 +32,12 @@ class Arrivals:
 
     Args:
         is_idle: tells whether everything that was handed out is settled.
+        order: of those that are no suspects; ``None``: as they came.
     """
 
-    def __init__(self, is_idle: Callable[[], bool]) -> None:
+    def __init__(self, is_idle: Callable[[], bool], order: Order | None = None) -> None:
         self._is_idle = is_idle
-        self._usual: deque[Delivery] = deque()
+        self._usual: Waiting[Delivery] = make_waiting(order, attrgetter("envelope"))
         self._suspects: list[Delivery] = []
         self._suspect_came_at = 0.0
         #: A suspect was handed out: nothing else is until it is settled.

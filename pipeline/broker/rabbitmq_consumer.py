@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from aio_pika.abc import AbstractConnection
     from aiormq.abc import DeliveredMessage
 
+    from pipeline.broker.order import Order
     from pipeline.broker.rabbitmq_delivered import Delivered
     from pipeline.message import Publication
     from pipeline.topology import Topology
@@ -51,6 +52,7 @@ class RabbitConsumer(Consumer):
         *,
         queue: str,
         prefetch: int,
+        order: Order | None,
         topology: Topology,
         connect: Callable[[], Awaitable[AbstractConnection]],
         redeclare: Callable[[], Awaitable[None]],
@@ -78,7 +80,7 @@ class RabbitConsumer(Consumer):
         self._unacked: Unacked | None = None
         # Looking at dead letters delivers them in vain, and harms nobody.
         self._isolates = queue in topology.work_queues
-        self._arrived = Arrivals(lambda: self.unacked == len(self._arrived))
+        self._arrived = Arrivals(lambda: self.unacked == len(self._arrived), order)
         self._something = asyncio.Event()
         self._stopped = False
         self._subscriber: asyncio.Task[None] | None = None
@@ -227,8 +229,6 @@ class RabbitConsumer(Consumer):
         if unacked is self._unacked and unacked.is_usable:
             await unacked.give_back(tag)
         self._note_settled()
-
-    # -- staying subscribed -----------------------------------------------------
 
     async def _stay_subscribed(self) -> None:
         while not self._stopped:

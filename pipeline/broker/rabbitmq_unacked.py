@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_left
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from pipeline.broker import rabbitmq_wire as wire
 from pipeline.broker.rabbitmq_connection import FOREIGN_ERRORS
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from pipeline.broker.rabbitmq_stream import FrameStream
 
 log = get_logger("broker")
+
+#: The field has 16 bits (AMQP 0-9-1, ``basic.qos``), and 0 means without limit.
+MOST_PREFETCHED: Final = 65_535
 
 
 class Unacked:
@@ -128,6 +131,13 @@ def _acknowledge(
         highest = settled[together - 1]
         frames.append(wire.acknowledge(channel, highest, multiple=True))
     return b"".join(frames)
+
+
+def require_prefetch(prefetch: int) -> None:
+    """Refuse what RabbitMQ cannot be told."""
+    if not 1 <= prefetch <= MOST_PREFETCHED:
+        message = f"expected a prefetch of 1 to {MOST_PREFETCHED}, got {prefetch}"
+        raise ValueError(message)
 
 
 def require_unsettled(delivery: Delivery) -> None:

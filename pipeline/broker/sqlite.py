@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
     from types import TracebackType
 
+    from pipeline.broker.order import Order
     from pipeline.message import Publication
     from pipeline.topology import Topology
 
@@ -127,9 +128,11 @@ class SqliteBroker(Broker):
             )
             session.wake(touched)
 
-    def consume(self, queue: str, *, prefetch: int) -> SqliteConsumer:
+    def consume(
+        self, queue: str, *, prefetch: int, order: Order | None = None
+    ) -> SqliteConsumer:
         topology = self._session.require_declared()
-        return SqliteConsumer(self._session, topology, queue, prefetch)
+        return SqliteConsumer(self._session, topology, queue, prefetch, order)
 
     async def depth(self, queue: str) -> Depth:
         session = self._session

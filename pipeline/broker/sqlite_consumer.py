@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections import deque
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final, Self
 
+from pipeline.broker.order import make_waiting
 from pipeline.broker.port import Consumer, Delivery
+from pipeline.broker.sqlite_message import Row
 from pipeline.broker.sqlite_session import translated
 from pipeline.errors import (
     AlreadySettled,
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from types import TracebackType
 
-    from pipeline.broker.sqlite_message import Claim, Row
+    from pipeline.broker.order import Order, Waiting
+    from pipeline.broker.sqlite_message import Claim
     from pipeline.broker.sqlite_session import Session
     from pipeline.message import Publication
     from pipeline.topology import Topology
@@ -35,7 +37,12 @@ class SqliteConsumer(Consumer):
     """See ``Consumer``; made by ``SqliteBroker.consume``."""
 
     def __init__(
-        self, session: Session, topology: Topology, queue: str, prefetch: int
+        self,
+        session: Session,
+        topology: Topology,
+        queue: str,
+        prefetch: int,
+        order: Order | None,
     ) -> None:
         if prefetch < 1:
             message = f"expected a prefetch of 1 or more, got {prefetch}"
@@ -48,7 +55,7 @@ class SqliteConsumer(Consumer):
         self._topology = topology
         self._prefetch = prefetch
         #: Leased, not yet received.
-        self._buffer: deque[Row] = deque()
+        self._buffer: Waiting[Row] = make_waiting(order, Row.envelope)
         #: Received and not settled: message id and number of the delivery.
         self._held: set[tuple[int, int]] = set()
         #: Being settled now.

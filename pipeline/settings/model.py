@@ -215,6 +215,9 @@ class DownloadSettings(WorkerSettings):
 
     #: Files fetched at the same time by one process.
     concurrency: Count = 8
+    #: Requests of which the one whose link dies first is begun first; fewer where so
+    #: many could not be done within 20 minutes. With 1: as they were asked for.
+    window: Count = 64
     #: The longest for one file with everything around it.
     deadline: Deadline = timedelta(minutes=6)
     #: The longest for the transfer of one file.

@@ -1,8 +1,8 @@
 """Watch the links of files that are still to be fetched, and warn while there is time.
 
-A queue of downloads is handled in the order in which they were asked for. Where it is
-so long that links may die in it, somebody has to know: at half of a link's lifetime,
-and when little is left.
+Downloads go by the time that is left, but only within the window of a worker. Where
+the queue before it is so long that links may die in it, somebody has to know: at half
+of a link's lifetime, and when little is left.
 """
 
 from __future__ import annotations

@@ -32,6 +32,7 @@ async def test_time_to_gather_that_runs_out_in_between_is_no_reason_to_wait(
     consumer = RabbitConsumer(
         queue=DOWNLOAD,
         prefetch=8,
+        order=None,
         topology=build_topology(prefix="test", subscriptions={}),
         connect=cast("Callable[[], Awaitable[AbstractConnection]]", nothing),
         redeclare=nothing,
