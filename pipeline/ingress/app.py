@@ -124,7 +124,7 @@ def make_ingress(
         checks: further parts for ``/readyz`` beside the broker.
 
     Raises:
-        ConfigurationError: there are tokens for an operation that there is not.
+        ConfigurationError: there are settings for an operation that there is not.
     """
     refuse_unknown_operations(settings)
     secrets = (settings.tokens, settings.operation_tokens, settings.signature.keys)
@@ -144,15 +144,16 @@ def make_ingress(
 
 
 def refuse_unknown_operations(settings: IngressSettings) -> None:
-    """Check that every operation with tokens is one that there is.
+    """Check that every operation with settings of its own is one that there is.
 
     Raises:
         ConfigurationError: one is not.
     """
-    if unknown := sorted(settings.operation_tokens.keys() - OPERATIONS.keys()):
-        known = ", ".join(sorted(OPERATIONS))
-        message = f"expected operations among {known}; got {', '.join(unknown)}"
-        raise ConfigurationError(f"ingress.operation_tokens: {message}")
+    for name in ("operation_tokens", "operation_max_body_bytes"):
+        if unknown := sorted(getattr(settings, name).keys() - OPERATIONS.keys()):
+            known = ", ".join(sorted(OPERATIONS))
+            message = f"expected operations among {known}; got {', '.join(unknown)}"
+            raise ConfigurationError(f"ingress.{name}: {message}")
 
 
 @asynccontextmanager

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
+from pipeline.ingress.body_limits import body_limits
 from pipeline.ingress.health import DEGRADED, NOT_READY, READY
 from pipeline.ingress.jobs import JOB_PARAMETER
 from pipeline.ingress.problems import MEDIA_TYPE
@@ -119,7 +120,7 @@ def _post(name: str, settings: IngressSettings, proof: Part) -> Part:
         "tags": ["callbacks"],
         "summary": "Receive one callback.",
         "description": (
-            f"Bodies of at most {int(settings.max_body_bytes)} bytes, complete within"
+            f"Bodies of at most {_limits(settings)}, complete within"
             f" {settings.body_timeout.total_seconds():g} s. The content type may also"
             " be any `application/…+json`, or missing; `Content-Encoding: gzip` is"
             " taken. A repeat has no further effect."
@@ -131,6 +132,17 @@ def _post(name: str, settings: IngressSettings, proof: Part) -> Part:
         },
         "responses": {"200": {"description": _ACCEPTED}, **_refusals(Asked.CALLBACK)},
     }
+
+
+def _limits(settings: IngressSettings) -> str:
+    general = int(settings.max_body_bytes)
+    others = [
+        f"{operation} {limit}"
+        for operation, limit in body_limits(settings).items()
+        if limit != general
+    ]
+    more = f" ({', '.join(others)})" if others else ""
+    return f"{general} bytes{more}"
 
 
 def _state_paths() -> Part:

@@ -17,6 +17,7 @@ from aiohttp import ClientPayloadError, HttpVersion11, web
 from pipeline.errors import BrokerError, PublishRefused, Unreadable, Unroutable
 from pipeline.failpoints import around
 from pipeline.ingress.accepted import accepted
+from pipeline.ingress.body_limits import body_limits
 from pipeline.ingress.gate import name_of
 from pipeline.ingress.jobs import job_of
 from pipeline.ingress.probe import is_probe, probed
@@ -102,8 +103,10 @@ class CallbackView:
         self._signature_header = self._scheme.header
         self._tolerance = signature.tolerance
         self._body_timeout_seconds = settings.body_timeout.total_seconds()
-        #: Larger bodies are refused.
-        self.max_body_bytes = int(settings.max_body_bytes)
+        #: Larger bodies of an operation are refused.
+        self._body_bytes = body_limits(settings)
+        #: No body up to this is too large, whichever operation it is of.
+        self.quick_body_bytes = min(self._body_bytes.values())
         # Label lookups cost more than counting: done once for the usual answer.
         self._accepted: dict[str, Counter] = {
             operation: CALLBACKS.labels(operation, "200") for operation in OPERATIONS
@@ -124,7 +127,7 @@ class CallbackView:
             if self._tokens and not token:
                 token = request.query.get(TOKEN_PARAMETER)
             self._admit(operation, token, request.headers)
-            body = await self._read(request)
+            body = await self._read(request, self._body_bytes[operation])
             await self._take(operation, request.headers, body, started, job_of(request))
         except _Refused as refused:
             return self._refuse(operation, refused.response, name_of(request))
@@ -198,11 +201,11 @@ class CallbackView:
         self._accepted[operation].inc()
         CALLBACK_SECONDS.observe(time.perf_counter() - started)
 
-    async def _read(self, request: web.BaseRequest) -> bytes:
+    async def _read(self, request: web.BaseRequest, limit: int) -> bytes:
         try:
-            return await self._read_body(request)
+            return await self._read_body(request, limit)
         except web.HTTPRequestEntityTooLarge:
-            detail = f"expected a body of at most {self.max_body_bytes} bytes"
+            detail = f"expected a body of at most {limit} bytes"
             response = problem(413, detail, code="body_too_large")
         except TimeoutError:
             detail = f"expected the whole body within {self._body_timeout_seconds:g} s"
@@ -220,7 +223,7 @@ class CallbackView:
             response.force_close()
         raise _Refused(response)
 
-    async def _read_body(self, request: web.BaseRequest) -> bytes:
+    async def _read_body(self, request: web.BaseRequest, limit: int) -> bytes:
         """Read the body once, within its deadline.
 
         A small body has usually arrived with the headers; then there is nothing
@@ -236,11 +239,11 @@ class CallbackView:
             request.writer.output_size = 0
         if content.is_eof():
             body = content.read_nowait()
-            if len(body) > self.max_body_bytes:
-                raise web.HTTPRequestEntityTooLarge(self.max_body_bytes)
+            if len(body) > limit:
+                raise web.HTTPRequestEntityTooLarge(limit)
             return body
         async with asyncio.timeout(self._body_timeout_seconds):
-            return await request.read()
+            return await request.clone(client_max_size=limit).read()
 
     async def _publish(
         self, operation: str, body: bytes, seen: Peek, job: str | None

@@ -72,6 +72,7 @@ Count = Annotated[int, Field(ge=1, le=10_000)]
 Token = Annotated[SecretStr, Field(min_length=16)]
 Key = Annotated[SecretStr, Field(min_length=1)]
 Size = Annotated[ByteSize, Field(ge=1)]
+Sizes = Annotated[dict[str, Size], BeforeValidator(parse_table)]
 Tokens = Annotated[tuple[Token, ...], BeforeValidator(parse_list)]
 Networks = Annotated[tuple[Network, ...], BeforeValidator(parse_list)]
 DoorName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")]
@@ -133,6 +134,8 @@ class IngressSettings(Section):
     port: Port = 8080
     #: Larger bodies are answered 413.
     max_body_bytes: Size = ByteSize(_MIB)
+    #: The same for single operations, by their name; ``midi`` has 8 MiB without it.
+    operation_max_body_bytes: Sizes = Field(default_factory=dict)
     #: The longest that a client may take to send its body.
     body_timeout: Timeout = timedelta(seconds=8)
     #: The longest to wait for the broker's confirm; then the spool has to do.

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pipeline.errors import ConfigurationError
 from pipeline.provider.callback import OPERATIONS
 from pipeline.provider.signature import sign
 from tests.ingress import CALLBACK, running_ingress
@@ -22,8 +23,9 @@ from tests.ingress import CALLBACK, running_ingress
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from tests.ingress import Ingress
+    from tests.ingress import Answer, Ingress
 
+MIB = 1024 * 1024
 KEY = "webhook-key"
 TOKENS = ("first-secret-token", "second/secret&token ü")
 
@@ -615,6 +617,11 @@ async def test_body_of_exactly_the_limit_is_accepted(sqlite_url: str) -> None:
     assert str(limit) in answer.problem["detail"]
 
 
+async def in_pieces(body: bytes) -> AsyncIterator[bytes]:
+    for start in range(0, len(body), 5000):
+        yield body[start : start + 5000]
+
+
 @pytest.mark.parametrize("form", ["length", "chunked", "gzip", "gzip chunked"])
 @pytest.mark.parametrize("size_bytes", [20_000, 3_000_000])
 async def test_large_body_is_refused_however_it_comes(
@@ -626,18 +633,80 @@ async def test_large_body_is_refused_however_it_comes(
     if "gzip" in form:
         body, headers = gzip.compress(body), {"Content_Encoding": "gzip"}
 
-    async def chunks() -> AsyncIterator[bytes]:
-        for start in range(0, len(body), 5000):
-            yield body[start : start + 5000]
-
     async with running_ingress(sqlite_url, max_body_bytes=10_000) as ingress:
-        data = chunks() if "chunked" in form else io.BytesIO(body)
+        data = in_pieces(body) if "chunked" in form else io.BytesIO(body)
         answer = await ingress.post(data=data, **headers)
 
         assert 413 == answer.status
         assert "body_too_large" == answer.problem["code"]
         assert 0 == await ingress.count()
         assert 200 == (await ingress.post()).status
+
+
+def midi_of(size_bytes: int) -> bytes:
+    """Write a MIDI callback of some size."""
+    start, end = b'{"code":200,"data":{"taskId":"t-1","instruments":["', b'"]}}'
+    return start + b"x" * (size_bytes - len(start) - len(end)) + end
+
+
+@pytest.mark.parametrize("form", ["length", "chunked", "gzip"])
+async def test_large_body_of_midi_is_taken_up_to_its_own_limit(
+    sqlite_url: str, form: str
+) -> None:
+    """Its notes are in it; at every other address it would be too large."""
+    eight = 8 * MIB
+
+    async def answered(operation: str, body: bytes) -> Answer:
+        headers = {"Content_Encoding": "gzip"} if form == "gzip" else {}
+        data = gzip.compress(body) if form == "gzip" else body
+        sent = in_pieces(data) if form == "chunked" else io.BytesIO(data)
+        return await ingress.post(f"/callbacks/{operation}", data=sent, **headers)
+
+    async with running_ingress(sqlite_url) as ingress:
+        taken = await answered("midi", midi_of(eight))
+        too_large = await answered("midi", midi_of(eight + 1))
+        elsewhere = await answered("wav", midi_of(eight))
+        (delivery,) = await ingress.published()
+
+    assert [200, 413, 413] == [a.status for a in (taken, too_large, elsewhere)]
+    assert f"{eight} bytes" in too_large.problem["detail"]
+    assert f"{MIB} bytes" in elsewhere.problem["detail"]
+    assert midi_of(eight) == delivery.envelope.body
+
+
+@pytest.mark.parametrize(
+    ("general", "own", "operation", "limit"),
+    [
+        (1000, {"midi": 600}, "midi", 600),
+        (1000, {"wav": 300}, "wav", 300),
+        (1000, {"wav": 300}, "lyrics", 1000),
+        (300, {"wav": 9000}, "wav", 9000),
+        (300, {"wav": 9000}, "lyrics", 300),
+        (300, {}, "midi", 8 * MIB),
+        (9 * MIB, {}, "midi", 9 * MIB),
+    ],
+)
+async def test_operation_has_the_limit_that_is_set_for_it(
+    sqlite_url: str, general: int, own: dict[str, int], operation: str, limit: int
+) -> None:
+    async with running_ingress(
+        sqlite_url, max_body_bytes=general, operation_max_body_bytes=own
+    ) as ingress:
+        path = f"/callbacks/{operation}"
+        whole = await ingress.post(path, data=io.BytesIO(midi_of(limit)))
+        larger = await ingress.post(path, data=io.BytesIO(midi_of(limit + 1)))
+
+    assert [200, 413] == [whole.status, larger.status]
+
+
+async def test_limit_of_an_operation_that_there_is_not_is_a_mistake(
+    sqlite_url: str,
+) -> None:
+    limits = {"genrate": 300}
+
+    with pytest.raises(ConfigurationError, match=r"operation_max_body_bytes.*genrate"):
+        async with running_ingress(sqlite_url, operation_max_body_bytes=limits):
+            pass
 
 
 async def test_broken_compression_is_unreadable(ingress: Ingress) -> None:
