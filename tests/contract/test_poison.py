@@ -59,7 +59,6 @@ async def test_poison_that_crashes_the_worker_process(
     url = broker_url.replace("lease_seconds=1", LEASE)
 
     async with crashing(url, topology.prefix, batch_size) as deaths:
-
         # What was handed on right before a death and not acknowledged comes twice.
         handled: set[bytes] = set()
         async with (
