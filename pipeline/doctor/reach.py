@@ -28,7 +28,7 @@ from pipeline.values import value
 if TYPE_CHECKING:
     from yarl import URL
 
-    from pipeline.settings.model import SignatureSettings
+    from pipeline.settings.ingress import SignatureSettings
 
 #: How long the provider waits for an answer.
 PROVIDER_SECONDS: Final = 15.0

@@ -5,6 +5,12 @@ reports all mistakes at once; ``Settings`` is what the rest of the package sees.
 """
 
 from pipeline.settings.door import DoorSettings
+from pipeline.settings.ingress import (
+    IngressSettings,
+    SignatureSettings,
+    SpoolSettings,
+    TlsSettings,
+)
 from pipeline.settings.keys import leaf_keys, variable
 from pipeline.settings.layers import Mistake
 from pipeline.settings.load import (
@@ -18,14 +24,10 @@ from pipeline.settings.model import (
     BrokerSettings,
     DedupeSettings,
     DownloadSettings,
-    IngressSettings,
     LogSettings,
     MetricsSettings,
     NotifySettings,
     Settings,
-    SignatureSettings,
-    SpoolSettings,
-    TlsSettings,
     WorkerSettings,
 )
 from pipeline.settings.poller import PollerSettings

@@ -12,8 +12,8 @@ from pydantic import ValidationError
 
 from pipeline.settings.door import DoorSettings
 from pipeline.settings.doors import GENERIC, built_in_tables, join_door, merge_trees
+from pipeline.settings.ingress import SignatureSettings
 from pipeline.settings.layers import Layer, Mistake, Tree
-from pipeline.settings.model import SignatureSettings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Final, NoReturn, TypeAlias
 from urllib.parse import urlsplit
 
 import orjson
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, ByteSize, Field
 from pydantic_core import PydanticCustomError
 
 from pipeline.addresses import split_hosts
@@ -33,6 +33,10 @@ LEDGER_SCHEMES: Final = ("sqlite", "postgresql")
 #: Hosts that are this machine, whatever a name service says.
 _LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
 ASSETS_SCHEMES: Final = ("file", "s3", "gs", "az")
+
+
+Count = Annotated[int, Field(ge=1, le=10_000)]
+Size = Annotated[ByteSize, Field(ge=1)]
 
 
 class Masked:

@@ -656,16 +656,16 @@ async def test_large_body_of_midi_is_taken_up_to_its_own_limit(
     """Its notes are in it; at every other address it would be too large."""
     eight = 8 * MIB
 
-    async def answered(operation: str, body: bytes) -> Answer:
+    async def answered(ingress: Ingress, operation: str, body: bytes) -> Answer:
         headers = {"Content_Encoding": "gzip"} if form == "gzip" else {}
         data = gzip.compress(body) if form == "gzip" else body
         sent = in_pieces(data) if form == "chunked" else io.BytesIO(data)
         return await ingress.post(f"/callbacks/{operation}", data=sent, **headers)
 
     async with running_ingress(sqlite_url) as ingress:
-        taken = await answered("midi", midi_of(eight))
-        too_large = await answered("midi", midi_of(eight + 1))
-        elsewhere = await answered("wav", midi_of(eight))
+        taken = await answered(ingress, "midi", midi_of(eight))
+        too_large = await answered(ingress, "midi", midi_of(eight + 1))
+        elsewhere = await answered(ingress, "wav", midi_of(eight))
         (delivery,) = await ingress.published()
 
     assert [200, 413, 413] == [a.status for a in (taken, too_large, elsewhere)]
