@@ -32,7 +32,7 @@ Only = Annotated[
     typer.Option(
         metavar="PART",
         help="Look at this part only: versions, settings, callback, broker, ledger,"
-        " assets, spool, disk, provider, clock, losses. Can be repeated.",
+        " assets, spool, disk, provider, clock, losses, jobs. Can be repeated.",
         show_default=False,
     ),
 ]

@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from pipeline.bootstrap import provider_of
-from pipeline.doctor import address, clocks, losses, places, queues
+from pipeline.doctor import address, clocks, losses, places, queues, submissions
 from pipeline.doctor.finding import Finding, ok, problem, warning
 from pipeline.errors import PipelineError, ProviderRefused, TaskNotFound
 from pipeline.task import TaskId
@@ -36,6 +36,7 @@ PARTS: Final = (
     PROVIDER,
     clocks.CLOCK,
     losses.LOSSES,
+    submissions.JOBS,
 )
 #: A task that nobody has.
 _NO_TASK: Final = TaskId("pipeline-doctor")
@@ -75,6 +76,10 @@ _UNREACHABLE: Final = {
         "what is lost first is not known without the ledger",
         "see the findings of the ledger",
     ),
+    submissions.JOBS: (
+        "which submissions have no answer is not known without the ledger",
+        "see the findings of the ledger",
+    ),
     PROVIDER: (
         'with provider.trust = "verify" callbacks wait in delays until it answers',
         "correct provider.base_url, or wait; see the provider's own state",
@@ -104,6 +109,7 @@ async def diagnose(
         PROVIDER: partial(_look_at_provider, settings),
         clocks.CLOCK: partial(clocks.look_at_clocks, settings),
         losses.LOSSES: partial(losses.look_at_losses, settings),
+        submissions.JOBS: partial(submissions.look_at_jobs, settings),
     }
     async with asyncio.TaskGroup() as group:
         looking = [
