@@ -259,4 +259,9 @@ def _text(error: Exception) -> str:
         return (
             f"nothing within the {reach.PROVIDER_SECONDS:g} s that the provider waits"
         )
+    if isinstance(error, aiohttp.ClientResponseError):
+        # Not its own text: that has the whole address, and the token is in it.
+        return f"{error.status} {type(error).__name__}: what answers speaks no HTTP"
+    if isinstance(error, aiohttp.InvalidURL):
+        return type(error).__name__
     return str(error) or type(error).__name__

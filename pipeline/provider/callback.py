@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from pipeline.message import JSONValue
     from pipeline.provider.door import Door
     from pipeline.provider.shapes import TrackReader
+    from pipeline.task import Notes
 
 #: Longer texts of the provider are cut.
 MESSAGE_LIMIT: Final = 2000
@@ -52,8 +53,8 @@ class Operation:
     """How the bodies of one of the provider's operations are read."""
 
     tracks: TrackReader
-    #: Kinds of file of which ``complete`` must bring one; empty: none is needed,
-    #: ``None``: any kind will do.
+    #: Kinds of file of which ``complete`` must bring one; ``None``: any kind will
+    #: do; empty: no file, but a track, or notes, or there is no result.
     needs: frozenset[str] | None = frozenset({shapes.AUDIO})
     #: Whether there are notes in its bodies.
     has_notes: bool = False
@@ -120,7 +121,7 @@ def peek(body: bytes, operation: str | None = None) -> Peek:
 def normalise(body: bytes, operation: str, door: Door | None = None) -> TaskUpdate:
     """Read everything a body says, in the shape that its operation has.
 
-    ``complete`` without a file becomes ``unknown``: the task is not finished, and
+    ``complete`` without a result becomes ``unknown``: the task is not finished, and
     has to be asked for; with results that have all failed it becomes ``failed``. Of a
     track that is not finished there is no audio file, whatever its fields hold. An
     operation that is not known is read like audio.
@@ -140,8 +141,10 @@ def normalise(body: bytes, operation: str, door: Door | None = None) -> TaskUpda
     tracks = _unique(shape.tracks(content, data))
     if stage is Stage.COMPLETE and tracks and all(track.error for track in tracks):
         stage = Stage.FAILED
+    notes = read_notes(data) if shape.has_notes else None
     if stage is Stage.COMPLETE:
-        reason = _missing(shape, tracks, everywhere=is_callback_exception(data))
+        everywhere = is_callback_exception(data)
+        reason = _missing(shape, tracks, notes, everywhere=everywhere)
         if reason:
             stage = Stage.UNKNOWN
     elif stage is not Stage.FIRST:
@@ -159,7 +162,7 @@ def normalise(body: bytes, operation: str, door: Door | None = None) -> TaskUpda
         tracks=tuple(tracks),
         unknown_reason=reason,
         failure=failure,
-        notes=read_notes(data) if shape.has_notes else None,
+        notes=notes,
     )
 
 
@@ -215,10 +218,14 @@ def _unique(tracks: list[Track]) -> list[Track]:
     return list(by_id.values())
 
 
-def _missing(shape: Operation, tracks: list[Track], *, everywhere: bool) -> str:
+def _missing(
+    shape: Operation, tracks: list[Track], notes: Notes | None, *, everywhere: bool
+) -> str:
     """Say what ``complete`` lacks; nothing if it is what it says."""
+    if shape.has_notes:
+        return "" if notes and notes.instruments else "complete, but without notes"
     if shape.needs is not None and not shape.needs:
-        return ""
+        return "" if tracks else "complete, but without a result"
     complete = [
         bool(track.links if shape.needs is None else shape.needs & track.links.keys())
         for track in tracks

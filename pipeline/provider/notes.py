@@ -21,13 +21,16 @@ if TYPE_CHECKING:
 _INSTRUMENTS: Final = "instruments"
 #: Where the details answer has what the callback has in ``data``.
 _PLACES: Final = ("midiData", "midi_data", "response")
+#: With more notes than a piece of music has they are hashed as they came: to look at
+#: each takes time, which whoever sends them decides on.
+_READ_LIMIT: Final = 20_000
 
 
 def read_notes(data: dict[str, JSONValue]) -> Notes | None:
     """Read how many notes there are, and which; ``None``: there is no list of them.
 
     Numbers count as what they are, also in text: callback and details answer may
-    write them differently, and their hash is the same.
+    write them differently, and their hash is the same, up to 20,000 notes.
     """
     instruments = data.get(_INSTRUMENTS)
     if type(instruments) is not list:
@@ -35,20 +38,28 @@ def read_notes(data: dict[str, JSONValue]) -> Notes | None:
         instruments = next((place for place in places if type(place) is list), None)
         if instruments is None:
             return None
-    played = [_instrument(read_mapping(one)) for one in instruments]
+    items = [read_mapping(one) for one in instruments]
+    lists = [_list_of_notes(item) for item in items]
+    count = sum(map(len, lists))
+    played: object = instruments
+    if count + len(items) <= _READ_LIMIT:
+        played = [
+            (
+                read_text(item.get("name")),
+                [_note(note) if type(note) is dict else None for note in notes],
+            )
+            for item, notes in zip(items, lists, strict=True)
+        ]
     return Notes(
-        instruments=len(played),
-        notes=sum(len(notes) for _, notes in played),
+        instruments=len(items),
+        notes=count,
         digest=hashlib.sha256(orjson.dumps(played)).hexdigest()[:32],
     )
 
 
-def _instrument(item: dict[str, JSONValue]) -> tuple[str, list[object]]:
+def _list_of_notes(item: dict[str, JSONValue]) -> list[JSONValue]:
     notes = item.get("notes")
-    found: list[object] = []
-    if type(notes) is list:
-        found = [_note(note) if type(note) is dict else None for note in notes]
-    return read_text(item.get("name")), found
+    return notes if type(notes) is list else []
 
 
 def _note(note: dict[str, JSONValue]) -> tuple[object, ...]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+import orjson
 from pydantic import ValidationError
 from pydantic.alias_generators import to_camel
 
@@ -58,6 +59,7 @@ _EXPECTED: Final = {
     "too_short": "{min_length} items",
     "too_long": "{max_length} items",
     "dict_type": "a JSON object",
+    "known_name": "only names that are no fields themselves",
 }
 
 
@@ -99,6 +101,8 @@ def read_request(
         mistakes += [
             _mistake(details, kind) for details in error.errors(include_url=False)
         ]
+    if request is not None:
+        mistakes += _unwritable(request)
     known = {mistake.field for mistake in mistakes}
     mistakes += [
         mistake
@@ -188,6 +192,16 @@ def _custom_mode(fields: Mapping[str, Any], flag: str) -> Iterator[Mistake]:
 
 def _is_true(given: object) -> bool:
     return str(given).lower() in ("true", "1", "yes", "on", "y", "t")
+
+
+def _unwritable(request: Request) -> Iterator[Mistake]:
+    """Find what no JSON can hold: bytes of a command line that are no UTF-8."""
+    for field, given in request.fields().items():
+        try:
+            orjson.dumps(given)
+        except TypeError:
+            text = f"expected text in UTF-8, got {_quoted(given)}"
+            yield Mistake(field=field, text=text)
 
 
 def _mistake(details: ErrorDetails, kind: type[Request]) -> Mistake:

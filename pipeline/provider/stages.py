@@ -99,7 +99,17 @@ def read_stage(
         stage = _CALLBACK_TYPES.get(fold(kind))
         if stage is None:
             return Stage.UNKNOWN, f"unknown callback type {_quoted(kind)}"
+    if _is_failed_by_status(data, operation):
+        return Stage.FAILED, ""
     return stage, ""
+
+
+def _is_failed_by_status(data: dict[str, JSONValue], operation: str | None) -> bool:
+    """Tell of a failure inside of what calls itself complete, as voices do."""
+    for name in _STATUS_NAMES:
+        if name in data and data[name] is not None:
+            return _of_status(data[name], operation)[0] is Stage.FAILED
+    return False
 
 
 def _by_code(

@@ -49,6 +49,9 @@ SUBMITTING: Final = "submitting"
 CHECKS: Final = 8
 #: Reasons for which the next line would fare no better.
 _STOPS: Final = (ProviderRefused, ProviderUnavailable, LedgerError)
+#: After so many lines in a row without an answer the next one gets none either, and
+#: each may have to be paid for.
+UNANSWERED: Final = 3
 
 
 @value
@@ -183,6 +186,7 @@ class Batch:
         self, checks: Sequence[Check], wrong: dict[str, Entry]
     ) -> None:
         """Submit what is good, in order, each as soon as it is checked."""
+        unanswered = 0
         for done, (line, checking) in enumerate(checks, start=1):
             checked = await checking
             _find_wrong(line, checked, wrong)
@@ -192,7 +196,8 @@ class Batch:
             if line.key not in wrong:
                 error = await self._submit(line, checked)
             self._on_progress(SUBMITTING, done, len(checks))
-            if isinstance(error, _STOPS):
+            unanswered = unanswered + 1 if isinstance(error, OutcomeUnknown) else 0
+            if isinstance(error, _STOPS) or unanswered == UNANSWERED:
                 return
 
     async def _submit(self, line: Line, checked: Checked) -> PipelineError | None:

@@ -17,6 +17,7 @@ from tests.ingress import running_ingress
 from tests.integration.test_ingress_tls import make_certificate
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import AsyncIterator
     from pathlib import Path
 
@@ -104,6 +105,19 @@ async def test_an_address_that_is_not_public_is_a_problem(sqlite_url: str) -> No
     (private,) = [one for one in found if one.what.startswith(PRIVATE)]
     assert "problem" == private.level
     assert "tunnel" in private.todo
+
+
+async def test_what_speaks_no_http_is_named_without_the_token() -> None:
+    async def babble(writer: asyncio.StreamWriter) -> None:
+        writer.write(b"garbage not http\r\n\r\n")
+        await writer.drain()
+
+    async with FileServer() as server:
+        server.add(PATH, babble)
+        found = await look(server.url(""), tokens=TOKEN)
+
+    (silence,) = [one.what for one in found if one.what.startswith("no answer")]
+    assert "speaks no HTTP" in silence
 
 
 async def test_a_certificate_that_nobody_vouches_for_is_a_problem(

@@ -36,7 +36,7 @@ from pipeline.submission.lines import read_lines
 from pipeline.submission.source import check_link
 from pipeline.task import Stage
 from tests.callbacks import TASK, make_claim, make_update
-from tests.file_server import answer, silent
+from tests.file_server import FileServer, answer, silent
 from tests.submission import SOURCE_SECONDS, TOKEN, Surroundings, surroundings
 from tests.waiting import eventually
 
@@ -603,6 +603,23 @@ async def test_account_that_is_empty_stops_the_batch(
     assert [State.SUBMITTED, State.REFUSED, State.NOT_TRIED] == states(first)
     assert "code 429" in first.entries[1].reason
     assert [State.SUBMITTED] * 3 == states(second)
+
+
+async def test_provider_that_never_answers_stops_the_batch(
+    around: Surroundings, tmp_path: Path
+) -> None:
+    """What it has taken has to be paid for, line by line."""
+    path = write_batch(tmp_path, *[f"{around.link},V5,{n / 10}," for n in range(1, 7)])
+
+    async def hang_up(writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    async with FileServer() as server:
+        server.add("/api/v1/generate/upload-extend", hang_up)
+        changes = {"provider__base_url": server.url("")}
+        report = await run_batch(around, path, changes=changes)
+
+    assert [State.UNKNOWN] * 3 + [State.NOT_TRIED] * 3 == states(report)
 
 
 async def test_key_that_is_not_taken_is_the_operators_matter(

@@ -227,7 +227,8 @@ def test_a_flag_that_is_a_number_means_another_thing_for_each_operation(
     operation: str, flag: Any, expected: Stage
 ) -> None:
     """2 is a task that was not made for MIDI, and a picture in progress for covers."""
-    update = flagged(flag, operation, response={"images": [LINK]})
+    results = {"images": [LINK], "instruments": [{"name": "piano"}]}
+    update = flagged(flag, operation, response=results)
 
     assert expected is update.stage
     assert bool(update.unknown_reason) is (expected is Stage.UNKNOWN)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import orjson
 import pytest
 
 from pipeline.provider.callback import normalise, peek
-from pipeline.task import Stage, TaskUpdate, event_id
+from pipeline.task import Notes, Stage, TaskUpdate, event_id
 from tests.callbacks import TASK, make_item
 
 LINK = "https://files.example.com/out"
@@ -151,7 +152,11 @@ def test_a_recovery_at_work_is_no_failure() -> None:
     [
         ("midi", {"taskId": TASK, "state": "complete", "instruments": [{"name": "x"}]}),
         ("voice", {"taskId": TASK, "voiceId": "v1", "status": "success"}),
-        ("lyrics", {"task_id": TASK, "callbackType": "complete", "data": []}),
+        (
+            "lyrics",
+            {"task_id": TASK, "callbackType": "complete", "data": [{"text": "la"}]},
+        ),
+        ("voice-validate", {"taskId": TASK, "status": "success", "validateInfo": "a"}),
     ],
 )
 def test_what_brings_no_file_is_complete_without_one(
@@ -307,6 +312,13 @@ def test_a_failed_voice_in_a_fine_envelope_has_failed() -> None:
         ),
         ("wav", {"code": 200, "data": {"taskId": TASK, "successFlag": "X_FAILED"}}),
         ("midi", {"code": 200, "data": {"taskId": TASK, "successFlag": 3}}),
+        (
+            "voice",
+            {
+                "code": 200,
+                "data": {"taskId": TASK, "callbackType": "complete", "status": "fail"},
+            },
+        ),
     ],
 )
 def test_failures_are_told_by_code_or_flag(
@@ -338,6 +350,52 @@ def test_what_says_nothing_is_unknown_and_kept(
 
     assert update.stage is Stage.UNKNOWN
     assert update.unknown_reason
+
+
+@pytest.mark.parametrize(
+    ("operation", "data"),
+    [
+        ("lyrics", {"status": "CALLBACK_EXCEPTION", "response": None}),
+        ("lyrics", {"status": "SUCCESS", "response": {"data": []}}),
+        ("lyrics", {"callbackType": "complete", "data": None}),
+        ("lyrics", {"callbackType": "complete", "data": []}),
+        ("voice", {"status": "success", "voiceId": None}),
+        ("voice", {"callbackType": "complete"}),
+        ("voice-validate", {"status": "SUCCESS", "validateInfo": ""}),
+        ("midi", {"successFlag": "CALLBACK_EXCEPTION"}),
+        ("midi", {"successFlag": 1}),
+        ("midi", {"state": "complete", "instruments": None}),
+        ("midi", {"state": "complete", "instruments": []}),
+    ],
+)
+def test_complete_without_a_result_is_unknown_also_where_no_file_is_needed(
+    operation: str, data: dict[str, Any]
+) -> None:
+    """So it is asked for again: nothing would bring the result otherwise."""
+    body = orjson.dumps({"code": 200, "data": {"taskId": TASK, **data}})
+
+    update = normalise(body, operation)
+
+    assert update.stage is Stage.UNKNOWN
+    assert "complete, but without" in update.unknown_reason
+
+
+def test_more_notes_than_music_has_are_told_apart_in_no_time() -> None:
+    """Each note that is looked at costs; a MiB of them would take a second."""
+
+    def notes_of(last: int) -> Notes:
+        notes = [{}] * 340_000 + [{"pitch": last}]
+        data = {"taskId": TASK, "state": "complete", "instruments": [{"notes": notes}]}
+        body = orjson.dumps({"code": 200, "data": data})
+        began = time.process_time()
+        update = normalise(body, "midi")
+        assert time.process_time() - began < 0.5
+        assert update.notes is not None
+        return update.notes
+
+    assert notes_of(60) == notes_of(60)
+    assert notes_of(60).digest != notes_of(61).digest
+    assert 340_001 == notes_of(60).notes
 
 
 def test_a_result_with_a_link_of_no_use_is_unknown() -> None:

@@ -219,6 +219,26 @@ def test_field_that_is_newer_than_we_are_goes_through() -> None:
     assert "extra" not in sent
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["uploadUrl", "upload_url", "UPLOADURL", "model", "callBackUrl", "call_back_url"],
+)
+def test_what_is_checked_cannot_be_replaced_by_what_is_not(name: str) -> None:
+    found = wrong("upload-extend", extra={name: "http://169.254.169.254/"})
+
+    assert {"extra"} == found.keys()
+    assert "names that are no fields" in found["extra"]
+
+
+@pytest.mark.parametrize(
+    "fields", [{"audioId": "\udcff"}, {"extra": {"loudness": "\udcff"}}]
+)
+def test_text_that_is_not_utf_8_is_a_mistake(fields: dict[str, Any]) -> None:
+    (text,) = wrong("wav", **fields).values()
+
+    assert text == r"expected text in UTF-8, got '\udcff'"
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), "nan", [1], {}])
 def test_place_that_is_no_number_is_a_mistake(value: Any) -> None:
     assert {"continueAt"} == wrong("upload-extend", continueAt=value).keys()
