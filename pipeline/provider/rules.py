@@ -45,6 +45,7 @@ _SPANS: Final = (("infillStartS", "infillEndS"), ("vocalStartS", "vocalEndS"))
 _EXPECTED: Final = {
     "missing": "a value",
     "string_type": "text",
+    "string_unicode": "text in UTF-8",
     "string_too_short": "text",
     "bool_type": "true or false",
     "bool_parsing": "true or false",

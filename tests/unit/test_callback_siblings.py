@@ -384,7 +384,7 @@ def test_more_notes_than_music_has_are_told_apart_in_no_time() -> None:
     """Each note that is looked at costs; a MiB of them would take a second."""
 
     def notes_of(last: int) -> Notes:
-        notes = [{}] * 340_000 + [{"pitch": last}]
+        notes: list[dict[str, int]] = [{}] * 340_000 + [{"pitch": last}]
         data = {"taskId": TASK, "state": "complete", "instruments": [{"notes": notes}]}
         body = orjson.dumps({"code": 200, "data": data})
         began = time.process_time()
