@@ -13,10 +13,17 @@ from pipeline.broker.rabbitmq_arrivals import Arrivals
 from pipeline.broker.rabbitmq_connection import bounded, reason_of
 from pipeline.broker.rabbitmq_delivered import decode, is_delivered_in_vain, of_message
 from pipeline.broker.rabbitmq_stream import FrameStream, Tap, stream_of
-from pipeline.broker.rabbitmq_unacked import Unacked, require_unsettled, tag_of
-from pipeline.errors import BrokerError, BrokerUnavailable, DeliveryLost
+from pipeline.broker.rabbitmq_unacked import (
+    Unacked,
+    open_consumer_channel,
+    require_held,
+    require_unsettled,
+    tag_of,
+)
+from pipeline.errors import BrokerError, BrokerUnavailable
 from pipeline.failpoints import reach
 from pipeline.logs import get_logger, report_death
+from pipeline.topology import hand_to
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -161,13 +168,30 @@ class RabbitConsumer(Consumer):
             async with bounded(self._deadline_seconds, "cancelling a consumer"):
                 await channel.basic_cancel(self._consumer_tag)
                 # What was on its way has arrived before the answer did.
-                for delivery in self._arrived.drain():
-                    await self._give_back(delivery)
+                waiting = [*self._arrived.drain()]
+                worn = [one for one in waiting if self._isolates and one.redelivered]
+                if worn:
+                    await self._renew(worn)
+                for delivery in waiting:
+                    if delivery.tag is not None:
+                        await self._give_back(delivery)
         except BrokerUnavailable as problem:
             # The channel is gone, and with it everything un-acked.
             self._arrived.clear()
             self._goodbye_seconds = LAST_WORD_SECONDS
             log.debug("consumer_cancel_failed", error=str(problem))
+
+    async def _renew(self, deliveries: Sequence[Delivery]) -> None:
+        """Give back as new messages what was given back before, and only waited.
+
+        The broker counts how often a message came back, and one that comes back too
+        often counts as one that kills its worker.
+        """
+        copies = [hand_to(self.queue, delivery.envelope) for delivery in deliveries]
+        try:
+            await self.ack(deliveries, copies)
+        except BrokerError as error:
+            log.debug("not_renewed", queue=self.queue, error=str(error))
 
     async def ack(
         self,
@@ -178,7 +202,7 @@ class RabbitConsumer(Consumer):
         for delivery in deliveries:
             require_unsettled(delivery)
         tags = [tag_of(delivery) for delivery in deliveries]
-        self._require_held(deliveries, tags)
+        require_held(deliveries, tags, self._unacked)
         # While we publish, nobody else can settle them.
         for delivery in deliveries:
             delivery.tag = None
@@ -191,7 +215,7 @@ class RabbitConsumer(Consumer):
                 raise
             await reach("rabbitmq.before_ack")
             # The channel of the deliveries may be lost, though publishing has worked.
-            self._require_held(deliveries, tags)
+            require_held(deliveries, tags, self._unacked)
         for unacked, tag in tags:
             unacked.settle(tag)
         self._note_settled()
@@ -199,22 +223,6 @@ class RabbitConsumer(Consumer):
     def _note_settled(self) -> None:
         if self._arrived.has_suspects:
             self._something.set()
-
-    def _require_held(
-        self, deliveries: Sequence[Delivery], tags: Sequence[tuple[Unacked, int]]
-    ) -> None:
-        """Publish and acknowledge nothing for what somebody else has got by now.
-
-        Of several, each can still be settled alone, which tells which ones are lost.
-        """
-        lost = sum(
-            unacked is not self._unacked or tag not in unacked for unacked, tag in tags
-        )
-        if lost:
-            for delivery, known in zip(deliveries, tags, strict=True):
-                delivery.tag = known if len(deliveries) > 1 else None
-            message = f"{lost} of {len(deliveries)} deliveries went back to the broker"
-            raise DeliveryLost(message)
 
     async def release(self, delivery: Delivery) -> None:
         self._require_open()
@@ -259,7 +267,7 @@ class RabbitConsumer(Consumer):
                 await self._redeclare()
                 self._is_gone = False
             connection = await self._connect()
-            channel = await self._open_channel(connection, lost)
+            channel = await open_consumer_channel(connection, lost)
             self._stream = stream = stream_of(connection)
             self._unacked = unacked = Unacked(channel, stream)
 
@@ -298,21 +306,6 @@ class RabbitConsumer(Consumer):
                     await channel.close()
         finally:
             self._untap()
-
-    @staticmethod
-    async def _open_channel(
-        connection: AbstractConnection, lost: asyncio.Event
-    ) -> aiormq.abc.AbstractChannel:
-        wrapped = connection.channel(publisher_confirms=False)
-        await wrapped.initialize()
-        channel = await wrapped.get_underlay_channel()
-
-        def note(_: object) -> None:
-            lost.set()
-
-        channel.closing.add_done_callback(note)
-        channel.on_consumer_cancel_callbacks.add(note)
-        return channel
 
     def _untap(self) -> None:
         """Leave a channel that is closed to aiormq again.

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Final, cast
 
 from pipeline.broker import rabbitmq_wire as wire
 from pipeline.broker.rabbitmq_connection import FOREIGN_ERRORS
-from pipeline.errors import AlreadySettled
+from pipeline.errors import AlreadySettled, DeliveryLost
 from pipeline.logs import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import aiormq
+    from aio_pika.abc import AbstractConnection
 
     from pipeline.broker.port import Delivery
     from pipeline.broker.rabbitmq_stream import FrameStream
@@ -138,6 +139,42 @@ def require_prefetch(prefetch: int) -> None:
     if not 1 <= prefetch <= MOST_PREFETCHED:
         message = f"expected a prefetch of 1 to {MOST_PREFETCHED}, got {prefetch}"
         raise ValueError(message)
+
+
+async def open_consumer_channel(
+    connection: AbstractConnection, lost: asyncio.Event
+) -> aiormq.abc.AbstractChannel:
+    """Open a channel; ``lost`` is set when it closes or the broker cancels."""
+    wrapped = connection.channel(publisher_confirms=False)
+    await wrapped.initialize()
+    channel = await wrapped.get_underlay_channel()
+
+    def note(_: object) -> None:
+        lost.set()
+
+    channel.closing.add_done_callback(note)
+    channel.on_consumer_cancel_callbacks.add(note)
+    return channel
+
+
+def require_held(
+    deliveries: Sequence[Delivery],
+    tags: Sequence[tuple[Unacked, int]],
+    present: Unacked | None,
+) -> None:
+    """Let nothing be published or acknowledged for what somebody else has got by now.
+
+    Of several, each can still be settled alone, which tells which ones are lost.
+
+    Raises:
+        DeliveryLost: a tag is not of the channel that is there at present.
+    """
+    lost = sum(unacked is not present or tag not in unacked for unacked, tag in tags)
+    if lost:
+        for delivery, known in zip(deliveries, tags, strict=True):
+            delivery.tag = known if len(deliveries) > 1 else None
+        message = f"{lost} of {len(deliveries)} deliveries went back to the broker"
+        raise DeliveryLost(message)
 
 
 def require_unsettled(delivery: Delivery) -> None:

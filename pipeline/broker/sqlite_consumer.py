@@ -21,7 +21,6 @@ from pipeline.errors import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from types import TracebackType
 
     from pipeline.broker.order import Order, Waiting
     from pipeline.broker.sqlite_message import Claim
@@ -31,6 +30,8 @@ if TYPE_CHECKING:
 
 #: At most so many messages are leased in one transaction.
 FETCH_LIMIT: Final = 256
+#: With bodies of so much that nobody has received no more are fetched.
+BUFFER_BYTES: Final = 16 * 1024 * 1024
 
 
 class SqliteConsumer(Consumer):
@@ -56,6 +57,7 @@ class SqliteConsumer(Consumer):
         self._prefetch = prefetch
         #: Leased, not yet received.
         self._buffer: Waiting[Row] = make_waiting(order, Row.envelope)
+        self._buffer_bytes = 0
         #: Received and not settled: message id and number of the delivery.
         self._held: set[tuple[int, int]] = set()
         #: Being settled now.
@@ -80,12 +82,7 @@ class SqliteConsumer(Consumer):
         self._fetch()
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.leave()
 
     async def leave(self) -> None:
@@ -127,6 +124,7 @@ class SqliteConsumer(Consumer):
         rows = [
             self._buffer.popleft() for _ in range(max(1, min(limit, len(self._buffer))))
         ]
+        self._buffer_bytes -= sum(len(row.body) for row in rows)
         self._held.update((row.id, row.deliveries) for row in rows)
         self._fetch()
         return [self._delivery(row) for row in rows]
@@ -237,6 +235,7 @@ class SqliteConsumer(Consumer):
             or not self._session.is_open
             or self.is_starved
             or room < 1
+            or self._buffer_bytes >= BUFFER_BYTES
             or not is_worth_it
             or (self._is_alone and unacked)
         ):
@@ -278,6 +277,7 @@ class SqliteConsumer(Consumer):
             return  # it is given back by the transaction that follows this one
         was_idle = not self.unacked
         self._buffer.extend(claim.rows)
+        self._buffer_bytes += sum(len(row.body) for row in claim.rows)
         self._is_alone = claim.alone
         self.is_starved = not claim.more and not self._fetch_again
         self._fetch_again = False
@@ -291,6 +291,7 @@ class SqliteConsumer(Consumer):
         if self._held or self._settling:
             self.losses += 1
         self._buffer.clear()
+        self._buffer_bytes = 0
 
     def _missed(self) -> None:
         """Be no consumer; the upkeep wakes us as soon as we may be one again."""
@@ -308,6 +309,7 @@ class SqliteConsumer(Consumer):
     def _halt(self) -> None:
         self._is_stopped = True
         self._buffer.clear()
+        self._buffer_bytes = 0
         self._wake_receivers()
 
     async def _give_back(self, *, leaves: bool) -> None:

@@ -6,7 +6,7 @@ The small values that go between the event loop and the thread of the database.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import orjson
 
@@ -15,10 +15,13 @@ from pipeline.message import Failure, decode_headers, encode_headers
 from pipeline.topology import DELIVERY_LIMIT, SUSPECT_DELIVERIES
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Iterable, Sequence
     from datetime import datetime
 
     from pipeline.message import Envelope, Publication
+
+#: At most so many bytes of bodies are claimed at once, and one body however large.
+CLAIM_BYTES: Final = 8 * 1024 * 1024
 
 
 class Parcel(NamedTuple):
@@ -143,3 +146,15 @@ def isolate(rows: list[Row], *, idle: bool) -> tuple[list[Row], bool]:
     if first > 0:
         return rows[:first], False
     return (rows[:1], True) if idle else ([], False)
+
+
+def within_bytes(found: Iterable[Row]) -> tuple[list[Row], bool]:
+    """Take rows until their bodies are many bytes; tell whether there may be more."""
+    rows: list[Row] = []
+    size_bytes = 0
+    for row in found:
+        rows.append(row)
+        size_bytes += len(row.body)
+        if size_bytes >= CLAIM_BYTES:
+            return rows, True
+    return rows, False

@@ -20,6 +20,7 @@ from pipeline.broker.sqlite_message import (
     exceeded,
     isolate,
     pack,
+    within_bytes,
 )
 from pipeline.broker.sqlite_queries import (
     COPY,
@@ -127,12 +128,13 @@ class Store:
             "INSERT OR IGNORE INTO consumers VALUES (?, ?)", (consumer, now + lease)
         )
         lapsed = was_gone or connection.changes() > 0
-        rows = [Row(*row) for row in connection.execute(READY, (queue.id, room))]
+        found = (Row(*row) for row in connection.execute(READY, (queue.id, room)))
+        rows, cut = within_bytes(found)
         fresh, touched = self._bury_spent(connection, queue, rows, now)
         chosen, alone = fresh, False
         if queue.kind is QueueKind.WORK:
             chosen, alone = isolate(fresh, idle=idle)
-        more = len(rows) == room or len(chosen) < len(rows)
+        more = cut or len(rows) == room or len(chosen) < len(rows)
         if chosen:
             ids = orjson.dumps([row.id for row in chosen]).decode()
             connection.execute(LEASE, (consumer, ids))

@@ -227,7 +227,7 @@ _ADVICE: Final = {
     403: "run it from a network in ingress.networks, or put the provider's in there",
     404: "let the proxy pass on /callbacks/ with its whole path",
     405: "let the proxy pass on POST",
-    413: "raise the proxy's limit of bodies to that of the ingress, 8 MiB for MIDI",
+    413: "raise the proxy's limit of bodies to that of the ingress, 2 MiB for MIDI",
     415: "let the proxy pass on the header Content-Type",
     429: "raise ingress.rate_per_second, or the proxy's limit",
     502: "start the ingress, or correct where the proxy leads",

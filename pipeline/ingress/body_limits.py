@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from pipeline.settings import IngressSettings
 
 #: Operations whose bodies are large by nature: MIDI has its notes in them.
-LARGE_BYTES: Final = {"midi": 8 * 1024 * 1024}
+LARGE_BYTES: Final = {"midi": 2 * 1024 * 1024}
 
 
 def body_limits(settings: IngressSettings) -> dict[str, int]:

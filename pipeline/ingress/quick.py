@@ -63,7 +63,7 @@ class Quick:
             or "Expect" in message.headers
             or not payload.is_eof()
             or payload.exception() is not None
-            or payload.total_bytes > self._view.quick_body_bytes
+            or payload.total_bytes > self._view.body_bytes.get(target[1], 0)
             or not self._gate.is_wide_open
         ):
             return None

@@ -104,9 +104,7 @@ class CallbackView:
         self._tolerance = signature.tolerance
         self._body_timeout_seconds = settings.body_timeout.total_seconds()
         #: Larger bodies of an operation are refused.
-        self._body_bytes = body_limits(settings)
-        #: No body up to this is too large, whichever operation it is of.
-        self.quick_body_bytes = min(self._body_bytes.values())
+        self.body_bytes = body_limits(settings)
         # Label lookups cost more than counting: done once for the usual answer.
         self._accepted: dict[str, Counter] = {
             operation: CALLBACKS.labels(operation, "200") for operation in OPERATIONS
@@ -127,7 +125,7 @@ class CallbackView:
             if self._tokens and not token:
                 token = request.query.get(TOKEN_PARAMETER)
             self._admit(operation, token, request.headers)
-            body = await self._read(request, self._body_bytes[operation])
+            body = await self._read(request, self.body_bytes[operation])
             await self._take(operation, request.headers, body, started, job_of(request))
         except _Refused as refused:
             return self._refuse(operation, refused.response, name_of(request))

@@ -143,8 +143,7 @@ def normalise(body: bytes, operation: str, door: Door | None = None) -> TaskUpda
         stage = Stage.FAILED
     notes = read_notes(data) if shape.has_notes else None
     if stage is Stage.COMPLETE:
-        everywhere = is_callback_exception(data)
-        reason = _missing(shape, tracks, notes, everywhere=everywhere)
+        reason = _missing(shape, tracks, notes, data)
         if reason:
             stage = Stage.UNKNOWN
     elif stage is not Stage.FIRST:
@@ -219,7 +218,10 @@ def _unique(tracks: list[Track]) -> list[Track]:
 
 
 def _missing(
-    shape: Operation, tracks: list[Track], notes: Notes | None, *, everywhere: bool
+    shape: Operation,
+    tracks: list[Track],
+    notes: Notes | None,
+    data: dict[str, JSONValue],
 ) -> str:
     """Say what ``complete`` lacks; nothing if it is what it says."""
     if shape.has_notes:
@@ -230,7 +232,7 @@ def _missing(
         bool(track.links if shape.needs is None else shape.needs & track.links.keys())
         for track in tracks
     ]
-    if not any(complete) or (everywhere and not all(complete)):
+    if not any(complete) or (is_callback_exception(data) and not all(complete)):
         return "complete, but without the address of a file"
     return ""
 

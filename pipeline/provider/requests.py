@@ -17,10 +17,8 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    field_validator,
 )
 from pydantic.alias_generators import to_camel
-from pydantic_core import PydanticCustomError
 
 from pipeline.provider.calls import RECOVERY, VOICE, VOICE_VALIDATE
 
@@ -28,9 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pipeline.message import JSONValue
-
-#: Whoever submits puts the address in here.
-CALLBACK_FIELD: Final = "callBackUrl"
 
 #: From 0 to 1; the provider takes steps of 0.01.
 Share: TypeAlias = Annotated[float, Field(ge=0, le=1)]
@@ -41,10 +36,6 @@ Text: TypeAlias = Annotated[str, Field(min_length=1)]
 
 def _either(name: str) -> AliasChoices:
     return AliasChoices(to_camel(name), name)
-
-
-def _folded(name: str) -> str:
-    return name.replace("_", "").lower()
 
 
 class Request(BaseModel):
@@ -68,15 +59,6 @@ class Request(BaseModel):
 
     #: Fields that are not known here, passed on as they are.
     extra: dict[str, Any] = Field(default_factory=dict)
-
-    @field_validator("extra")
-    @classmethod
-    def _has_no_known_names(cls, extra: dict[str, Any]) -> dict[str, Any]:
-        """Nobody checks what is in here, so it must not stand for what is checked."""
-        known = {_folded(name) for name in (*cls.model_fields, CALLBACK_FIELD)}
-        if any(_folded(name) in known for name in extra):
-            raise PydanticCustomError("known_name", "names that are no fields")
-        return extra
 
     def fields(self) -> dict[str, JSONValue]:
         """Give what is sent, in the provider's spelling."""

@@ -32,6 +32,8 @@ _LIMITED: Final[tuple[Literal["prompt", "style", "title"], ...]] = (
     "style",
     "title",
 )
+#: Whoever submits puts the address of callbacks in here.
+CALLBACK_FIELD: Final = "callBackUrl"
 #: Operations with a custom mode, and the flag for it.
 _MODES: Final = {
     "upload-extend": "defaultParamFlag",
@@ -60,7 +62,6 @@ _EXPECTED: Final = {
     "too_short": "{min_length} items",
     "too_long": "{max_length} items",
     "dict_type": "a JSON object",
-    "known_name": "only names that are no fields themselves",
 }
 
 
@@ -103,6 +104,7 @@ def read_request(
             _mistake(details, kind) for details in error.errors(include_url=False)
         ]
     if request is not None:
+        mistakes += _hidden(request)
         mistakes += _unwritable(request)
     known = {mistake.field for mistake in mistakes}
     mistakes += [
@@ -193,6 +195,18 @@ def _custom_mode(fields: Mapping[str, Any], flag: str) -> Iterator[Mistake]:
 
 def _is_true(given: object) -> bool:
     return str(given).lower() in ("true", "1", "yes", "on", "y", "t")
+
+
+def _hidden(request: Request) -> Iterator[Mistake]:
+    """Find fields in ``extra``, which nobody checks: they would count instead."""
+    known = {_folded(name) for name in (*type(request).model_fields, CALLBACK_FIELD)}
+    if clash := [name for name in request.extra if _folded(name) in known]:
+        text = "expected only names that are no fields themselves, got"
+        yield Mistake(field="extra", text=f"{text} {_quoted(', '.join(clash))}")
+
+
+def _folded(name: str) -> str:
+    return name.replace("_", "").lower()
 
 
 def _unwritable(request: Request) -> Iterator[Mistake]:

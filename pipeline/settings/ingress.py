@@ -23,7 +23,6 @@ from pipeline.settings.values import (
     Hidden,
     Network,
     Port,
-    Size,
     Timeout,
     between,
     parse_list,
@@ -35,7 +34,9 @@ _MIB = 1024 * 1024
 
 Key = Annotated[SecretStr, Field(min_length=1)]
 Token = Annotated[SecretStr, Field(min_length=16)]
-Sizes = Annotated[dict[str, Size], BeforeValidator(parse_table)]
+#: RabbitMQ 4 takes no message of more than 16 MiB, unless told otherwise.
+BodySize = Annotated[ByteSize, Field(ge=1, le=15 * _MIB)]
+BodySizes = Annotated[dict[str, BodySize], BeforeValidator(parse_table)]
 Tokens = Annotated[tuple[Token, ...], BeforeValidator(parse_list)]
 Networks = Annotated[tuple[Network, ...], BeforeValidator(parse_list)]
 
@@ -80,9 +81,9 @@ class IngressSettings(Section):
     #: Port to listen on; 0 takes a free one.
     port: Port = 8080
     #: Larger bodies are answered 413.
-    max_body_bytes: Size = ByteSize(_MIB)
-    #: The same for single operations, by their name; ``midi`` has 8 MiB without it.
-    operation_max_body_bytes: Sizes = Field(default_factory=dict)
+    max_body_bytes: BodySize = ByteSize(_MIB)
+    #: The same for single operations, by their name; ``midi`` has 2 MiB without it.
+    operation_max_body_bytes: BodySizes = Field(default_factory=dict)
     #: The longest that a client may take to send its body.
     body_timeout: Timeout = timedelta(seconds=8)
     #: The longest to wait for the broker's confirm; then the spool has to do.

@@ -13,6 +13,7 @@ from pipeline.errors import (
     SubmissionInvalid,
 )
 from pipeline.provider.rules import (
+    CALLBACK_FIELD,
     Mistake,
     length_mistakes,
     link_fields,
@@ -104,7 +105,7 @@ class Checker:
             if not self._private:
                 refuse_internal(callback_url)
         except (ConfigurationError, AssetRefused) as error:
-            mistakes.append(Mistake(field="callBackUrl", text=str(error)))
+            mistakes.append(Mistake(field=CALLBACK_FIELD, text=str(error)))
         return Checked(
             operation=operation,
             callback_url=callback_url,

@@ -125,6 +125,27 @@ async def test_what_came_back_again_and_again_is_handled_beside_what_is_new(
     assert 50 == len(handled)
 
 
+async def test_what_only_waited_for_its_turn_is_no_poison(broker: Broker) -> None:
+    """However often a worker was stopped in order while it was next to come."""
+    bodies = {b"%d" % number for number in range(8)}
+    await broker.publish(*(make_publication(make_envelope(body=b)) for b in bodies))
+    for _ in range(SUSPECT_DELIVERIES + 1):
+        async with broker.consume(DEDUPE, prefetch=8) as consumer:
+
+            async def has_all() -> bool:
+                return (await broker.depth(DEDUPE)).ready == 0
+
+            await eventually(has_all)
+            await consumer.stop()
+
+    async with broker.consume(DEDUPE, prefetch=8) as consumer:
+        received = await receive(consumer, 8)
+
+        # None of them has to be alone: all are held at the same time.
+        assert bodies == {delivery.envelope.body for delivery in received}
+        assert {1} == {delivery.envelope.attempt for delivery in received}
+
+
 async def test_poison_that_hangs_the_worker(broker: Broker) -> None:
     """A deadline for each message; passing it counts as an attempt."""
     calls = []

@@ -654,7 +654,7 @@ async def test_large_body_of_midi_is_taken_up_to_its_own_limit(
     sqlite_url: str, form: str
 ) -> None:
     """Its notes are in it; at every other address it would be too large."""
-    eight = 8 * MIB
+    two = 2 * MIB
 
     async def answered(ingress: Ingress, operation: str, body: bytes) -> Answer:
         headers = {"Content_Encoding": "gzip"} if form == "gzip" else {}
@@ -663,15 +663,15 @@ async def test_large_body_of_midi_is_taken_up_to_its_own_limit(
         return await ingress.post(f"/callbacks/{operation}", data=sent, **headers)
 
     async with running_ingress(sqlite_url) as ingress:
-        taken = await answered(ingress, "midi", midi_of(eight))
-        too_large = await answered(ingress, "midi", midi_of(eight + 1))
-        elsewhere = await answered(ingress, "wav", midi_of(eight))
+        taken = await answered(ingress, "midi", midi_of(two))
+        too_large = await answered(ingress, "midi", midi_of(two + 1))
+        elsewhere = await answered(ingress, "wav", midi_of(two))
         (delivery,) = await ingress.published()
 
     assert [200, 413, 413] == [a.status for a in (taken, too_large, elsewhere)]
-    assert f"{eight} bytes" in too_large.problem["detail"]
+    assert f"{two} bytes" in too_large.problem["detail"]
     assert f"{MIB} bytes" in elsewhere.problem["detail"]
-    assert midi_of(eight) == delivery.envelope.body
+    assert midi_of(two) == delivery.envelope.body
 
 
 @pytest.mark.parametrize(
@@ -682,7 +682,7 @@ async def test_large_body_of_midi_is_taken_up_to_its_own_limit(
         (1000, {"wav": 300}, "lyrics", 1000),
         (300, {"wav": 9000}, "wav", 9000),
         (300, {"wav": 9000}, "lyrics", 300),
-        (300, {}, "midi", 8 * MIB),
+        (300, {}, "midi", 2 * MIB),
         (9 * MIB, {}, "midi", 9 * MIB),
     ],
 )

@@ -18,6 +18,8 @@ from structlog.testing import capture_logs
 
 from pipeline.broker import sqlite_routing
 from pipeline.broker.sqlite import SqliteBroker
+from pipeline.broker.sqlite_consumer import BUFFER_BYTES
+from pipeline.broker.sqlite_message import CLAIM_BYTES
 from pipeline.errors import (
     BrokerUnavailable,
     DeliveryLost,
@@ -569,3 +571,21 @@ async def _until(condition: Callable[[], bool]) -> None:
         return condition()
 
     await eventually(is_met)
+
+
+async def test_large_bodies_are_fetched_a_few_at_a_time(broker: SqliteBroker) -> None:
+    """However many may be prefetched: memory is what they would take."""
+    bodies = [b"%d" % number + b"x" * 2**20 for number in range(40)]
+    await broker.publish(*(make_publication(make_envelope(body=b)) for b in bodies))
+    received: list[bytes] = []
+
+    async with broker.consume(DEDUPE, prefetch=1000) as consumer:
+        while len(received) < len(bodies):
+            deliveries = await consumer.receive(1000)
+            held = (await broker.depth(DEDUPE)).unacked
+            assert held * 2**20 <= BUFFER_BYTES + CLAIM_BYTES + len(deliveries) * 2**20
+            assert len(deliveries) * 2**20 <= BUFFER_BYTES + CLAIM_BYTES
+            await consumer.ack(deliveries)
+            received += [delivery.envelope.body for delivery in deliveries]
+
+    assert bodies == received
