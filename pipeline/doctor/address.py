@@ -23,7 +23,7 @@ from pipeline.doctor.finding import Finding, ok, problem, warning
 from pipeline.settings.polling import is_polling, is_polling_alone
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from pipeline.doctor.reach import Answer
     from pipeline.settings import Settings
@@ -63,9 +63,11 @@ async def look_at_address(settings: Settings) -> Sequence[Finding]:
     url = URL(str(base))
     if is_polling_alone(settings):
         return [_judge_nowhere(settings)]
-    findings = [*_judge_scheme(url)]
+    # A simulated provider on this machine needs neither TLS nor a public address.
+    judge = warning if settings.submit.allow_private_addresses else problem
+    findings = [*_judge_scheme(url, judge)]
     try:
-        findings += await _look_at_name(url)
+        findings += await _look_at_name(url, judge)
         if url.scheme == "https":
             findings += await _look_at_certificate(url)
         findings += await _look_at_answers(settings)
@@ -85,9 +87,9 @@ def _judge_nowhere(settings: Settings) -> Finding:
     )
 
 
-def _judge_scheme(url: URL) -> Iterator[Finding]:
+def _judge_scheme(url: URL, judge: Callable[..., Finding]) -> Iterator[Finding]:
     if url.scheme != "https":
-        yield problem(
+        yield judge(
             CALLBACK,
             f"expected an address with https, got {url.scheme}",
             why="the token in the address can be read on the way, and whoever has it"
@@ -97,7 +99,7 @@ def _judge_scheme(url: URL) -> Iterator[Finding]:
         )
 
 
-async def _look_at_name(url: URL) -> Sequence[Finding]:
+async def _look_at_name(url: URL, judge: Callable[..., Finding]) -> Sequence[Finding]:
     try:
         addresses = await reach.resolve(url)
     except (OSError, UnicodeError) as error:
@@ -109,7 +111,7 @@ async def _look_at_name(url: URL) -> Sequence[Finding]:
     if not private:
         return []
     return [
-        problem(
+        judge(
             CALLBACK,
             f"expected a public address, got {', '.join(private)} for {url.host}",
             why="the provider cannot reach it: this is the commonest cause of callbacks"

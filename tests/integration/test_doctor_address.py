@@ -107,6 +107,18 @@ async def test_an_address_that_is_not_public_is_a_problem(sqlite_url: str) -> No
     assert "tunnel" in private.todo
 
 
+async def test_a_simulated_provider_needs_no_public_address(sqlite_url: str) -> None:
+    async with running_ingress(sqlite_url) as ingress:
+        flags = {
+            "provider.callback_url": f"http://127.0.0.1:{ingress.port}",
+            "submit.allow_private_addresses": "true",
+        }
+        found = await look_at_address(load_settings(environ={}, flags=flags).settings)
+
+    levels = [one.level.value for one in found]
+    assert (2, 0) == (levels.count("warning"), levels.count("problem"))
+
+
 async def test_what_speaks_no_http_is_named_without_the_token() -> None:
     async def babble(writer: asyncio.StreamWriter) -> None:
         writer.write(b"garbage not http\r\n\r\n")
