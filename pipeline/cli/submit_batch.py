@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from pipeline.settings import Settings
     from pipeline.submission import Followed
     from pipeline.submission.batch import Report
+    from pipeline.submission.checker import Checked
     from pipeline.submission.journal import Entry
     from pipeline.submission.lines import Line
 
@@ -189,17 +190,27 @@ async def _finish(
 
 
 async def _check(settings: Settings, lines: Sequence[Line], *, as_json: bool) -> bool:
-    """Check every line and print what is wrong with any."""
+    """Check every line, a few at a time, and print what is wrong with any."""
+    import asyncio
+
     from pipeline.bootstrap import open_checker
-    from pipeline.submission.batch import CHECKING
+    from pipeline.submission.batch import CHECKING, CHECKS
+
+    turns = asyncio.Semaphore(CHECKS)
+
+    async def check(line: Line) -> Checked:
+        async with turns:
+            return await checker.check(line.operation, line.fields, line.source_file)
 
     found: list[dict[str, Any]] = []
-    async with open_checker(settings, once=True) as checker:
+    async with (
+        open_checker(settings, once=True) as checker,
+        asyncio.TaskGroup() as group,
+    ):
+        checks = [group.create_task(check(line)) for line in lines]
         with counting_bar(shown=not as_json) as on_progress:
             for done, line in enumerate(lines, start=1):
-                checked = await checker.check(
-                    line.operation, line.fields, line.source_file
-                )
+                checked = await checks[done - 1]
                 mistakes = [str(mistake) for mistake in checked.mistakes]
                 found.append({"line": line.number, "mistakes": mistakes})
                 on_progress(CHECKING, done, len(lines))
