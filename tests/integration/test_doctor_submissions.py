@@ -27,7 +27,7 @@ def intent(number: int) -> Intent:
         operation="generate",
         door="kie-ai",
         digest="0" * 64,
-        begun_at=NOW - timedelta(hours=9) + timedelta(minutes=number),
+        begun_at=datetime.now(UTC) - timedelta(hours=9) + timedelta(minutes=number),
         source_seconds={},
     )
 
