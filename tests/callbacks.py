@@ -7,15 +7,25 @@ from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
+from pipeline.events.publications import asset_requested
 from pipeline.ledger.port import Claim
 from pipeline.message import MessageId, new_message_id
-from pipeline.task import Stage, TaskId, TaskUpdate, Track, event_id
+from pipeline.task import (
+    Asset,
+    AssetKey,
+    AssetState,
+    Stage,
+    TaskId,
+    TaskUpdate,
+    Track,
+    event_id,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from pipeline.ledger.jobs import NamedJob
-    from pipeline.message import JSONValue
+    from pipeline.message import JSONValue, Publication
 
 TASK: Final = TaskId("2fac6f1d9f72")
 #: When the first callback of a test comes in.
@@ -174,4 +184,14 @@ def make_claim(
         replayed=replayed,
         door=door,
         job=job,
+    )
+
+
+def make_request(number: int, url: str) -> Publication:
+    """Ask for a file that no ledger knows; later ones were told of later."""
+    key = AssetKey(task_id=TASK, track_id=str(number), kind="audio")
+    asset = Asset(key=key, operation="generate", url=url, state=AssetState.PENDING)
+    owner = MessageId(f"callback-{number}")
+    return asset_requested(
+        asset, owner=owner, stage=Stage.FIRST, source="/pipeline", at=after(number)
     )

@@ -11,7 +11,6 @@ from pydantic import (
     BeforeValidator,
     ByteSize,
     Field,
-    SecretStr,
     ValidationInfo,
     field_validator,
 )
@@ -21,9 +20,11 @@ from pipeline.settings.values import (
     Count,
     Duration,
     Hidden,
+    Key,
     Network,
     Port,
     Timeout,
+    Token,
     between,
     parse_list,
     parse_table,
@@ -32,8 +33,6 @@ from pipeline.settings.values import (
 
 _MIB = 1024 * 1024
 
-Key = Annotated[SecretStr, Field(min_length=1)]
-Token = Annotated[SecretStr, Field(min_length=16)]
 #: RabbitMQ 4 takes no message of more than 16 MiB, unless told otherwise.
 BodySize = Annotated[ByteSize, Field(ge=1, le=15 * _MIB)]
 BodySizes = Annotated[dict[str, BodySize], BeforeValidator(parse_table)]

@@ -5,12 +5,10 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, SecretStr, ValidationInfo, field_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
 from pipeline.settings.section import Section
-from pipeline.settings.values import Hidden, ProviderUrl, Timeout, refuse_alone
-
-_Key = Annotated[SecretStr, Field(min_length=1)]
+from pipeline.settings.values import Hidden, Key, ProviderUrl, Timeout, refuse_alone
 
 
 def _none_if_empty(given: object) -> object:
@@ -27,7 +25,7 @@ class ProviderSettings(Section):
     #: says; none: it is not asked.
     base_url: ProviderUrl | None = None
     #: The key of our account there.
-    api_key: Annotated[_Key | None, BeforeValidator(_none_if_empty), Hidden()] = None
+    api_key: Annotated[Key | None, BeforeValidator(_none_if_empty), Hidden()] = None
     #: Where the provider reaches our ingress: its public base address, such as
     #: ``https://hooks.example.com``; none: no tasks are submitted.
     callback_url: ProviderUrl | None = None

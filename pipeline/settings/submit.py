@@ -5,20 +5,20 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Annotated, Self
 
-from pydantic import BeforeValidator, ByteSize, Field, SecretStr, model_validator
+from pydantic import BeforeValidator, ByteSize, Field, model_validator
 
 from pipeline.settings.section import Section
 from pipeline.settings.values import (
     Hidden,
     Port,
     Timeout,
+    Token,
     Waits,
     parse_list,
     refuse_alone,
 )
 
 _MIB = 1024 * 1024
-_Token = Annotated[SecretStr, Field(min_length=16)]
 
 
 class SubmitSettings(Section):
@@ -47,7 +47,7 @@ class AdminSettings(Section):
     #: Port to listen on; none: there is no such service.
     port: Port | None = None
     #: Secrets of which a caller must have one, of 16 characters or more.
-    tokens: Annotated[tuple[_Token, ...], BeforeValidator(parse_list), Hidden()] = ()
+    tokens: Annotated[tuple[Token, ...], BeforeValidator(parse_list), Hidden()] = ()
     #: Larger bodies are refused.
     max_body_bytes: Annotated[ByteSize, Field(ge=1)] = ByteSize(256 * 1024)
     #: Submissions in progress at the same time; more are refused.

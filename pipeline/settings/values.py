@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Final, NoReturn, TypeAlias
 from urllib.parse import urlsplit
 
 import orjson
-from pydantic import AfterValidator, BeforeValidator, ByteSize, Field
+from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, SecretStr
 from pydantic_core import PydanticCustomError
 
 from pipeline.addresses import split_hosts
@@ -36,6 +36,8 @@ ASSETS_SCHEMES: Final = ("file", "s3", "gs", "az")
 
 
 Count = Annotated[int, Field(ge=1, le=10_000)]
+Key = Annotated[SecretStr, Field(min_length=1)]
+Token = Annotated[SecretStr, Field(min_length=16)]
 Size = Annotated[ByteSize, Field(ge=1)]
 
 

@@ -10,14 +10,11 @@ import pytest
 
 from pipeline.assets.lifetime import Lifetimes
 from pipeline.broker.order import Order
-from pipeline.events.publications import asset_requested
-from pipeline.message import MessageId
 from pipeline.retry import RetryPolicy
-from pipeline.task import Asset, AssetKey, AssetState, Stage
 from pipeline.topology import DEDUPE, DOWNLOAD
 from pipeline.worker import Worker, one_by_one
 from pipeline.workers.urgency import by_time_left
-from tests.callbacks import TASK, after
+from tests.callbacks import make_request
 from tests.factories import make_envelope, make_publication
 from tests.waiting import eventually, receive, receive_one
 
@@ -118,23 +115,13 @@ async def test_what_was_not_received_is_given_back(
     assert 0 == (await broker.depth(DEDUPE)).ready
 
 
-def requested(number: int, url: str) -> Publication:
-    """Ask for a file; later ones were told of later."""
-    key = AssetKey(task_id=TASK, track_id=str(number), kind="audio")
-    asset = Asset(key=key, operation="generate", url=url, state=AssetState.PENDING)
-    owner = MessageId(f"callback-{number}")
-    return asset_requested(
-        asset, owner=owner, stage=Stage.FIRST, source="/pipeline", at=after(number)
-    )
-
-
 async def begun(broker: Broker, order: Order | None) -> list[bytes]:
     """Have 40 ordinary files and an urgent one fetched; give which came when.
 
     None of the first is done before all have arrived that the window has room for.
     """
-    requests = [requested(number, ORDINARY) for number in range(40)]
-    requests.append(requested(40, URGENT))
+    requests = [make_request(number, ORDINARY) for number in range(40)]
+    requests.append(make_request(40, URGENT))
     window = CONCURRENCY if order is None else order.window
     seen: list[bytes] = []
     goes_on = asyncio.Event()

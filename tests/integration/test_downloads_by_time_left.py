@@ -7,21 +7,17 @@ from typing import TYPE_CHECKING, Final
 
 from pipeline.bootstrap import Plan, open_parts
 from pipeline.events.catalogue import AssetRequested, parse_event
-from pipeline.events.publications import asset_requested
-from pipeline.message import MessageId
 from pipeline.roles import open_roles
 from pipeline.service import run_roles
 from pipeline.settings import load_settings
-from pipeline.task import Asset, AssetKey, AssetState, Stage
 from pipeline.topology import DOWNLOAD, dead_letter_queue
-from tests.callbacks import TASK, after
+from tests.callbacks import make_request
 from tests.waiting import receive
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from pipeline.message import Publication
     from pipeline.settings import Settings
 
 #: By when they were told of; the last leads to where the provider has its files from.
@@ -48,23 +44,13 @@ def make_settings(folder: Path, window: int) -> Settings:
     return load_settings(environ={}, flags=flags).settings
 
 
-def requested(number: int, url: str) -> Publication:
-    """Ask for a file that the ledger does not know: a dead letter once it is begun."""
-    key = AssetKey(task_id=TASK, track_id=str(number), kind="audio")
-    asset = Asset(key=key, operation="generate", url=url, state=AssetState.PENDING)
-    owner = MessageId(f"callback-{number}")
-    return asset_requested(
-        asset, owner=owner, stage=Stage.FIRST, source="/pipeline", at=after(number)
-    )
-
-
 async def begun(settings: Settings) -> Sequence[str]:
     """Have all links fetched; give them in the order in which that was begun."""
     stopping = asyncio.Event()
     plan = Plan(ingress=False, workers=frozenset({DOWNLOAD}))
     async with open_parts(settings) as parts:
         await parts.broker.publish(
-            *(requested(number, url) for number, url in enumerate(LINKS))
+            *(make_request(number, url) for number, url in enumerate(LINKS))
         )
         async with open_roles(settings, plan) as roles, asyncio.TaskGroup() as group:
             group.create_task(run_roles(roles, stopping))
