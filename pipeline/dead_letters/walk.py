@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from typing import TYPE_CHECKING, Final, Self
 
 from pipeline.errors import BrokerUnavailable, DeliveryLost
@@ -33,6 +33,10 @@ BATCH: Final = 200
 IDLE_SECONDS: Final = 2.0
 #: The longest to wait for a broker that is away.
 PATIENCE_SECONDS: Final = 15.0
+#: The longest to wait until what was given back can be counted again, and how often
+#: to look. RabbitMQ closes a channel before its queues have taken back what it held.
+GIVE_BACK_SECONDS: Final = 2.0
+GIVE_BACK_LOOK_SECONDS: Final = 0.02
 #: Further behind than this, a paced replay starts its schedule anew: what it caught
 #: up on would be a burst.
 LARGEST_LAG_SECONDS: Final = 0.1
@@ -53,10 +57,15 @@ class Walk:
         self._held = 0
         #: Acknowledged at the present consumer.
         self._acked = 0
+        #: Received and not acknowledged, of any consumer.
+        self._unsettled = 0
+        #: How many there will be when those are given back, unless others take some.
+        self._staying = 0
 
     async def __aenter__(self) -> Self:
         """Count what is there; what comes later is not part of this walk."""
         self._left = (await self._broker.depth(self._name)).ready
+        self._staying = self._left
         return self
 
     async def __aexit__(
@@ -65,12 +74,18 @@ class Walk:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Give everything back that was not acknowledged."""
+        """Give everything back that was not acknowledged.
+
+        What was given back is there for the next walk, unless somebody else took it.
+        """
         if self._consumer is not None:
             # RabbitMQ loses acknowledgements that are followed at once by the end of
             # their channel, if they are many; the answer to this comes after them.
             await self._consumer.stop()
         await self._consumers.__aexit__(kind, error, trace)
+        # A look that is left early ends its generator.
+        if kind is None or issubclass(kind, GeneratorExit):
+            await self._await_given_back()
 
     async def receive(self, limit: int) -> Sequence[Delivery]:
         """Give up to ``limit`` dead letters not seen yet; none: that was all.
@@ -87,6 +102,7 @@ class Walk:
             self._used.append((consumer, consumer.losses))
         self._left -= len(deliveries)
         self._held += len(deliveries)
+        self._unsettled += len(deliveries)
         return deliveries
 
     async def ack(
@@ -107,6 +123,8 @@ class Walk:
             raise self._interrupted() from error
         self._held -= len(deliveries)
         self._acked += len(deliveries)
+        self._unsettled -= len(deliveries)
+        self._staying -= len(deliveries)
 
     async def _usable_consumer(self) -> Consumer:
         """Give the present consumer, or a fresh one if too much of it is held.
@@ -123,6 +141,14 @@ class Walk:
         self._consumer = await self._consumers.enter_async_context(fresh)
         self._held = self._acked = 0
         return self._consumer
+
+    async def _await_given_back(self) -> None:
+        if not self._unsettled:
+            return
+        with suppress(TimeoutError, BrokerUnavailable):
+            async with asyncio.timeout(GIVE_BACK_SECONDS):
+                while (await self._broker.depth(self._name)).ready < self._staying:
+                    await asyncio.sleep(GIVE_BACK_LOOK_SECONDS)
 
     def _require_held(self) -> None:
         """Go on only while everything that was received is settled or still held."""
