@@ -45,6 +45,10 @@ T = TypeVar("T")
 #: At most so many calls share one commit: bounds what one failure takes along.
 BATCH_LIMIT: Final = 512
 
+#: Pages kept in memory; as SQLite has it. Enough for what goes in at one end and out at
+#: the other.
+CACHE_KIB: Final = 2000
+
 #: A call that gets no answer is found out at most this part of the deadline late.
 _LATE: Final = 0.25
 
@@ -64,6 +68,7 @@ class Database:
         busy_timeout: how long to wait for other processes' locks.
         deadline: how long a call may take in all; twice ``busy_timeout`` if left out.
         prepare: brings the schema up to date, such as by ``migrate``.
+        cache_kib: the most that pages kept in memory take.
 
     Raises:
         ConfigurationError: the SQLite library corrupts files (see ``check_library``).
@@ -76,12 +81,13 @@ class Database:
         busy_timeout: timedelta = timedelta(seconds=5),
         deadline: timedelta | None = None,
         prepare: Callable[[apsw.Connection], None] | None = None,
+        cache_kib: int = CACHE_KIB,
     ) -> None:
         check_library(apsw.sqlite_lib_version())
         self.path = Path(path).absolute()
         self._busy_timeout = busy_timeout
         self._deadline_seconds = (deadline or 2 * busy_timeout).total_seconds()
-        self._file = File(self.path, busy_timeout, prepare)
+        self._file = File(self.path, busy_timeout, prepare, cache_kib)
         self._calls: queue.SimpleQueue[Call | None] = queue.SimpleQueue()
         #: Calls without an answer, in the order in which the thread gets them.
         self._pending: deque[Call] = deque()

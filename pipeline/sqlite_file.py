@@ -30,11 +30,6 @@ PAGE_BYTES: Final = 8192
 #: spares the ledger a seventh of its time.
 CHECKPOINT_PAGES: Final = 4000
 
-#: Pages that are kept in memory: 16 MiB. Keys are as good as random, so each of them
-#: touches other pages of an index; with SQLite's own 2 MiB most were read again and
-#: again, which took the ledger a seventh of its time.
-CACHE_KIB: Final = 16 * 1024
-
 #: What the write-ahead log keeps on the disk for the next burst.
 LOG_BYTES: Final = 64 * 1024 * 1024
 
@@ -142,6 +137,7 @@ class File:
         path: Path,
         busy_timeout: timedelta,
         prepare: Callable[[apsw.Connection], None] | None,
+        cache_kib: int,
     ) -> None:
         self.problem: str | None = None
         #: Set when closing: no lock is waited for after this monotonic time.
@@ -149,6 +145,7 @@ class File:
         self._path = path
         self._busy_seconds = busy_timeout.total_seconds()
         self._prepare = prepare
+        self._cache_kib = cache_kib
         self._connection: apsw.Connection | None = None
         self._identity: tuple[int, int] | None = None
         self._waiting_since = 0.0
@@ -258,7 +255,7 @@ class File:
             connection.pragma("journal_size_limit", LOG_BYTES)
             connection.pragma("synchronous", "FULL")
             connection.pragma("foreign_keys", 1)
-            connection.pragma("cache_size", -CACHE_KIB)
+            connection.pragma("cache_size", -self._cache_kib)
             if self._prepare is not None:
                 connection.execute("BEGIN IMMEDIATE")
                 self._prepare(connection)

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 FETCH_LIMIT: Final = 256
 #: With bodies of so much that nobody has received no more are fetched.
 BUFFER_BYTES: Final = 16 * 1024 * 1024
+#: A row id of SQLite has so many bits and is positive.
+ID_BITS: Final = 63
+ID_MASK: Final = (1 << ID_BITS) - 1
 
 
 class SqliteConsumer(Consumer):
@@ -58,10 +61,10 @@ class SqliteConsumer(Consumer):
         #: Leased, not yet received.
         self._buffer: Waiting[Row] = make_waiting(order, Row.envelope)
         self._buffer_bytes = 0
-        #: Received and not settled: message id and number of the delivery.
-        self._held: set[tuple[int, int]] = set()
-        #: Being settled now.
-        self._settling: set[tuple[int, int]] = set()
+        #: Tags of what was received and is not settled.
+        self._held: set[int] = set()
+        #: Tags of what is being settled now.
+        self._settling: set[int] = set()
         self._waiters: set[asyncio.Future[None]] = set()
         self._is_open = False
         self._is_stopped = False
@@ -125,7 +128,7 @@ class SqliteConsumer(Consumer):
             self._buffer.popleft() for _ in range(max(1, min(limit, len(self._buffer))))
         ]
         self._buffer_bytes -= sum(len(row.body) for row in rows)
-        self._held.update((row.id, row.deliveries) for row in rows)
+        self._held.update(map(_tag, rows))
         self._fetch()
         return [self._delivery(row) for row in rows]
 
@@ -153,7 +156,7 @@ class SqliteConsumer(Consumer):
                 partial(
                     session.store.settle,
                     consumer=self.id,
-                    held=held,
+                    held=[*map(_message_and_number, held)],
                     parcels=parcels,
                     now=session.now,
                 )
@@ -174,7 +177,7 @@ class SqliteConsumer(Consumer):
         session = self._session
         session.require_open()
         held = self._take([delivery.tag])
-        ((message, number),) = held
+        message, number = _message_and_number(held[0])
         try:
             await session.write(
                 partial(
@@ -202,15 +205,15 @@ class SqliteConsumer(Consumer):
         self._note_loss()
         self.wake()
 
-    def _take(self, tags: Iterable[object]) -> list[tuple[int, int]]:
+    def _take(self, tags: Iterable[object]) -> list[int]:
         """Mark deliveries as being settled.
 
         Raises:
             AlreadySettled: one of them is; none was marked.
         """
-        taken: list[tuple[int, int]] = []
+        taken: list[int] = []
         for tag in tags:
-            if tag not in self._held:
+            if not isinstance(tag, int) or tag not in self._held:
                 self._settling.difference_update(taken)
                 self._held.update(taken)
                 message = (
@@ -218,10 +221,9 @@ class SqliteConsumer(Consumer):
                     " from another consumer: settle each delivery once"
                 )
                 raise AlreadySettled(message)
-            own: tuple[int, int] = tag
-            self._held.discard(own)
-            self._settling.add(own)
-            taken.append(own)
+            self._held.discard(tag)
+            self._settling.add(tag)
+            taken.append(tag)
         return taken
 
     def _fetch(self) -> None:
@@ -318,7 +320,7 @@ class SqliteConsumer(Consumer):
             partial(
                 session.store.give_back,
                 consumer=self.id,
-                received=[message for message, _ in self._held | self._settling],
+                received=[tag & ID_MASK for tag in self._held | self._settling],
                 leaves=leaves,
             )
         )
@@ -329,7 +331,7 @@ class SqliteConsumer(Consumer):
             envelope=row.envelope(),
             queue=self.queue,
             redelivered=row.deliveries > 1,
-            tag=(row.id, row.deliveries),
+            tag=_tag(row),
             consumer=self,
             topology=self._topology,
         )
@@ -346,3 +348,16 @@ class SqliteConsumer(Consumer):
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_result(None)
+
+
+def _tag(row: Row) -> int:
+    """Name one delivery of one message.
+
+    In one number, because whoever looks through a long queue holds very many.
+    """
+    return row.deliveries << ID_BITS | row.id
+
+
+def _message_and_number(tag: int) -> tuple[int, int]:
+    """Give the message's id and the number of its delivery."""
+    return tag & ID_MASK, tag >> ID_BITS

@@ -145,10 +145,12 @@ class Walk:
     async def _await_given_back(self) -> None:
         if not self._unsettled:
             return
-        with suppress(TimeoutError, BrokerUnavailable):
-            async with asyncio.timeout(GIVE_BACK_SECONDS):
-                while (await self._broker.depth(self._name)).ready < self._staying:
-                    await asyncio.sleep(GIVE_BACK_LOOK_SECONDS)
+        give_up_at = time.monotonic() + GIVE_BACK_SECONDS
+        with suppress(BrokerUnavailable):
+            while (await self._broker.depth(self._name)).ready < self._staying:
+                if time.monotonic() > give_up_at:
+                    return
+                await asyncio.sleep(GIVE_BACK_LOOK_SECONDS)
 
     def _require_held(self) -> None:
         """Go on only while everything that was received is settled or still held."""

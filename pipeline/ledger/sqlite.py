@@ -69,6 +69,9 @@ T = TypeVar("T")
 
 #: Marks the file as a ledger; the letters PLGR.
 APPLICATION_ID: Final = 0x504C4752
+#: 16 MiB: keys are as good as random, so each touches other pages of an index; with the
+#: usual 2 MiB most were read again and again, a seventh of the ledger's time.
+CACHE_KIB: Final = 16 * 1024
 
 
 class SqliteLedger(SqliteExpectations, SqliteLinks, SqliteTurns, SqliteJobs, Ledger):
@@ -94,7 +97,7 @@ class SqliteLedger(SqliteExpectations, SqliteLinks, SqliteTurns, SqliteJobs, Led
             migrate(connection, scripts, application_id=APPLICATION_ID)
 
         options = {} if busy_timeout is None else {"busy_timeout": busy_timeout}
-        self._database = Database(path, prepare=prepare, **options)
+        self._database = Database(path, prepare=prepare, cache_kib=CACHE_KIB, **options)
 
     async def __aenter__(self) -> Self:
         path = self._database.path
