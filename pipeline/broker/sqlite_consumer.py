@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 from pipeline.broker.order import make_waiting
 from pipeline.broker.port import Consumer, Delivery
-from pipeline.broker.sqlite_message import Row
+from pipeline.broker.sqlite_message import Row, read_tag
 from pipeline.broker.sqlite_session import translated
 from pipeline.errors import (
     AlreadySettled,
@@ -32,9 +32,6 @@ if TYPE_CHECKING:
 FETCH_LIMIT: Final = 256
 #: With bodies of so much that nobody has received no more are fetched.
 BUFFER_BYTES: Final = 16 * 1024 * 1024
-#: A row id of SQLite has so many bits and is positive.
-ID_BITS: Final = 63
-ID_MASK: Final = (1 << ID_BITS) - 1
 
 
 class SqliteConsumer(Consumer):
@@ -128,7 +125,7 @@ class SqliteConsumer(Consumer):
             self._buffer.popleft() for _ in range(max(1, min(limit, len(self._buffer))))
         ]
         self._buffer_bytes -= sum(len(row.body) for row in rows)
-        self._held.update(map(_tag, rows))
+        self._held.update(row.tag for row in rows)
         self._fetch()
         return [self._delivery(row) for row in rows]
 
@@ -156,7 +153,7 @@ class SqliteConsumer(Consumer):
                 partial(
                     session.store.settle,
                     consumer=self.id,
-                    held=[*map(_message_and_number, held)],
+                    held=[*map(read_tag, held)],
                     parcels=parcels,
                     now=session.now,
                 )
@@ -177,7 +174,7 @@ class SqliteConsumer(Consumer):
         session = self._session
         session.require_open()
         held = self._take([delivery.tag])
-        message, number = _message_and_number(held[0])
+        message, number = read_tag(held[0])
         try:
             await session.write(
                 partial(
@@ -320,7 +317,7 @@ class SqliteConsumer(Consumer):
             partial(
                 session.store.give_back,
                 consumer=self.id,
-                received=[tag & ID_MASK for tag in self._held | self._settling],
+                received=[read_tag(tag)[0] for tag in self._held | self._settling],
                 leaves=leaves,
             )
         )
@@ -331,7 +328,7 @@ class SqliteConsumer(Consumer):
             envelope=row.envelope(),
             queue=self.queue,
             redelivered=row.deliveries > 1,
-            tag=_tag(row),
+            tag=row.tag,
             consumer=self,
             topology=self._topology,
         )
@@ -348,16 +345,3 @@ class SqliteConsumer(Consumer):
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_result(None)
-
-
-def _tag(row: Row) -> int:
-    """Name one delivery of one message.
-
-    In one number, because whoever looks through a long queue holds very many.
-    """
-    return row.deliveries << ID_BITS | row.id
-
-
-def _message_and_number(tag: int) -> tuple[int, int]:
-    """Give the message's id and the number of its delivery."""
-    return tag & ID_MASK, tag >> ID_BITS

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 #: At most so many bytes of bodies are claimed at once, and one body however large.
 CLAIM_BYTES: Final = 8 * 1024 * 1024
+#: A row id of SQLite has so many bits, and is positive here.
+_ID_BITS: Final = 63
 
 
 class Parcel(NamedTuple):
@@ -49,6 +51,14 @@ class Row(NamedTuple):
     #: How often it was delivered, this time included.
     deliveries: int
 
+    @property
+    def tag(self) -> int:
+        """Name this delivery of this message.
+
+        In one number: whoever looks through a long queue holds very many.
+        """
+        return self.deliveries << _ID_BITS | self.id
+
     def envelope(self) -> Envelope:
         """Decode the message. Never raises."""
         return decode_headers(
@@ -58,6 +68,11 @@ class Row(NamedTuple):
             content_type=self.content_type,
             fallback_id=f"message-{self.id}",
         )
+
+
+def read_tag(tag: int) -> tuple[int, int]:
+    """Give the message's id and the number of the delivery."""
+    return tag & (1 << _ID_BITS) - 1, tag >> _ID_BITS
 
 
 class Claim(NamedTuple):
