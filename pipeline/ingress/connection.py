@@ -46,6 +46,7 @@ KNOWN_NAMES: Final = frozenset(
         "_parser",
         "_paused",
         "_request_in_progress",
+        "_task_handler",
         "_waiter",
         # Called, not kept:
         "_drain_helper",
@@ -85,6 +86,16 @@ class Connection(web.RequestHandler):
                 TurnedAway.CONNECTIONS, remote[0] if remote else None
             )
             self.force_close()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Let go of the client; what was woken for its next request is called off.
+
+        Otherwise the task would find neither client nor handler when its turn comes.
+        """
+        waiter, task = self._waiter, self._task_handler
+        super().connection_lost(exc)
+        if waiter is not None and waiter.done() and task is not None:
+            task.cancel()
 
     def data_received(self, data: bytes) -> None:
         """Take bytes in; start on a request that is complete, the quick way if any."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.usefixtures("nothing_unhandled")
 
 MARK: Final = "0123456789abcdef" * 2
+#: A socket that is closed at once, with a reset instead of an end.
+RESET: Final = struct.pack("ii", 1, 0)
 HEAD: Final = b"POST /callbacks/upload-extend HTTP/1.1\r\nHost: x\r\n"
 
 
@@ -218,6 +222,25 @@ async def test_caller_that_leaves_while_its_callback_is_stored_is_forgotten(
 
     assert [b"HTTP/1.1 200 OK"] == lines
     assert [b'{"task_id": "left"}', CALLBACK] == served.stored.bodies
+
+
+async def test_request_behind_a_callback_of_a_caller_that_has_left_is_dropped(
+    served: Served,
+) -> None:
+    """That it has left is noticed while its callback is answered."""
+    served.stored.may_end.clear()
+    caller = socket.create_connection(served.address)
+    caller.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+    caller.sendall(whole() + b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+    await eventually(seen(lambda: served.stored.began == 1))
+
+    # Both in one turn of the loop: the answer is what fails, not the next read.
+    served.stored.may_end.set()
+    caller.close()
+
+    lines = await served.talk(whole(), answers=1)
+    assert [b"HTTP/1.1 200 OK"] == lines
+    assert [CALLBACK, CALLBACK] == served.stored.bodies
 
 
 async def test_more_callbacks_at_a_time_than_allowed_are_turned_away(
