@@ -11,12 +11,15 @@ import logging
 import sys
 from contextlib import suppress
 from datetime import UTC, datetime
+from io import TextIOWrapper
 from typing import TYPE_CHECKING, Final, Literal, TextIO, cast
 
 import orjson
 import structlog
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from structlog.typing import (
         EventDict,
         FilteringBoundLogger,
@@ -31,14 +34,19 @@ LogFormat = Literal["auto", "json", "text"]
 _SPOKEN_FOR: Final = ("aio_pika", "aiormq")
 
 
+#: Of JSON, as orjson and most readers have it.
+LARGEST_INTEGER: Final = 2**63 - 1
+
+
 class _Stream:
     """Sends what one turn of the event loop writes in one go, at its end.
 
     A batch of deliveries gives a hundred lines at once, and a system call for each
     would cost more than to make it. Outside of a loop each line is sent at once.
 
-    A line that cannot be written is lost: its reader has gone, or the disk is full.
-    There is nobody to tell it to, and no reason to leave a callback unanswered.
+    A line that cannot be written is lost: its reader has gone, the disk is full, or the
+    stream is closed. There is nobody to tell it to, and no reason to leave a callback
+    unanswered.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -46,7 +54,7 @@ class _Stream:
         self._due_in: asyncio.AbstractEventLoop | None = None
 
     def write(self, text: str) -> None:
-        with suppress(OSError):
+        with suppress(OSError, ValueError):
             self._stream.write(text)
 
     def flush(self) -> None:
@@ -61,7 +69,7 @@ class _Stream:
 
     def _flush_now(self) -> None:
         self._due_in = None
-        with suppress(OSError):
+        with suppress(OSError, ValueError):
             self._stream.flush()
 
 
@@ -77,11 +85,16 @@ def configure_logs(
     """Send logs to ``stream`` (standard output), as JSON or as coloured text.
 
     ``auto`` writes text on a terminal and JSON elsewhere. Loggers of libraries
-    are sent the same way, from WARNING up.
+    are sent the same way, from WARNING up. JSON is UTF-8 whatever the locale; what
+    else cannot be written is escaped, since strangers choose what a line tells of.
     """
     stream = sys.stdout if stream is None else stream
-    sent = cast("TextIO", _Stream(stream))
     as_text = form == "text" or (form == "auto" and stream.isatty())
+    if isinstance(stream, TextIOWrapper):
+        stream.reconfigure(
+            encoding=None if as_text else "utf-8", errors="backslashreplace"
+        )
+    sent = cast("TextIO", _Stream(stream))
     shared: list[Processor] = [
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -147,4 +160,29 @@ def _to_line(logger: WrappedLogger, method: str, event: EventDict) -> str:
 
 
 def _to_json(_: WrappedLogger, __: str, event: EventDict) -> str:
+    """Make the line. Never raises: whoever logs has better things to do."""
+    try:
+        return _dump(event)
+    except TypeError:  # a surrogate, a key that is no text, an integer without end
+        return _dump({_told(name): _tell(found) for name, found in event.items()})
+
+
+def _dump(event: Mapping[str, object]) -> str:
     return orjson.dumps(event, default=str, option=orjson.OPT_UTC_Z).decode()
+
+
+def _tell(found: object) -> object:
+    """Give what JSON can hold as it is, and anything else in words."""
+    if found is None or isinstance(found, bool | float | datetime):
+        return found
+    if isinstance(found, int) and abs(found) <= LARGEST_INTEGER:
+        return found
+    return _told(found)
+
+
+def _told(found: object) -> str:
+    try:
+        text = str(found)
+    except Exception:  # noqa: BLE001  it is a stranger's
+        text = f"<{type(found).__name__}>"
+    return text.encode(errors="backslashreplace").decode()

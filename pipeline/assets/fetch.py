@@ -260,7 +260,7 @@ def _check_status(response: aiohttp.ClientResponse) -> None:
         raise FetchFailed(message, after=after)
     encoding = response.headers.get("Content-Encoding", "identity").lower()
     if encoding != "identity":
-        message = f"expected the file as it is, got it encoded as {encoding[:20]}"
+        message = f"expected the file as it is, got it encoded as {encoding[:20]!a}"
         raise FetchFailed(message)
 
 

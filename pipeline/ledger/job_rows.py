@@ -8,6 +8,7 @@ import orjson
 
 from pipeline.ledger.asking import milliseconds
 from pipeline.ledger.jobs import Job, JobId, JobState
+from pipeline.ledger.text import storable
 from pipeline.message import from_milliseconds, to_milliseconds
 from pipeline.task import TaskId
 
@@ -46,9 +47,7 @@ def keep_bindings(intent: Intent, lasts: timedelta) -> Row:
 def end_bindings(intent: Intent, state: JobState, reason: str, at: datetime) -> Row:
     """Write the bindings of ``END_JOB``."""
     settled_at = to_milliseconds(at) if state is JobState.REFUSED else None
-    # A provider may have been quoted in it, with what no database takes.
-    told = reason.replace("\0", "").encode(errors="replace").decode()
-    return (state.value, told, settled_at, intent.job_id, intent.mark)
+    return (state.value, storable(reason), settled_at, intent.job_id, intent.mark)
 
 
 def unlink_bindings(intent: Intent, expectation: Expectation) -> Row:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from pipeline.ledger.port import Claim, Recorded, Verdict
+from pipeline.ledger.text import storable
 from pipeline.message import from_milliseconds, to_milliseconds
 from pipeline.task import (
     Asset,
@@ -106,7 +107,7 @@ class AssetRow:
             if self.state is not AssetState.PENDING:
                 return False
             self.state = AssetState.EXPIRED
-            self.reason = result.replace("\0", "")
+            self.reason = storable(result)
         self.settled_at = at
         return True
 

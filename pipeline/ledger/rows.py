@@ -22,6 +22,7 @@ from pipeline.ledger.records import (
     TaskState,
     Totals,
 )
+from pipeline.ledger.text import storable
 from pipeline.message import from_milliseconds, to_milliseconds
 from pipeline.task import EventId, Stage, TaskId, Track, merge_tracks
 
@@ -208,7 +209,7 @@ def attempt_bindings(attempts: Iterable[Attempt]) -> Iterator[Row]:
             one.subject,
             one.number,
             one.outcome,
-            one.detail,
+            storable(one.detail),
             one.duration_seconds,
             to_milliseconds(one.finished_at),
             one.replays,

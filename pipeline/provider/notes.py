@@ -21,16 +21,17 @@ if TYPE_CHECKING:
 _INSTRUMENTS: Final = "instruments"
 #: Where the details answer has what the callback has in ``data``.
 _PLACES: Final = ("midiData", "midi_data", "response")
-#: With more notes than a piece of music has they are hashed as they came: to look at
-#: each takes time, which whoever sends them decides on.
-_READ_LIMIT: Final = 20_000
+#: More than this are hashed as they came: to look at each takes time, which whoever
+#: sends them decides on. A body of 2 MiB has room for no more that are notes, with
+#: pitch, start, end and velocity: 40 bytes at least.
+_READ_LIMIT: Final = 50_000
 
 
 def read_notes(data: dict[str, JSONValue]) -> Notes | None:
     """Read how many notes there are, and which; ``None``: there is no list of them.
 
     Numbers count as what they are, also in text: callback and details answer may
-    write them differently, and their hash is the same, up to 20,000 notes.
+    write them differently, and their hash is the same, up to 50,000 notes.
     """
     instruments = data.get(_INSTRUMENTS)
     if type(instruments) is not list:

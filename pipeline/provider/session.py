@@ -221,7 +221,7 @@ async def _note_that_it_left(
 async def _read_body(response: aiohttp.ClientResponse) -> bytes:
     encoding = response.headers.get("Content-Encoding", "identity").lower()
     if encoding != "identity":
-        message = f"expected a plain answer, got it encoded as {encoding[:20]}"
+        message = f"expected a plain answer, got it encoded as {encoding[:20]!a}"
         raise ProviderUnavailable(message)
     body = bytearray()
     while piece := await response.content.readany():

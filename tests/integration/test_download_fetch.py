@@ -275,9 +275,22 @@ async def test_compressed_body_is_not_taken(
     headers = {"Content-Encoding": "gzip"}
     url = server.add("/a.mp3", answer(gzip.compress(make_mp3()), headers=headers))
 
-    with pytest.raises(FetchFailed, match="encoded as gzip"):
+    with pytest.raises(FetchFailed, match="encoded as 'gzip'"):
         await fetch(url, store)
     assert server.requests[0].headers["accept-encoding"] == "identity"
+
+
+async def test_encoding_that_is_no_text_is_quoted_so_that_it_can_be_kept(
+    server: FileServer, store: LocalAssetStore
+) -> None:
+    """In a log, in a dead letter, in the ledger."""
+    head = b"HTTP/1.1 200 OK\r\nContent-Encoding: \xff\xfe\r\nContent-Length: 0\r\n\r\n"
+    url = server.add("/a.mp3", silent(head))
+
+    with pytest.raises(FetchFailed) as caught:
+        await fetch(url, store)
+
+    assert str(caught.value).isascii()
 
 
 @pytest.mark.parametrize("sent", [0, 500, 300_000, 3_000_000])

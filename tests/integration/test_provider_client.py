@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from tests.file_server import Answer
 
 PATH = "/api/v1/generate/record-info"
+#: A header that is no UTF-8.
+NO_TEXT = b"HTTP/1.1 200 OK\r\nContent-Encoding: \xff\xfe\r\nContent-Length: 0\r\n\r\n"
 
 
 @pytest.fixture
@@ -128,6 +130,7 @@ async def test_operation_that_nobody_knows_is_not_asked_for(
         (answer(b'{"data": null}'), ProviderUnavailable),
         (answer(b"[" * 5000), ProviderUnavailable),
         (answer(b"x", headers={"Content-Encoding": "gzip"}), ProviderUnavailable),
+        (silent(NO_TEXT), ProviderUnavailable),
         (answer(b"{}", length=100), ProviderUnavailable),
         (silent(b"no HTTP at all\r\n\r\n"), ProviderUnavailable),
     ],
@@ -145,6 +148,7 @@ async def test_both_status_and_code_must_be_good(
 
     assert expected is type(caught.value)
     assert "the-key" not in str(caught.value)
+    assert str(caught.value).isascii()
     assert 1 == len(server.requests)
 
 

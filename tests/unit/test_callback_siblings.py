@@ -184,10 +184,13 @@ def test_notes_are_counted_and_stay_in_the_body() -> None:
     assert (2, 5001) == (update.notes.instruments, update.notes.notes)
 
 
-def test_a_note_is_the_same_in_numbers_and_in_text() -> None:
+@pytest.mark.parametrize("count", [1, 45_000])
+def test_a_note_is_the_same_in_numbers_and_in_text(count: int) -> None:
     text = {"pitch": "60", "start": "0.50", "end": "1.25", "velocity": "0.8"}
 
-    one, other = (played({"name": "Piano", "notes": [note]}) for note in (NOTE, text))
+    one, other = (
+        played({"name": "Piano", "notes": [note] * count}) for note in (NOTE, text)
+    )
 
     assert event_id(one) == event_id(other)
 

@@ -135,3 +135,70 @@ async def test_a_turn_whose_lines_nobody_reads_is_no_failure(
     await asyncio.sleep(0)
 
     assert [] == complaints
+
+
+class Unspeakable:
+    """Cannot be told of."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("what nobody has foreseen")
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        ("\udcff\udcfe", "\\udcff\\udcfe"),
+        (2**80, "1208925819614629174706176"),
+        (Unspeakable(), "<Unspeakable>"),
+        ({"\udcff": ["\udcfe"]}, "{'\\udcff': ['\\udcfe']}"),
+        (OSError("\udcff"), "\\udcff"),
+    ],
+)
+def test_what_is_no_json_is_told_in_other_words(
+    output: Output, found: object, expected: str
+) -> None:
+    """Strangers choose what a line tells of, and a line must fail nobody's work."""
+    get_logger("test").warning("refused", encoding=found, attempt=1)
+
+    line = json.loads(output.getvalue())
+    assert expected == line["encoding"]
+    assert ("refused", 1, "warning") == (line["event"], line["attempt"], line["level"])
+
+
+def test_a_traceback_that_is_no_json_is_told_in_other_words(output: Output) -> None:
+    get_logger("test").error("failed", exc_info=OSError("\udcff"))
+
+    line = json.loads(output.getvalue())
+    assert "OSError: \\udcff" in line["exception"]
+    assert "error" == line["level"]
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_json_is_utf_8_whatever_the_locale(encoding: str) -> None:
+    written = io.BytesIO()
+    stream = io.TextIOWrapper(written, encoding=encoding)
+    configure_logs(form="json", stream=stream)
+
+    get_logger("test").info("accepted", task_id="t任1 🎵")
+
+    assert "t任1 🎵" == json.loads(written.getvalue().decode("utf-8"))["task_id"]
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+def test_text_that_a_terminal_cannot_show_is_escaped(encoding: str) -> None:
+    written = io.BytesIO()
+    configure_logs(form="text", stream=io.TextIOWrapper(written, encoding=encoding))
+
+    get_logger("test").info("accepted", task_id="t任1", reason="\udcff")
+
+    text = written.getvalue().decode(encoding)
+    assert ("t\\u4efb1" if encoding == "ascii" else "t任1") in text
+    assert "\\udcff" in text
+
+
+def test_a_stream_that_is_closed_is_no_failure() -> None:
+    stream = io.StringIO()
+    configure_logs(form="json", stream=stream)
+    stream.close()
+
+    get_logger("test").info("late")

@@ -76,6 +76,16 @@ async def test_tries_of_other_queues_and_replays_are_others(ledger: Ledger) -> N
     assert attempts == list(await ledger.list_attempts(TASK))
 
 
+async def test_try_that_quotes_what_no_database_takes_is_remembered(
+    ledger: Ledger,
+) -> None:
+    """A server may have sent it: no reason to forget what happened."""
+    await ledger.add_attempts([make_attempt(detail="got \udcff\0 here")])
+
+    (found,) = await ledger.list_attempts(TASK)
+    assert "got ? here" == found.detail
+
+
 async def test_no_tries_are_no_tries(ledger: Ledger) -> None:
     await ledger.add_attempts([])
 
