@@ -189,16 +189,29 @@ def lifetimes_of(settings: Settings) -> Lifetimes:
     )
 
 
-def spool_of(settings: Settings) -> Spool | None:
-    """Make the outage spool, unless there is to be none; its context opens it."""
-    is_wanted = settings.spool.enabled
-    if is_wanted is None:
-        is_wanted = urlsplit(settings.broker_url).scheme != "sqlite"
-    if not is_wanted:
-        return None
+def is_spooling(settings: Settings) -> bool:
+    """Tell whether callbacks are put into the outage spool."""
+    if settings.spool.enabled is None:
+        return urlsplit(settings.broker_url).scheme != "sqlite"
+    return settings.spool.enabled
+
+
+def has_spool_file(settings: Settings) -> bool:
+    """Tell whether there is a file that may hold callbacks; waits for the disk.
+
+    Also where nothing is put into it any more. One that cannot be looked at may.
+    """
+    try:
+        return settings.spool.path.is_file()
+    except OSError:
+        return True
+
+
+def spool_of(settings: Settings) -> Spool:
+    """Make a handle on the outage spool; its context opens it, or makes the file."""
     from pipeline.spool.spool import Spool  # noqa: PLC0415  only the ingress has one
 
-    return Spool(settings.spool, prefix=settings.broker.prefix)
+    return Spool(settings.spool)
 
 
 @asynccontextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -20,6 +21,8 @@ from pipeline.bootstrap import (
     RoleStack,
     broker_of,
     callback_address_of,
+    has_spool_file,
+    is_spooling,
     lifetimes_of,
     open_submitter,
     spool_of,
@@ -45,6 +48,7 @@ from pipeline.service import (
 from pipeline.settings import DedupeSettings
 from pipeline.settings.polling import is_polling_alone
 from pipeline.spool.forwarder import Forwarder
+from pipeline.spool.leftover import Leftover
 from pipeline.spool.outlet import Outlet
 from pipeline.topology import DEDUPE, DOWNLOAD, notify_queue
 from pipeline.worker import Worker, one_by_one
@@ -57,7 +61,6 @@ from pipeline.workers.refresh import RECOVERY, Refresh
 from pipeline.workers.urgency import by_time_left
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import AsyncIterator, Callable, Sequence
 
     from pipeline.broker.order import Order
@@ -98,15 +101,30 @@ async def open_roles(settings: Settings, plan: Plan) -> AsyncIterator[Sequence[R
             handle = broker_of(settings, deadline=settings.ingress.publish_timeout)
             broker = await stack.enter_async_context(handle)
             parts = Parts(broker=broker, topology=topology)
-            outlet = None
-            if (spool := spool_of(settings)) is not None:
-                outlet = Outlet(broker, await stack.enter_async_context(spool))
-            roles.append(_make_ingress(settings, parts, roles, outlet))
-            if outlet is not None:
-                roles.append(Forwarder(outlet))
+            roles += await _open_ingress(stack, settings, parts, roles)
         if plan.admin and settings.admin.port is not None:
             roles.append(await _open_admin(stack, settings, settings.admin.port))
         yield roles
+
+
+async def _open_ingress(
+    stack: RoleStack, settings: Settings, parts: Parts, others: Sequence[Role]
+) -> list[Role]:
+    takes = is_spooling(settings)
+    # Once answered 200, a callback goes out whatever the settings are by now.
+    if not takes and not await asyncio.to_thread(has_spool_file, settings):
+        return [_make_ingress(settings, parts, others)]
+    spool = await stack.enter_async_context(spool_of(settings))
+    outlet = Outlet(parts.broker, spool)
+    if takes:
+        ingress = _make_ingress(settings, parts, others, outlet=outlet)
+    else:
+        leftover = Leftover(outlet)
+        if leftover.is_in_use:
+            file = str(settings.spool.path)
+            log.warning("spool_left_over", messages=spool.messages, file=file)
+        ingress = _make_ingress(settings, parts, others, leftover=leftover)
+    return [ingress, Forwarder(outlet)]
 
 
 async def _open_workers(
@@ -293,7 +311,12 @@ def _role(
 
 
 def _make_ingress(
-    settings: Settings, parts: Parts, others: Sequence[Role], outlet: Outlet | None
+    settings: Settings,
+    parts: Parts,
+    others: Sequence[Role],
+    *,
+    outlet: Outlet | None = None,
+    leftover: Leftover | None = None,
 ) -> HttpRole:
     async def declare(stopping: asyncio.Event) -> None:
         await declare_when_up(parts.broker, parts.topology, stopping)
@@ -301,7 +324,13 @@ def _make_ingress(
     ingress = settings.ingress
     return HttpRole(
         "ingress",
-        make_ingress(parts.broker, ingress, outlet=outlet, checks=_checks(others)),
+        make_ingress(
+            parts.broker,
+            ingress,
+            outlet=outlet,
+            leftover=leftover,
+            checks=_checks(others),
+        ),
         host=ingress.host,
         port=ingress.port,
         max_body_bytes=int(ingress.max_body_bytes),
