@@ -1,7 +1,7 @@
 """From settings to open parts: the broker, the ledger, the topology.
 
-With ``roles.py``, which makes the roles of a process that stays, the only place that
-knows which settings make which object.
+With ``roles.py`` and ``ingress_role.py``, which make the roles of a process that stays,
+the only place that knows which settings make which object.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from pipeline.ledger.turns import Turns
     from pipeline.provider.client import ProviderClient
     from pipeline.settings import Settings
-    from pipeline.spool.spool import Spool
     from pipeline.submission import Checker, Submitter
     from pipeline.subscriptions import Subscription
     from pipeline.topology import Topology
@@ -187,31 +186,6 @@ def lifetimes_of(settings: Settings) -> Lifetimes:
         upstream=known.upstream_links,
         upstream_hosts=known.upstream_hosts,
     )
-
-
-def is_spooling(settings: Settings) -> bool:
-    """Tell whether callbacks are put into the outage spool."""
-    if settings.spool.enabled is None:
-        return urlsplit(settings.broker_url).scheme != "sqlite"
-    return settings.spool.enabled
-
-
-def has_spool_file(settings: Settings) -> bool:
-    """Tell whether there is a file that may hold callbacks; waits for the disk.
-
-    Also where nothing is put into it any more. One that cannot be looked at may.
-    """
-    try:
-        return settings.spool.path.is_file()
-    except OSError:
-        return True
-
-
-def spool_of(settings: Settings) -> Spool:
-    """Make a handle on the outage spool; its context opens it, or makes the file."""
-    from pipeline.spool.spool import Spool  # noqa: PLC0415  only the ingress has one
-
-    return Spool(settings.spool)
 
 
 @asynccontextmanager

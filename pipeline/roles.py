@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -21,35 +20,23 @@ from pipeline.bootstrap import (
     RoleStack,
     broker_of,
     callback_address_of,
-    has_spool_file,
-    is_spooling,
     lifetimes_of,
     open_submitter,
-    spool_of,
     subscriptions_of,
     topology_of,
 )
 from pipeline.errors import ConfigurationError, FetchFailed
-from pipeline.ingress.app import Routes, make_ingress
+from pipeline.ingress.app import Routes
 from pipeline.ingress.health import health_routes
-from pipeline.ingress.tls import certificate_of
+from pipeline.ingress_role import open_ingress
 from pipeline.logs import get_logger
 from pipeline.poller.poller import Limits, Poller
 from pipeline.poller.rhythm import Rhythm, refuse_unknown_operations
 from pipeline.provider.account import window_of_task
 from pipeline.provider.door import door_of, polls_per_second, questions_per_second
-from pipeline.service import (
-    HttpRole,
-    IdleRole,
-    PollerRole,
-    WorkerRole,
-    declare_when_up,
-)
+from pipeline.service import HttpRole, IdleRole, PollerRole, WorkerRole
 from pipeline.settings import DedupeSettings
 from pipeline.settings.polling import is_polling_alone
-from pipeline.spool.forwarder import Forwarder
-from pipeline.spool.leftover import Leftover
-from pipeline.spool.outlet import Outlet
 from pipeline.topology import DEDUPE, DOWNLOAD, notify_queue
 from pipeline.worker import Worker, one_by_one
 from pipeline.workers.confirm import Confirmation, turns_within
@@ -97,34 +84,10 @@ async def open_roles(settings: Settings, plan: Plan) -> AsyncIterator[Sequence[R
             if (port := settings.metrics.port) is not None and not plan.ingress:
                 roles.append(_make_health(settings, broker, port, roles))
         if plan.ingress:
-            # Its own handle: a callback waits less long than a worker may.
-            handle = broker_of(settings, deadline=settings.ingress.publish_timeout)
-            broker = await stack.enter_async_context(handle)
-            parts = Parts(broker=broker, topology=topology)
-            roles += await _open_ingress(stack, settings, parts, roles)
+            roles += await open_ingress(stack, settings, topology, _checks(roles))
         if plan.admin and settings.admin.port is not None:
             roles.append(await _open_admin(stack, settings, settings.admin.port))
         yield roles
-
-
-async def _open_ingress(
-    stack: RoleStack, settings: Settings, parts: Parts, others: Sequence[Role]
-) -> list[Role]:
-    takes = is_spooling(settings)
-    # Once answered 200, a callback goes out whatever the settings are by now.
-    if not takes and not await asyncio.to_thread(has_spool_file, settings):
-        return [_make_ingress(settings, parts, others)]
-    spool = await stack.enter_async_context(spool_of(settings))
-    outlet = Outlet(parts.broker, spool)
-    if takes:
-        ingress = _make_ingress(settings, parts, others, outlet=outlet)
-    else:
-        leftover = Leftover(outlet)
-        if leftover.is_in_use:
-            file = str(settings.spool.path)
-            log.warning("spool_left_over", messages=spool.messages, file=file)
-        ingress = _make_ingress(settings, parts, others, leftover=leftover)
-    return [ingress, Forwarder(outlet)]
 
 
 async def _open_workers(
@@ -308,36 +271,6 @@ def _role(
         order=order,
     )
     return WorkerRole(worker, parts.broker, parts.topology)
-
-
-def _make_ingress(
-    settings: Settings,
-    parts: Parts,
-    others: Sequence[Role],
-    *,
-    outlet: Outlet | None = None,
-    leftover: Leftover | None = None,
-) -> HttpRole:
-    async def declare(stopping: asyncio.Event) -> None:
-        await declare_when_up(parts.broker, parts.topology, stopping)
-
-    ingress = settings.ingress
-    return HttpRole(
-        "ingress",
-        make_ingress(
-            parts.broker,
-            ingress,
-            outlet=outlet,
-            leftover=leftover,
-            checks=_checks(others),
-        ),
-        host=ingress.host,
-        port=ingress.port,
-        max_body_bytes=int(ingress.max_body_bytes),
-        max_connections=ingress.max_connections,
-        certificate=certificate_of(ingress.tls),
-        prepare=declare,
-    )
 
 
 def _make_health(

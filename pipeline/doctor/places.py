@@ -10,19 +10,20 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote, urlsplit
 
 from pipeline.assets.store import OBJECT_SCHEMES, open_store
-from pipeline.bootstrap import has_spool_file, is_spooling, ledger_of, spool_of
+from pipeline.bootstrap import ledger_of
 from pipeline.doctor.clocks import judge_clock
 from pipeline.doctor.finding import Finding, ok, problem, warning
 from pipeline.poller.rhythm import follows
 from pipeline.provider.door import polls_per_second
 from pipeline.settings.polling import is_polling
+from pipeline.settings.spooling import is_spooling
+from pipeline.spool.spool import Spool, has_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from pipeline.ledger.expectations import Open
     from pipeline.settings import Settings
-    from pipeline.spool.spool import Spool
 
 LEDGER: Final = "ledger"
 ASSETS: Final = "assets"
@@ -95,10 +96,10 @@ async def look_at_spool(settings: Settings) -> Sequence[Finding]:
     takes = is_spooling(settings)
     path = settings.spool.path.absolute()
     # To open one would make it.
-    if not await asyncio.to_thread(has_spool_file, settings):
+    if not await asyncio.to_thread(has_file, settings.spool):
         what = "no callback waits here" if takes else "none, as the settings have it"
         return [ok(SPOOL, f"{what}: there is no file {path}")]
-    async with spool_of(settings) as spool:
+    async with Spool(settings.spool) as spool:
         await spool.measure()
         return [*_judge_spool(spool, takes=takes)]
 

@@ -86,6 +86,17 @@ class Refusal(NamedTuple):
     text: str
 
 
+def has_file(settings: SpoolSettings) -> bool:
+    """Tell whether there is a file that may hold callbacks; waits for the disk.
+
+    One that cannot be looked at may.
+    """
+    try:
+        return settings.path.is_file()
+    except OSError:
+        return True
+
+
 class Spool:
     """The spool, to be used as an async context manager.
 

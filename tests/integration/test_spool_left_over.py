@@ -14,6 +14,7 @@ import pytest
 
 from pipeline.broker.sqlite import SqliteBroker
 from pipeline.ingress.app import make_ingress, serve
+from pipeline.ledger import open_ledger
 from pipeline.message import TASK_ID, Publication
 from pipeline.settings import IngressSettings, SpoolSettings
 from pipeline.spool.leftover import Leftover
@@ -192,6 +193,20 @@ async def test_file_that_cannot_be_read_is_told_of_though_the_spool_is_off(
     assert (1, "problem") == (code, found["level"])
     assert (200, "degraded") == (status, ready["status"])
     assert "spool.db" in ready["checks"]["spool"]
+
+
+async def test_file_of_another_kind_stops_the_start_though_the_spool_is_off(
+    cli: CommandLine,
+) -> None:
+    """What is in the way at ``spool.path`` is said, and left as it is."""
+    path = cli.folder / "data" / "spool.db"
+    async with open_ledger(f"sqlite:///{path}") as ledger:
+        await ledger.totals()
+
+    done = await asyncio.to_thread(cli, "ingress", "--port", "0")
+
+    assert 1 == done.returncode
+    assert str(path) in done.stderr
 
 
 @pytest.fixture
