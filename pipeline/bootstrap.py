@@ -1,7 +1,7 @@
 """From settings to open parts: the broker, the ledger, the topology.
 
-With ``roles.py``, which makes the roles of a process that stays, the only place that
-knows which settings make which object.
+With ``roles.py`` and ``ingress_role.py``, which make the roles of a process that stays,
+the only place that knows which settings make which object.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from pipeline.ledger.turns import Turns
     from pipeline.provider.client import ProviderClient
     from pipeline.settings import Settings
-    from pipeline.spool.spool import Spool
     from pipeline.submission import Checker, Submitter
     from pipeline.subscriptions import Subscription
     from pipeline.topology import Topology
@@ -187,18 +186,6 @@ def lifetimes_of(settings: Settings) -> Lifetimes:
         upstream=known.upstream_links,
         upstream_hosts=known.upstream_hosts,
     )
-
-
-def spool_of(settings: Settings) -> Spool | None:
-    """Make the outage spool, unless there is to be none; its context opens it."""
-    is_wanted = settings.spool.enabled
-    if is_wanted is None:
-        is_wanted = urlsplit(settings.broker_url).scheme != "sqlite"
-    if not is_wanted:
-        return None
-    from pipeline.spool.spool import Spool  # noqa: PLC0415  only the ingress has one
-
-    return Spool(settings.spool, prefix=settings.broker.prefix)
 
 
 @asynccontextmanager

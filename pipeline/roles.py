@@ -22,30 +22,21 @@ from pipeline.bootstrap import (
     callback_address_of,
     lifetimes_of,
     open_submitter,
-    spool_of,
     subscriptions_of,
     topology_of,
 )
 from pipeline.errors import ConfigurationError, FetchFailed
-from pipeline.ingress.app import Routes, make_ingress
+from pipeline.ingress.app import Routes
 from pipeline.ingress.health import health_routes
-from pipeline.ingress.tls import certificate_of
+from pipeline.ingress_role import open_ingress
 from pipeline.logs import get_logger
 from pipeline.poller.poller import Limits, Poller
 from pipeline.poller.rhythm import Rhythm, refuse_unknown_operations
 from pipeline.provider.account import window_of_task
 from pipeline.provider.door import door_of, polls_per_second, questions_per_second
-from pipeline.service import (
-    HttpRole,
-    IdleRole,
-    PollerRole,
-    WorkerRole,
-    declare_when_up,
-)
+from pipeline.service import HttpRole, IdleRole, PollerRole, WorkerRole
 from pipeline.settings import DedupeSettings
 from pipeline.settings.polling import is_polling_alone
-from pipeline.spool.forwarder import Forwarder
-from pipeline.spool.outlet import Outlet
 from pipeline.topology import DEDUPE, DOWNLOAD, notify_queue
 from pipeline.worker import Worker, one_by_one
 from pipeline.workers.confirm import Confirmation, turns_within
@@ -57,7 +48,6 @@ from pipeline.workers.refresh import RECOVERY, Refresh
 from pipeline.workers.urgency import by_time_left
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import AsyncIterator, Callable, Sequence
 
     from pipeline.broker.order import Order
@@ -94,16 +84,7 @@ async def open_roles(settings: Settings, plan: Plan) -> AsyncIterator[Sequence[R
             if (port := settings.metrics.port) is not None and not plan.ingress:
                 roles.append(_make_health(settings, broker, port, roles))
         if plan.ingress:
-            # Its own handle: a callback waits less long than a worker may.
-            handle = broker_of(settings, deadline=settings.ingress.publish_timeout)
-            broker = await stack.enter_async_context(handle)
-            parts = Parts(broker=broker, topology=topology)
-            outlet = None
-            if (spool := spool_of(settings)) is not None:
-                outlet = Outlet(broker, await stack.enter_async_context(spool))
-            roles.append(_make_ingress(settings, parts, roles, outlet))
-            if outlet is not None:
-                roles.append(Forwarder(outlet))
+            roles += await open_ingress(stack, settings, topology, _checks(roles))
         if plan.admin and settings.admin.port is not None:
             roles.append(await _open_admin(stack, settings, settings.admin.port))
         yield roles
@@ -290,25 +271,6 @@ def _role(
         order=order,
     )
     return WorkerRole(worker, parts.broker, parts.topology)
-
-
-def _make_ingress(
-    settings: Settings, parts: Parts, others: Sequence[Role], outlet: Outlet | None
-) -> HttpRole:
-    async def declare(stopping: asyncio.Event) -> None:
-        await declare_when_up(parts.broker, parts.topology, stopping)
-
-    ingress = settings.ingress
-    return HttpRole(
-        "ingress",
-        make_ingress(parts.broker, ingress, outlet=outlet, checks=_checks(others)),
-        host=ingress.host,
-        port=ingress.port,
-        max_body_bytes=int(ingress.max_body_bytes),
-        max_connections=ingress.max_connections,
-        certificate=certificate_of(ingress.tls),
-        prepare=declare,
-    )
 
 
 def _make_health(

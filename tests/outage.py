@@ -98,7 +98,7 @@ async def running_outage(
     stopping = asyncio.Event()
     async with (
         open_broker(url, deadline=CONFIRM) as broker,
-        Spool(chosen, prefix=topology.prefix) as spool,
+        Spool(chosen) as spool,
     ):
         outlet = Outlet(broker, spool)
         routes = make_ingress(broker, IngressSettings(), outlet=outlet)

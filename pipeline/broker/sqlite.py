@@ -132,7 +132,13 @@ class SqliteBroker(Broker):
         self, queue: str, *, prefetch: int, order: Order | None = None
     ) -> SqliteConsumer:
         topology = self._session.require_declared()
-        return SqliteConsumer(self._session, topology, queue, prefetch, order)
+        name = topology.queue_name(queue)
+        return SqliteConsumer(self._session, topology, name, prefetch, order)
+
+    def consume_full(self, name: str, *, prefetch: int) -> SqliteConsumer:
+        """Consume from a queue of the file by its full name, under any prefix."""
+        topology = self._session.require_declared()
+        return SqliteConsumer(self._session, topology, name, prefetch, None)
 
     async def depth(self, queue: str) -> Depth:
         session = self._session
@@ -153,10 +159,9 @@ class SqliteBroker(Broker):
         return Depth(ready=counts.ready, unacked=unacked, delayed=counts.delayed)
 
     async def content(self, queue: str) -> Content:
-        """Measure ``queue``, held messages included, and the file.
+        """Measure ``queue`` under every prefix that the file has, and the file.
 
         Raises:
             BrokerUnavailable: no answer in time.
         """
-        name = self._session.require_declared().queue_name(queue)
-        return await self._session.read(partial(content_of, name=name))
+        return await self._session.read(partial(content_of, queue=queue))

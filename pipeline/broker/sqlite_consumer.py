@@ -41,7 +41,7 @@ class SqliteConsumer(Consumer):
         self,
         session: Session,
         topology: Topology,
-        queue: str,
+        name: str,
         prefetch: int,
         order: Order | None,
     ) -> None:
@@ -49,8 +49,9 @@ class SqliteConsumer(Consumer):
             message = f"expected a prefetch of 1 or more, got {prefetch}"
             raise ValueError(message)
         self.id = secrets.randbits(62)
-        self.name = topology.queue_name(queue)
-        self.queue = queue
+        #: The full name of its queue, and what is left without our own prefix.
+        self.name = name
+        self.queue = name.removeprefix(topology.queue_name(""))
         self.is_starved = False
         self._session = session
         self._topology = topology

@@ -65,7 +65,10 @@ _UNREACHABLE: Final = {
         "correct assets_url, its credentials, or what it leads to",
     ),
     places.SPOOL: (
-        "while the broker is away, callbacks are answered 503",
+        (
+            "while the broker is away, callbacks are answered 503; what is in the file"
+            " is not forwarded"
+        ),
         "look at spool.path, who owns it, and its disk",
     ),
     address.CALLBACK: (

@@ -7,10 +7,11 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 from pipeline.assets.lifetime import expires_at
-from pipeline.bootstrap import ledger_of, lifetimes_of, spool_of
+from pipeline.bootstrap import ledger_of, lifetimes_of
 from pipeline.doctor.finding import Finding, ok, warning
 from pipeline.ledger.links import unfetched_pages
 from pipeline.settings.polling import is_polling
+from pipeline.settings.spooling import is_spooling
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -76,7 +77,7 @@ def _judge_ingress(settings: Settings) -> Finding:
 
 
 def _judge_spool(settings: Settings) -> Iterator[Finding]:
-    if spool_of(settings) is None:
+    if not is_spooling(settings):
         return
     callbacks = int(settings.spool.max_bytes) // CALLBACK_BYTES
     yield ok(

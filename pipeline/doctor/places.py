@@ -10,19 +10,20 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote, urlsplit
 
 from pipeline.assets.store import OBJECT_SCHEMES, open_store
-from pipeline.bootstrap import ledger_of, spool_of
+from pipeline.bootstrap import ledger_of
 from pipeline.doctor.clocks import judge_clock
 from pipeline.doctor.finding import Finding, ok, problem, warning
 from pipeline.poller.rhythm import follows
 from pipeline.provider.door import polls_per_second
 from pipeline.settings.polling import is_polling
+from pipeline.settings.spooling import is_spooling
+from pipeline.spool.spool import Spool, has_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from pipeline.ledger.expectations import Open
     from pipeline.settings import Settings
-    from pipeline.spool.spool import Spool
 
 LEDGER: Final = "ledger"
 ASSETS: Final = "assets"
@@ -87,21 +88,20 @@ async def look_at_assets(settings: Settings) -> Sequence[Finding]:
 
 
 async def look_at_spool(settings: Settings) -> Sequence[Finding]:
-    """Look into the outage spool, if there is one on this machine.
+    """Look into the outage spool of this machine, also where it is switched off.
 
     Raises:
         BrokerError: its file cannot be used.
     """
-    spool = spool_of(settings)
-    if spool is None:
-        return [ok(SPOOL, "none, as the settings have it")]
+    takes = is_spooling(settings)
     path = settings.spool.path.absolute()
     # To open one would make it.
-    if not await asyncio.to_thread(path.is_file):
-        return [ok(SPOOL, f"no callback waits here: there is no file {path}")]
-    async with spool:
+    if not await asyncio.to_thread(has_file, settings.spool):
+        what = "no callback waits here" if takes else "none, as the settings have it"
+        return [ok(SPOOL, f"{what}: there is no file {path}")]
+    async with Spool(settings.spool) as spool:
         await spool.measure()
-        return [*_judge_spool(spool)]
+        return [*_judge_spool(spool, takes=takes)]
 
 
 async def look_at_disks(settings: Settings) -> Sequence[Finding]:
@@ -139,8 +139,8 @@ def _judge_expected(expected: Open, settings: Settings) -> Iterator[Finding]:
     )
 
 
-def _judge_spool(spool: Spool) -> Iterator[Finding]:
-    if (text := spool.problem) is not None:
+def _judge_spool(spool: Spool, *, takes: bool) -> Iterator[Finding]:
+    if (text := spool.problem if takes else spool.failure) is not None:
         yield problem(
             SPOOL,
             text,
@@ -149,16 +149,21 @@ def _judge_spool(spool: Spool) -> Iterator[Finding]:
             todo="make room, or bring the broker back so that the spool drains",
         )
     if spool.messages:
+        off = "" if takes else "; the spool takes no others, as the settings have it"
+        todo = "bring the broker back and keep an ingress running on this machine;"
+        if not takes:
+            todo += " one with the spool switched off forwards what the file held when"
+            todo += " it was started;"
         yield problem(
             SPOOL,
             f"{spool.messages:,} callbacks wait, the oldest for"
-            f" {spool.oldest_seconds:.0f} s, in {spool.used_bytes:,} bytes",
+            f" {spool.oldest_seconds:.0f} s, in {spool.used_bytes:,} bytes{off}",
             why="they are on this disk alone, and nobody has been told of them",
-            todo="bring the broker back and keep an ingress running on this machine;"
-            " if both are there, look for forwarding_failed in its log",
+            todo=f"{todo} if both are there, look for forwarding_failed in its log",
         )
     elif text is None:
-        yield ok(SPOOL, "empty, and takes callbacks")
+        state = "takes callbacks" if takes else "takes none, as the settings have it"
+        yield ok(SPOOL, f"empty, and {state}")
 
 
 def _judge_disks(settings: Settings) -> Iterator[Finding]:
@@ -190,7 +195,7 @@ def _local_folders(settings: Settings) -> Iterator[Path]:
         parts = urlsplit(url)
         if parts.scheme == "sqlite":
             yield _nearest(Path(unquote(parts.path.removeprefix("/"))).absolute())
-    if spool_of(settings) is not None:
+    if is_spooling(settings):
         yield _nearest(settings.spool.path.absolute())
     if (folder := assets_folder(settings)) is not None:
         yield _nearest(folder)

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from pipeline.broker.port import Broker
     from pipeline.ingress.tls import Certificate
     from pipeline.settings import IngressSettings
+    from pipeline.spool.leftover import Leftover
     from pipeline.spool.outlet import Outlet
 
 log = get_logger("ingress")
@@ -113,6 +114,7 @@ def make_ingress(
     settings: IngressSettings,
     *,
     outlet: Outlet | None = None,
+    leftover: Leftover | None = None,
     checks: Checks | None = None,
 ) -> Routes:
     """Make the routes of the ingress.
@@ -121,6 +123,7 @@ def make_ingress(
         broker: open; its topology may be declared later.
         settings: limits and secrets.
         outlet: takes callbacks instead of ``broker``, also while that is away.
+        leftover: without an outlet, what waits in a spool that takes no more.
         checks: further parts for ``/readyz`` beside the broker.
 
     Raises:
@@ -135,7 +138,7 @@ def make_ingress(
     if outlet is None:
         found = {"broker": lambda: broker.problem, **(checks or {})}
         view = CallbackView(broker.publish, settings)
-        gets = health_routes(found) | description_routes(settings)
+        gets = health_routes(found, standby=leftover) | description_routes(settings)
         return Routes(gets, view, gate)
     found = {"broker": lambda: outlet.broker_problem, **(checks or {})}
     view = CallbackView(outlet.publish, settings)

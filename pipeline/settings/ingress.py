@@ -119,9 +119,10 @@ class SpoolSettings(Section):
     """Where the ingress keeps callbacks while the broker takes none."""
 
     #: Whether there is one; none: with RabbitMQ there is, and with an embedded broker
-    #: there is not, because that is a file on this machine as well.
+    #: there is not, because that is a file on this machine as well. What the file
+    #: holds is forwarded in any case.
     enabled: bool | None = None
-    #: The file, on a local disk that outlives the process.
+    #: The file, on a local disk that outlives the process; of one pipeline alone.
     path: Path = Path("data/spool.db")
     #: With more than this in it nothing more is taken.
     max_bytes: Annotated[ByteSize, Field(ge=_MIB)] = ByteSize(4 * 1024 * _MIB)

@@ -116,20 +116,26 @@ class Forwarder:
 
     async def _drain(self) -> None:
         began, count = self._clock(), 0
+        await self._spool.measure()
+        while self._spool.filled.is_set():
+            count += await self._drain_first_queue()
+        seconds = round(self._clock() - began, 3)
+        log.info("spool_drained", messages=count, seconds=seconds)
+
+    async def _drain_first_queue(self) -> int:
+        """Forward until another queue has the oldest, or there is nothing; count."""
+        count, queue = 0, self._spool.first_queue
         async with self._spool.consume(PREFETCH) as consumer:
-            while True:
+            while self._spool.filled.is_set() and self._spool.first_queue == queue:
                 deliveries: Sequence[Delivery] = ()
                 try:
                     async with asyncio.timeout(IDLE_SECONDS):
                         deliveries = await consumer.receive(BATCH_LIMIT)
                 except TimeoutError:
                     await self._spool.measure()
-                    if not self._spool.filled.is_set():
-                        break
                 await self._forward(consumer, deliveries)
                 count += len(deliveries)
-        seconds = round(self._clock() - began, 3)
-        log.info("spool_drained", messages=count, seconds=seconds)
+        return count
 
     async def _forward(
         self, consumer: Consumer, deliveries: Sequence[Delivery]

@@ -3,6 +3,9 @@
 An embedded broker with one queue: a callback that ``store`` has returned for is
 synced to the disk, many share a sync, and what was half written when the power went
 is undone at the next start. Several processes may share the file.
+
+Its names do not depend on ``broker.prefix``: whatever is in the file was answered
+200, and is to go out under whatever settings there are now (``docs/decisions/0038``).
 """
 
 from __future__ import annotations
@@ -43,12 +46,24 @@ log = get_logger("spool")
 
 #: The queue, and the exchange in front of it.
 SPOOL: Final = "spool"
+#: Of names in the file. Those of older files have the broker's prefix in its place.
+PREFIX: Final = "pipeline"
 #: What a process held that was killed is free again after this.
 LEASE: Final = timedelta(seconds=5)
 #: How often the free room of the disk is looked at, at most.
 LOOK_SECONDS: Final = 0.25
 #: About what a callback takes beside its body.
 OVERHEAD_BYTES: Final = 600
+
+
+_TOPOLOGY: Final = Topology(
+    prefix=PREFIX,
+    exchanges=(Exchange(name=SPOOL, kind=ExchangeKind.FANOUT),),
+    # No work queue: of those, what is delivered too often is put aside.
+    queues=(Queue(name=SPOOL, kind=QueueKind.UNROUTED),),
+    bindings=(Binding(exchange=SPOOL, queue=SPOOL, key=""),),
+)
+_QUEUE: Final = _TOPOLOGY.queue_name(SPOOL)
 
 
 class Cause(Enum):
@@ -71,6 +86,17 @@ class Refusal(NamedTuple):
     text: str
 
 
+def has_file(settings: SpoolSettings) -> bool:
+    """Tell whether there is a file that may hold callbacks; waits for the disk.
+
+    One that cannot be looked at may.
+    """
+    try:
+        return settings.path.is_file()
+    except OSError:
+        return True
+
+
 class Spool:
     """The spool, to be used as an async context manager.
 
@@ -79,22 +105,21 @@ class Spool:
 
     Args:
         settings: where it is and how much it may hold.
-        prefix: of the broker for which the callbacks are meant; others may have
-            theirs in the same file.
     """
 
-    def __init__(self, settings: SpoolSettings, *, prefix: str) -> None:
+    def __init__(self, settings: SpoolSettings) -> None:
         #: Set while there is something to forward.
         self.filled = asyncio.Event()
         #: Callbacks that wait, as far as is known.
         self.messages = 0
         #: When the first of them came in.
         self.oldest_at: datetime | None = None
+        #: Full name of the queue in the file that has the first of them.
+        self.first_queue = _QUEUE
         #: What it takes on the disk.
         self.used_bytes = 0
         self._settings = settings
         self._folder = settings.path.absolute().parent
-        self._topology = _topology(prefix)
         self._broker = SqliteBroker(
             settings.path,
             deadline=settings.timeout,
@@ -132,6 +157,11 @@ class Spool:
         return None if refusal is None else refusal.text
 
     @property
+    def failure(self) -> str | None:
+        """Why the file cannot be used; ``None``: it can."""
+        return self._broker.problem
+
+    @property
     def oldest_seconds(self) -> float:
         """How long the first has waited; 0 if there is none."""
         if not self.messages or self.oldest_at is None:
@@ -163,8 +193,11 @@ class Spool:
         self.filled.set()
 
     def consume(self, prefetch: int) -> Consumer:
-        """Make a consumer; what it acknowledges is to be told to ``forwarded``."""
-        return self._broker.consume(SPOOL, prefetch=prefetch)
+        """Make a consumer of ``first_queue``, as it is now.
+
+        What it acknowledges is to be told to ``forwarded``.
+        """
+        return self._broker.consume_full(self.first_queue, prefetch=prefetch)
 
     def forwarded(self, count: int) -> None:
         """Note that so many are gone."""
@@ -178,7 +211,7 @@ class Spool:
             TopologyMismatch: it is no spool, or one of a newer version.
         """
         if not self._is_declared:
-            await self._broker.declare(self._topology)
+            await self._broker.declare(_TOPOLOGY)
             self._is_declared = True
         stored = self._stored
         content = await self._broker.content(SPOOL)
@@ -186,6 +219,7 @@ class Spool:
         self.messages = content.messages + self._stored - stored
         self.oldest_at = content.oldest_at or self.oldest_at
         self.used_bytes = content.used_bytes
+        self.first_queue = content.first_queue or _QUEUE
         if self.messages:
             self.filled.set()
         else:
@@ -200,8 +234,9 @@ class Spool:
         Raises:
             BrokerUnavailable: the file cannot be used.
         """
-        ready = (await self._broker.depth(SPOOL)).ready
-        return max(0, (await self._broker.content(SPOOL)).messages - ready)
+        # Takes from the dead what they held.
+        await self._broker.depth(SPOOL)
+        return (await self._broker.content(SPOOL)).held
 
     def _refusal(self) -> Refusal | None:
         limits = self._settings
@@ -233,13 +268,3 @@ class Spool:
             else:
                 self._free_bytes = found.f_bavail * found.f_frsize
         return self._free_bytes
-
-
-def _topology(prefix: str) -> Topology:
-    return Topology(
-        prefix=prefix,
-        exchanges=(Exchange(name=SPOOL, kind=ExchangeKind.FANOUT),),
-        # No work queue: of those, what is delivered too often is put aside.
-        queues=(Queue(name=SPOOL, kind=QueueKind.UNROUTED),),
-        bindings=(Binding(exchange=SPOOL, queue=SPOOL, key=""),),
-    )

@@ -163,7 +163,7 @@ def test_callbacks_in_the_spool_are_counted_and_stay(site: Site) -> None:
     settings = SpoolSettings(path=path, min_free_bytes=0)
 
     async def fill() -> None:
-        async with Spool(settings, prefix=site.topology.prefix) as spool:
+        async with Spool(settings) as spool:
             for _ in range(3):
                 await spool.store(make_publication())
 

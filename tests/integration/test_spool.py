@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 def _spool(path: Path, **settings: Any) -> Spool:
     chosen = SpoolSettings.model_validate({"path": path, **settings})
-    return Spool(chosen, prefix="test")
+    return Spool(chosen)
 
 
 @pytest.fixture

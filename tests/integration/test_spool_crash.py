@@ -85,19 +85,8 @@ async def test_torn_last_record_is_harmless(tmp_path: Path) -> None:
     assert [b"0", b"1", b"a"] == bodies
 
 
-async def test_callbacks_for_another_prefix_are_left_alone(tmp_path: Path) -> None:
-    """One file may serve two pipelines; neither gets what is the other's."""
-    async with _spool(tmp_path / "spool.db") as first:
-        await first.store(make_publication())
-    async with _spool(tmp_path / "spool.db", prefix="second") as second:
-        assert 0 == second.messages
-    async with _spool(tmp_path / "spool.db") as again:
-        assert 1 == again.messages
-
-
-def _spool(path: Path, prefix: str = "first") -> Spool:
-    settings = SpoolSettings.model_validate({"path": path, "min_free_bytes": 0})
-    return Spool(settings, prefix=prefix)
+def _spool(path: Path) -> Spool:
+    return Spool(SpoolSettings.model_validate({"path": path, "min_free_bytes": 0}))
 
 
 def _post_and_kill(cli: CommandLine, options: tuple[str, ...]) -> None:
