@@ -11,7 +11,7 @@ import aiormq
 from pipeline.broker.port import Consumer, Delivery
 from pipeline.broker.rabbitmq_arrivals import Arrivals
 from pipeline.broker.rabbitmq_channels import open_consumer_channel
-from pipeline.broker.rabbitmq_connection import bounded, reason_of
+from pipeline.broker.rabbitmq_connection import bounded, left_until, reason_of
 from pipeline.broker.rabbitmq_delivered import decode, of_message, returns_of
 from pipeline.broker.rabbitmq_renewals import WORN_RETURNS
 from pipeline.broker.rabbitmq_stream import FrameStream, Tap, stream_of
@@ -22,7 +22,7 @@ from pipeline.broker.rabbitmq_unacked import (
     require_unsettled,
     tag_of,
 )
-from pipeline.errors import BrokerError, BrokerUnavailable, DeliveryLost
+from pipeline.errors import BrokerError, BrokerUnavailable
 from pipeline.failpoints import reach
 from pipeline.logs import get_logger, report_death
 from pipeline.topology import SUSPECT_DELIVERIES
@@ -183,19 +183,19 @@ class RabbitConsumer(Consumer):
             log.debug("consumer_cancel_failed", error=str(problem))
 
     async def _renew(self, deliveries: Sequence[Delivery]) -> None:
-        """Give back as new what only waited, and would soon count as a suspect.
-
-        What cannot be is left un-acked.
-        """
+        """Give back as new what only waited, before once more makes it a suspect."""
         worn = [one for one in deliveries if is_worn(one)]
-        if not worn:
-            return
-        copies = [self._topology.as_new(self.queue, one.envelope) for one in worn]
         # The rest of the time is for giving back what cannot be renewed.
-        seconds = self._deadline_seconds / 2
-        if await self._renew_all(self.queue, copies, within_seconds=seconds):
-            with suppress(DeliveryLost):
-                await self.ack(worn)
+        due_at = asyncio.get_running_loop().time() + self._deadline_seconds / 2
+        # One first: what follows a refusal to a closed channel costs the connection.
+        for some in filter(None, (worn[:1], worn[1:])):
+            copies = [self._topology.as_new(self.queue, one.envelope) for one in some]
+            seconds = left_until(due_at)
+            if not await self._renew_all(self.queue, copies, within_seconds=seconds):
+                return
+            # If they are lost by now, they are delivered again as well.
+            with suppress(BrokerError):
+                await self.ack(some)
 
     async def ack(
         self,

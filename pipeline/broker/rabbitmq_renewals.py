@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
-from pipeline.broker.rabbitmq_connection import bounded, left_until
+from pipeline.broker.rabbitmq_connection import bounded
 from pipeline.errors import BrokerError, BrokerUnavailable
 from pipeline.logs import get_logger
 from pipeline.topology import SUSPECT_DELIVERIES
@@ -62,18 +62,13 @@ class Renewals:
         If not, some may be, and the messages have to go back as they are. That a
         user may not publish them is said once, and not tried again.
         """
-        due_at = asyncio.get_running_loop().time() + within_seconds
         try:
             items = self._route(copies)
             async with bounded(within_seconds, "giving back as new"), self._turn:
                 if self._is_refused:
                     return False
                 publisher = await self._usable_publisher()
-                # The first alone: what follows a refusal on a channel that is closed
-                # would cost the connection.
-                for some in (items[:1], items[1:]):
-                    left = left_until(due_at)
-                    await publisher.publish(some, deadline_seconds=left)
+                await publisher.publish(items, deadline_seconds=within_seconds)
         except BrokerUnavailable as error:
             if ACCESS_REFUSED in str(error):
                 self._note_refusal(queue, items[0][0].exchange, error)
