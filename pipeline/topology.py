@@ -154,6 +154,14 @@ class Topology:
             key=queue,
         )
 
+    def as_new(self, queue: str, envelope: Envelope) -> Publication:
+        """Send ``envelope`` back to ``queue`` after the shortest delay, as it is.
+
+        The broker takes it for a new message. Whoever may retry may do this.
+        """
+        exchange = self.delay_for(timedelta(0)).name
+        return Publication(exchange=exchange, envelope=envelope, key=queue)
+
 
 def dead_letter(queue: str, envelope: Envelope) -> Publication:
     """Send ``envelope`` to the dead-letter queue of ``queue``."""

@@ -12,19 +12,18 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Self
 
 from pipeline.broker.port import Broker, Depth, Difference, FoundQueue
+from pipeline.broker.rabbitmq_channels import open_publisher
 from pipeline.broker.rabbitmq_connection import Link, bounded, left_until
 from pipeline.broker.rabbitmq_consumer import RabbitConsumer
-from pipeline.broker.rabbitmq_lookup import find_queues
-from pipeline.broker.rabbitmq_plain import PlainPublisher, Publisher, Route
-from pipeline.broker.rabbitmq_publisher import FastPublisher
-from pipeline.broker.rabbitmq_stream import stream_of
+from pipeline.broker.rabbitmq_lookup import count_messages, find_queues
+from pipeline.broker.rabbitmq_plain import Publisher, Route
+from pipeline.broker.rabbitmq_renewals import Renewals
 from pipeline.broker.rabbitmq_topology import (
     declare,
     delete,
     delete_if_idle,
     delete_queue,
     differences,
-    frame_max_of,
     server_version,
 )
 from pipeline.broker.rabbitmq_unacked import require_prefetch
@@ -84,6 +83,7 @@ class RabbitBroker(Broker):
         #: Publish no more, but may still be told of what they have published.
         self._retired: list[Publisher] = []
         self._may_renew_at = 0.0
+        self._renewals = Renewals(self._routed, self._open_renewals)
         self._publishing = Link(
             url,
             name=f"{name} publish",
@@ -192,10 +192,7 @@ class RabbitBroker(Broker):
 
     async def publish(self, *publications: Publication) -> None:
         self._require_declared()
-        try:
-            routed = [(self._routes[item.exchange], item) for item in publications]
-        except KeyError as error:
-            raise Unroutable(f"the topology has no exchange {error}") from error
+        routed = self._routed(publications)
         publisher, seconds = self._publisher, self._deadline_seconds
         if publisher is None or not publisher.is_open:
             due_at = asyncio.get_running_loop().time() + seconds
@@ -211,6 +208,12 @@ class RabbitBroker(Broker):
             await asyncio.sleep(0)
             raise
 
+    def _routed(self, items: Sequence[Publication]) -> list[tuple[Route, Publication]]:
+        try:
+            return [(self._routes[item.exchange], item) for item in items]
+        except KeyError as error:
+            raise Unroutable(f"the topology has no exchange {error}") from error
+
     def consume(
         self, queue: str, *, prefetch: int, order: Order | None = None
     ) -> RabbitConsumer:
@@ -223,6 +226,7 @@ class RabbitBroker(Broker):
             connect=self._connect_to_consume,
             redeclare=self._redeclare,
             publish=self.publish,
+            renew=self._renewals.publish,
             deadline_seconds=self._deadline_seconds,
             require_open=self._require_open,
             on_closed=self._consumers.discard,
@@ -247,13 +251,8 @@ class RabbitBroker(Broker):
     async def _count(
         self, connection: AbstractConnection, names: Sequence[str]
     ) -> list[int]:
-        async with (
-            bounded(self._deadline_seconds, f"counting queue {names[0]}"),
-            connection.channel(publisher_confirms=False) as channel,
-        ):
-            raw = await channel.get_underlay_channel()
-            answers = [await raw.queue_declare(name, passive=True) for name in names]
-        return [answer.message_count or 0 for answer in answers]
+        async with bounded(self._deadline_seconds, f"counting queue {names[0]}"):
+            return await count_messages(connection, names)
 
     @property
     def _declare_seconds(self) -> float:
@@ -284,7 +283,7 @@ class RabbitBroker(Broker):
         async with bounded(self._declare_seconds, "declaring the topology"):
             await self._declare_again(connection)
         async with bounded(self._deadline_seconds, "opening a channel to publish"):
-            self._publisher = await self._open_publisher(connection)
+            self._publisher = await open_publisher(connection)
         BROKER_CONNECTED.set(1)
 
     async def _declare_again(self, connection: AbstractConnection) -> None:
@@ -302,7 +301,7 @@ class RabbitBroker(Broker):
         BROKER_CONNECTED.set(0)
         publisher, self._publisher = self._publisher, None
         retired, self._retired = self._retired, []
-        for one in (publisher, *retired):
+        for one in (publisher, *retired, self._renewals):
             if one is not None:
                 async with bounded(self._deadline_seconds, "closing a channel"):
                     await one.close()
@@ -319,14 +318,11 @@ class RabbitBroker(Broker):
             self._publisher = None
             self._retired.append(publisher)
 
-    async def _open_publisher(self, connection: AbstractConnection) -> Publisher:
-        channel = connection.channel(publisher_confirms=True, on_return_raises=True)
-        await channel.initialize()
-        raw = await channel.get_underlay_channel()
-        if (stream := stream_of(connection)) is not None:
-            return FastPublisher(raw, stream, frame_max_of(connection))
-        log.info("publishing_plainly")
-        return PlainPublisher(channel, frame_max_of(connection))
+    async def _open_renewals(self) -> Publisher:
+        if (problem := self.problem) is not None:
+            raise BrokerUnavailable(problem)
+        connection = await self._publishing.connection(self._deadline_seconds)
+        return await open_publisher(connection)
 
     async def _wait_for_publisher(self, due_at: float) -> Publisher:
         """Wait for the connection; open a new channel if only that was lost.
@@ -340,7 +336,7 @@ class RabbitBroker(Broker):
             if publisher is None or not publisher.is_open:
                 if publisher is not None:
                     await self._declare_again(connection)
-                self._publisher = publisher = await self._open_publisher(connection)
+                self._publisher = publisher = await open_publisher(connection)
                 while len(self._retired) > 1:
                     await self._retired.pop(0).shut()
         return publisher

@@ -10,12 +10,14 @@ import aiormq
 
 from pipeline.broker.port import Consumer, Delivery
 from pipeline.broker.rabbitmq_arrivals import Arrivals
-from pipeline.broker.rabbitmq_connection import bounded, reason_of
-from pipeline.broker.rabbitmq_delivered import decode, is_delivered_in_vain, of_message
+from pipeline.broker.rabbitmq_channels import open_consumer_channel
+from pipeline.broker.rabbitmq_connection import bounded, left_until, reason_of
+from pipeline.broker.rabbitmq_delivered import decode, of_message, returns_of
+from pipeline.broker.rabbitmq_renewals import WORN_RETURNS
 from pipeline.broker.rabbitmq_stream import FrameStream, Tap, stream_of
 from pipeline.broker.rabbitmq_unacked import (
     Unacked,
-    open_consumer_channel,
+    is_worn,
     require_held,
     require_unsettled,
     tag_of,
@@ -23,7 +25,7 @@ from pipeline.broker.rabbitmq_unacked import (
 from pipeline.errors import BrokerError, BrokerUnavailable
 from pipeline.failpoints import reach
 from pipeline.logs import get_logger, report_death
-from pipeline.topology import hand_to
+from pipeline.topology import SUSPECT_DELIVERIES
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -64,6 +66,7 @@ class RabbitConsumer(Consumer):
         connect: Callable[[], Awaitable[AbstractConnection]],
         redeclare: Callable[[], Awaitable[None]],
         publish: Callable[..., Awaitable[None]],
+        renew: Callable[..., Awaitable[bool]],
         deadline_seconds: float,
         require_open: Callable[[], None],
         on_closed: Callable[[RabbitConsumer], None],
@@ -74,6 +77,7 @@ class RabbitConsumer(Consumer):
         self._connect = connect
         self._redeclare = redeclare
         self._publish = publish
+        self._renew_all = renew
         self._deadline_seconds = self._goodbye_seconds = deadline_seconds
         self._require_open = require_open
         self._on_closed = on_closed
@@ -85,7 +89,6 @@ class RabbitConsumer(Consumer):
         self._is_gone = False
         #: Of the present channel; ``None``: there is none.
         self._unacked: Unacked | None = None
-        # Looking at dead letters delivers them in vain, and harms nobody.
         self._isolates = queue in topology.work_queues
         self._arrived = Arrivals(lambda: self.unacked == len(self._arrived), order)
         self._something = asyncio.Event()
@@ -169,9 +172,7 @@ class RabbitConsumer(Consumer):
                 await channel.basic_cancel(self._consumer_tag)
                 # What was on its way has arrived before the answer did.
                 waiting = [*self._arrived.drain()]
-                worn = [one for one in waiting if self._isolates and one.redelivered]
-                if worn:
-                    await self._renew(worn)
+                await self._renew(waiting)
                 for delivery in waiting:
                     if delivery.tag is not None:
                         await self._give_back(delivery)
@@ -182,16 +183,19 @@ class RabbitConsumer(Consumer):
             log.debug("consumer_cancel_failed", error=str(problem))
 
     async def _renew(self, deliveries: Sequence[Delivery]) -> None:
-        """Give back as new messages what was given back before, and only waited.
-
-        The broker counts how often a message came back, and one that comes back too
-        often counts as one that kills its worker.
-        """
-        copies = [hand_to(self.queue, delivery.envelope) for delivery in deliveries]
-        try:
-            await self.ack(deliveries, copies)
-        except BrokerError as error:
-            log.debug("not_renewed", queue=self.queue, error=str(error))
+        """Give back as new what only waited, before once more makes it a suspect."""
+        worn = [one for one in deliveries if is_worn(one)]
+        # The rest of the time is for giving back what cannot be renewed.
+        due_at = asyncio.get_running_loop().time() + self._deadline_seconds / 2
+        # One first: what follows a refusal to a closed channel costs the connection.
+        for some in filter(None, (worn[:1], worn[1:])):
+            copies = [self._topology.as_new(self.queue, one.envelope) for one in some]
+            seconds = left_until(due_at)
+            if not await self._renew_all(self.queue, copies, within_seconds=seconds):
+                return
+            # If they are lost by now, they are delivered again as well.
+            with suppress(BrokerError):
+                await self.ack(some)
 
     async def ack(
         self,
@@ -329,7 +333,9 @@ class RabbitConsumer(Consumer):
     def _deliver(self, delivered: Delivered, unacked: Unacked) -> None:
         if unacked is not self._unacked:
             return
-        unacked.add(delivered.tag)
+        # Looking at dead letters delivers them in vain, and harms nobody.
+        returns = returns_of(delivered) if self._isolates else 0
+        unacked.add(delivered.tag, is_worn=returns >= WORN_RETURNS)
         delivery = Delivery(
             envelope=decode(delivered, self._topology),
             queue=self.queue,
@@ -338,6 +344,5 @@ class RabbitConsumer(Consumer):
             consumer=self,
             topology=self._topology,
         )
-        is_suspect = self._isolates and is_delivered_in_vain(delivered)
-        self._arrived.add(delivery, is_suspect=is_suspect)
+        self._arrived.add(delivery, is_suspect=returns >= SUSPECT_DELIVERIES)
         self._something.set()

@@ -16,7 +16,7 @@ from pamqp.header import ContentHeader
 
 from pipeline.broker import rabbitmq_wire as wire
 from pipeline.message import Envelope, Failure, decode_headers
-from pipeline.topology import DELIVERY_LIMIT, SUSPECT_DELIVERIES
+from pipeline.topology import DELIVERY_LIMIT
 from pipeline.values import value
 
 if TYPE_CHECKING:
@@ -146,10 +146,10 @@ def decode(delivered: Delivered, topology: Topology) -> Envelope:
     )
 
 
-def is_delivered_in_vain(delivered: Delivered) -> bool:
-    """Tell whether a message comes again and again and is never settled."""
+def returns_of(delivered: Delivered) -> int:
+    """Tell how often the broker counts a message as come back, never settled."""
     count = delivered.headers.get(DELIVERY_COUNT) if delivered.redelivered else 0
-    return isinstance(count, int) and count >= SUSPECT_DELIVERIES
+    return count if isinstance(count, int) else 0
 
 
 def of_message(message: DeliveredMessage) -> Delivered:

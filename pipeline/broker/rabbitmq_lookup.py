@@ -17,7 +17,7 @@ from pipeline.errors import TopologyMissing
 from pipeline.logs import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     import aio_pika
 
@@ -59,6 +59,16 @@ async def find_queues(
                 )
             )
     return found
+
+
+async def count_messages(
+    connection: aio_pika.abc.AbstractConnection, names: Sequence[str]
+) -> list[int]:
+    """Count what is ready in queues that are there, named as on the broker."""
+    async with AsyncExitStack() as stack:
+        raw = await open_channel(stack, connection)
+        answers = [await raw.queue_declare(name, passive=True) for name in names]
+    return [answer.message_count or 0 for answer in answers]
 
 
 async def require_all(

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import aiormq
-    from aio_pika.abc import AbstractConnection
 
     from pipeline.broker.port import Delivery
     from pipeline.broker.rabbitmq_stream import FrameStream
@@ -46,6 +45,8 @@ class Unacked:
         self._stream = stream
         #: Delivery tag, in the order of arrival -> settled, but not sent yet?
         self._tags: dict[int, bool] = {}
+        #: Those that have come back so often that once more would make a difference.
+        self._worn: set[int] = set()
         self._flush_is_due = False
         #: Only where there is no short cut.
         self._sending: set[asyncio.Task[None]] = set()
@@ -63,9 +64,15 @@ class Unacked:
         """Tell whether a delivery is ours, settled or not."""
         return tag in self._tags
 
-    def add(self, tag: int) -> None:
+    def add(self, tag: int, *, is_worn: bool = False) -> None:
         """Note a delivery that has arrived."""
         self._tags[tag] = False
+        if is_worn:
+            self._worn.add(tag)
+
+    def has_worn(self, tag: int) -> bool:
+        """Tell what was said of a delivery when it arrived."""
+        return tag in self._worn
 
     def settle(self, tag: int) -> None:
         """Acknowledge a delivery soon."""
@@ -77,6 +84,7 @@ class Unacked:
     async def give_back(self, tag: int) -> None:
         """Put a delivery back into its queue."""
         self._tags.pop(tag, None)
+        self._worn.discard(tag)
         if self._stream is not None:
             self._stream.write(wire.give_back(self._channel.number, tag))
         else:
@@ -91,6 +99,7 @@ class Unacked:
     def drop(self) -> None:
         """Forget everything: the broker delivers it again."""
         self._tags.clear()
+        self._worn.clear()
         for task in self._sending:
             task.cancel()
 
@@ -101,6 +110,7 @@ class Unacked:
         tags = self._tags
         settled = [tag for tag, is_settled in tags.items() if is_settled]
         self._tags = {tag: False for tag, is_settled in tags.items() if not is_settled}
+        self._worn.difference_update(settled)
         if self._stream is not None:
             lowest_open = next(iter(self._tags), None)
             frames = _acknowledge(self._channel.number, settled, lowest_open)
@@ -141,22 +151,6 @@ def require_prefetch(prefetch: int) -> None:
         raise ValueError(message)
 
 
-async def open_consumer_channel(
-    connection: AbstractConnection, lost: asyncio.Event
-) -> aiormq.abc.AbstractChannel:
-    """Open a channel; ``lost`` is set when it closes or the broker cancels."""
-    wrapped = connection.channel(publisher_confirms=False)
-    await wrapped.initialize()
-    channel = await wrapped.get_underlay_channel()
-
-    def note(_: object) -> None:
-        lost.set()
-
-    channel.closing.add_done_callback(note)
-    channel.on_consumer_cancel_callbacks.add(note)
-    return channel
-
-
 def require_held(
     deliveries: Sequence[Delivery],
     tags: Sequence[tuple[Unacked, int]],
@@ -184,6 +178,12 @@ def require_unsettled(delivery: Delivery) -> None:
             f"message {delivery.envelope.message_id} of queue {delivery.queue}"
             " is settled already"
         )
+
+
+def is_worn(delivery: Delivery) -> bool:
+    """Tell whether it had come back so often that once more would make a difference."""
+    unacked, tag = tag_of(delivery)
+    return unacked.has_worn(tag)
 
 
 def tag_of(delivery: Delivery) -> tuple[Unacked, int]:

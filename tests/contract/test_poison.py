@@ -133,7 +133,7 @@ async def test_what_only_waited_for_its_turn_is_no_poison(broker: Broker) -> Non
         async with broker.consume(DEDUPE, prefetch=8) as consumer:
 
             async def has_all() -> bool:
-                return (await broker.depth(DEDUPE)).ready == 0
+                return (await broker.depth(DEDUPE)).unacked == 8
 
             await eventually(has_all)
             await consumer.stop()

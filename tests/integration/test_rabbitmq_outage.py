@@ -14,7 +14,7 @@ import pytest
 from pipeline.broker import rabbitmq_publisher
 from pipeline.broker.rabbitmq import RabbitBroker
 from pipeline.errors import BrokerUnavailable
-from pipeline.topology import DEDUPE, DOWNLOAD, WORK
+from pipeline.topology import DEDUPE, DOWNLOAD, SUSPECT_DELIVERIES, WORK
 from tests.factories import (
     SHORT_DELAY,
     make_envelope,
@@ -113,6 +113,37 @@ async def test_alarm_is_known_at_once(
             assert "alarm" in str(broker.problem)
         await _until_it_works(broker)
         assert broker.problem is None
+
+
+async def test_consumer_that_stops_during_an_alarm_gives_back_what_waits(
+    open_rabbit: OpenRabbit, rabbitmq_own_node: RabbitNode
+) -> None:
+    """In time, and as it is, for copies cannot be published; nothing is lost."""
+    async with open_rabbit(deadline=SHORT) as broker:
+        await broker.publish(*make_publications(5))
+        for _ in range(SUSPECT_DELIVERIES - 1):
+            async with broker.consume(DEDUPE, prefetch=5) as consumer:
+                await receive(consumer, 5)
+        async with broker.consume(DEDUPE, prefetch=5) as consumer:
+
+            async def do_all_wait() -> bool:
+                return (await broker.depth(DEDUPE)).unacked == 5
+
+            await eventually(do_all_wait)
+            async with _memory_alarm(rabbitmq_own_node):
+                began = time.monotonic()
+                await consumer.stop()
+                seconds = time.monotonic() - began
+                unacked = consumer.unacked
+                async with broker.consume(DEDUPE, prefetch=5) as another:
+                    taken: set[bytes] = set()
+                    while len(taken) < 5:
+                        delivery = await receive_one(another)
+                        taken.add(delivery.envelope.body)
+                        await delivery.ack()
+
+        assert seconds < SHORT.total_seconds() + 1
+        assert 0 == unacked
 
 
 async def test_lost_connection_is_told_with_the_first_failure(

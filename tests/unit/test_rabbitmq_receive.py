@@ -37,6 +37,7 @@ async def test_time_to_gather_that_runs_out_in_between_is_no_reason_to_wait(
         connect=cast("Callable[[], Awaitable[AbstractConnection]]", nothing),
         redeclare=nothing,
         publish=nothing,
+        renew=cast("Callable[..., Awaitable[bool]]", nothing),
         deadline_seconds=1,
         require_open=lambda: None,
         on_closed=lambda _: None,

@@ -188,6 +188,16 @@ def test_handing_over_ignores_the_routing_key() -> None:
     assert publication.envelope.routing_key == "task.complete"
 
 
+def test_what_goes_back_as_new_waits_the_shortest_delay_and_no_attempt_counts() -> None:
+    topology = build_topology(delays=(timedelta(minutes=1), timedelta(seconds=2)))
+
+    publication = topology.as_new("download", ENVELOPE)
+
+    assert publication.exchange == "delay.2s"
+    assert publication.wire_key == "download"
+    assert publication.envelope == ENVELOPE
+
+
 def test_public_names_carry_no_version_and_others_do() -> None:
     topology = build_topology(prefix="acme")
 
