@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from pipeline.cli import render
-from pipeline.cli.loop import run_async
+from pipeline.cli.loop import heeding_terminate, run_async
 from pipeline.cli.options import AsJson, BrokerUrl, read_settings
 from pipeline.cli.screen import Screen
 
@@ -150,15 +150,22 @@ def _give_verdict(
 ) -> None:
     quiet_logs()
     is_shown = not (as_json or options.load)
-    with tempfile.TemporaryDirectory(prefix="pipeline-demo-") as folder:
-        playing = _play(Path(folder), options, broker_url, is_shown=is_shown)
-        summary = run_async(playing)
+    playing = _play_in_temporary_folder(options, broker_url, is_shown=is_shown)
+    summary = run_async(heeding_terminate(playing))
     if as_json:
         render.print_json(summary.as_dict())
     else:
         _print_summary(summary)
     if summary.lost:
         raise typer.Exit(1)
+
+
+async def _play_in_temporary_folder(
+    options: DemoOptions, broker_url: str | None, *, is_shown: bool
+) -> Summary:
+    # In the coroutine, so that a signal finds somebody who removes it.
+    with tempfile.TemporaryDirectory(prefix="pipeline-demo-") as folder:
+        return await _play(Path(folder), options, broker_url, is_shown=is_shown)
 
 
 async def _play(
