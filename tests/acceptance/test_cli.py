@@ -254,6 +254,37 @@ def test_output_that_is_no_terminal_has_no_colours(cli: CommandLine) -> None:
     assert "\x1b" not in done.stdout
 
 
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii"])
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("run", "--help"), "in ./data/demo-"),
+        (("demo", "--tasks", "1"), "callback complete"),
+    ],
+)
+def test_a_terminal_that_lacks_letters_gets_all_the_others(
+    cli: CommandLine, encoding: str, arguments: tuple[str, ...], words: str
+) -> None:
+    """Not every one knows UTF-8; help and the demo's lines have letters beyond it."""
+    done = cli(*arguments, environ={"PYTHONIOENCODING": encoding})
+
+    assert (0, "") == (done.returncode, done.stderr)
+    assert words in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("encoding", "expected"), [("utf8", "demo-…"), ("latin-1", "demo-?")]
+)
+def test_a_terminal_that_has_all_letters_gets_them(
+    cli: CommandLine, encoding: str, expected: str
+) -> None:
+    environ = {"PYTHONIOENCODING": encoding, "COLUMNS": "500"}
+
+    done = cli("run", "--help", environ=environ)
+
+    assert f"of its own in ./data/{expected};" in done.stdout
+
+
 def test_the_topology_is_made_and_compared(cli: CommandLine) -> None:
     cli("topology", "apply", "--set", "broker.prefix=other")
 
