@@ -98,7 +98,7 @@ def show(
         raise typer.BadParameter(message, param_hint="--body")
     _refuse_alone("--timeout", timeout, "--follow", is_there=follow)
     _refuse_alone("--event", event, "--body", is_there=body)
-    within = render.parse_age(timeout)
+    within = render.parse_age(timeout, "--timeout")
     settings = read_settings(
         config, assignments, ledger_url=ledger_url, broker_url=broker_url
     ).settings

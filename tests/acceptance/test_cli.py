@@ -126,6 +126,74 @@ def test_wrong_usage_ends_with_code_2(arguments: tuple[str, ...], words: str) ->
     assert words in done.stderr
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("dead-letters", "list", "--older-than"),
+        ("dead-letters", "discard", "--newer-than"),
+        ("ledger", "prune", "--older-than"),
+        ("tasks", "list", "--since"),
+        ("tasks", "list", "--until"),
+        ("tasks", "show", "5c79be8e", "--follow", "--timeout"),
+        ("submit", "--operation", "wav", "--timeout"),
+        ("submit-batch", "tasks.csv", "--timeout"),
+        ("simulate", "--span"),
+    ],
+    ids=" ".join,
+)
+def test_a_wrong_age_names_its_option(arguments: tuple[str, ...]) -> None:
+    runner = CliRunner(env={"COLUMNS": "200"})
+    *_, option = arguments
+    age = "answer=5x" if option == "--span" else "5x"
+
+    done = runner.invoke(app, [*arguments, age], prog_name="pipeline")
+
+    assert 2 == done.exit_code
+    assert f"Invalid value for {option}: expected a" in done.stderr
+    assert "got '5x'" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (
+            ("dead-letters", "list", "--older-than", "1h", "--newer-than", "5m"),
+            "for --older-than: expected an age below that of --newer-than, 5m, got 1h",
+        ),
+        (
+            ("dead-letters", "replay", "--older-than", "60m", "--newer-than", "1h"),
+            "for --older-than: expected an age below that of --newer-than, 1h, got 60m",
+        ),
+        (
+            ("tasks", "list", "--since", "1h", "--until", "2h"),
+            "for --since: expected a time before that of --until, 2h, got 1h",
+        ),
+        (
+            ("tasks", "list", "--since", "2026-11-20", "--until", "2026-11-19T08:00Z"),
+            "a time before that of --until, 2026-11-19T08:00Z, got 2026-11-20",
+        ),
+    ],
+)
+def test_a_range_that_can_hold_nothing_is_refused(
+    arguments: tuple[str, ...], words: str
+) -> None:
+    """Where the two were mixed up, 0 would be taken for an answer."""
+    runner = CliRunner(env={"COLUMNS": "200"})
+
+    done = runner.invoke(app, [*arguments], prog_name="pipeline")
+
+    assert 2 == done.exit_code
+    assert words in done.stderr
+
+
+def test_a_range_that_can_hold_something_is_looked_through(cli: CommandLine) -> None:
+    cli("topology", "apply")
+
+    done = cli("dead-letters", "list", "--older-than", "5m", "--newer-than", "1h")
+
+    assert (0, "0 dead letters\n") == (done.returncode, done.stdout)
+
+
 def test_an_unknown_queue_is_wrong_usage_too(cli: CommandLine) -> None:
     cli("topology", "apply")
 
