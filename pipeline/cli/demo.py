@@ -6,6 +6,7 @@ import shlex
 import shutil
 import sys
 import tempfile
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from secrets import randbelow
@@ -19,7 +20,9 @@ from pipeline.cli.options import AsJson, BrokerUrl, read_settings
 from pipeline.cli.screen import Screen
 
 if TYPE_CHECKING:
-    from pipeline.demo import DemoOptions, Summary
+    from collections.abc import AsyncIterator
+
+    from pipeline.demo import Demo, DemoOptions, Summary
 
 #: The longest to wait for everything to settle, and what each callback of a load
 #: adds: a slow machine notifies of some hundred events a second.
@@ -192,11 +195,9 @@ async def _stay(folder: Path, options: DemoOptions, port: int) -> None:
 
     screen = Screen()
     timeline = Timeline(screen.write)
+    demo = Demo(folder, options, timeline, port=port)
     with screen.stopping_with_reader():
-        async with (
-            stopping_on_signals() as stopping,
-            Demo(folder, options, timeline, port=port) as demo,
-        ):
+        async with stopping_on_signals() as stopping, _started(demo, folder):
             timeline.note(f"the provider posts to {demo.callback_url}")
             accepted = await demo.send()
             await demo.settle(accepted)
@@ -206,6 +207,21 @@ async def _stay(folder: Path, options: DemoOptions, port: int) -> None:
             _print_suggestions(folder, demo.config or folder, dead)
             await stopping.wait()
             timeline.note("stopping: work in progress is finished first")
+
+
+@asynccontextmanager
+async def _started(demo: Demo, folder: Path) -> AsyncIterator[None]:
+    """Start a demo in a folder of its own, which goes again if the start fails."""
+    async with AsyncExitStack() as stack:
+        try:
+            await stack.enter_async_context(demo)
+        except BaseException:
+            shutil.rmtree(folder)
+            # What is around it goes, too, unless it holds anything else.
+            with suppress(OSError):
+                folder.parent.rmdir()
+            raise
+        yield
 
 
 def _print_suggestions(folder: Path, config: Path, dead: int) -> None:
