@@ -6,6 +6,7 @@ import shlex
 import shutil
 import sys
 import tempfile
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from secrets import randbelow
@@ -14,12 +15,14 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from pipeline.cli import render
-from pipeline.cli.loop import run_async
+from pipeline.cli.loop import heeding_terminate, run_async
 from pipeline.cli.options import AsJson, BrokerUrl, read_settings
 from pipeline.cli.screen import Screen
 
 if TYPE_CHECKING:
-    from pipeline.demo import DemoOptions, Summary
+    from collections.abc import AsyncIterator
+
+    from pipeline.demo import Demo, DemoOptions, Summary
 
 #: The longest to wait for everything to settle, and what each callback of a load
 #: adds: a slow machine notifies of some hundred events a second.
@@ -150,15 +153,22 @@ def _give_verdict(
 ) -> None:
     quiet_logs()
     is_shown = not (as_json or options.load)
-    with tempfile.TemporaryDirectory(prefix="pipeline-demo-") as folder:
-        playing = _play(Path(folder), options, broker_url, is_shown=is_shown)
-        summary = run_async(playing)
+    playing = _play_in_temporary_folder(options, broker_url, is_shown=is_shown)
+    summary = run_async(heeding_terminate(playing))
     if as_json:
         render.print_json(summary.as_dict())
     else:
         _print_summary(summary)
     if summary.lost:
         raise typer.Exit(1)
+
+
+async def _play_in_temporary_folder(
+    options: DemoOptions, broker_url: str | None, *, is_shown: bool
+) -> Summary:
+    # In the coroutine, so that a signal finds somebody who removes it.
+    with tempfile.TemporaryDirectory(prefix="pipeline-demo-") as folder:
+        return await _play(Path(folder), options, broker_url, is_shown=is_shown)
 
 
 async def _play(
@@ -185,11 +195,9 @@ async def _stay(folder: Path, options: DemoOptions, port: int) -> None:
 
     screen = Screen()
     timeline = Timeline(screen.write)
+    demo = Demo(folder, options, timeline, port=port)
     with screen.stopping_with_reader():
-        async with (
-            stopping_on_signals() as stopping,
-            Demo(folder, options, timeline, port=port) as demo,
-        ):
+        async with stopping_on_signals() as stopping, _started(demo, folder):
             timeline.note(f"the provider posts to {demo.callback_url}")
             accepted = await demo.send()
             await demo.settle(accepted)
@@ -199,6 +207,21 @@ async def _stay(folder: Path, options: DemoOptions, port: int) -> None:
             _print_suggestions(folder, demo.config or folder, dead)
             await stopping.wait()
             timeline.note("stopping: work in progress is finished first")
+
+
+@asynccontextmanager
+async def _started(demo: Demo, folder: Path) -> AsyncIterator[None]:
+    """Start a demo in a folder of its own, which goes again if the start fails."""
+    async with AsyncExitStack() as stack:
+        try:
+            await stack.enter_async_context(demo)
+        except BaseException:
+            shutil.rmtree(folder)
+            # What is around it goes, too, unless it holds anything else.
+            with suppress(OSError):
+                folder.parent.rmdir()
+            raise
+        yield
 
 
 def _print_suggestions(folder: Path, config: Path, dead: int) -> None:

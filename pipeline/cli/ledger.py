@@ -52,7 +52,7 @@ def prune(
     of one that is forgotten may be given again.
     """
     settings = read_settings(config, assignments, ledger_url=ledger_url).settings
-    age = render.parse_age(older_than)
+    age = render.parse_age(older_than, "--older-than")
     assert age is not None  # noqa: S101 - the option is required
     before = datetime.now(UTC) - age
     tasks, jobs = run_once(_prune(settings, before, dry_run=not yes))

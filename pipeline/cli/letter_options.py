@@ -79,12 +79,20 @@ def selection_of(
         message_id: only this one.
 
     Raises:
-        typer.BadParameter: an age is none.
+        typer.BadParameter: an age is none, or nothing can be of both.
     """
     from pipeline.dead_letters import Selection
 
     now = datetime.now(UTC)
-    older, newer = map(render.parse_age, ages)
+    older = render.parse_age(ages[0], "--older-than")
+    newer = render.parse_age(ages[1], "--newer-than")
+    if older is not None and newer is not None and older >= newer:
+        message = (
+            f"expected an age below that of --newer-than, {ages[1]}, got {ages[0]}:"
+            f" nothing has failed longer ago than {ages[0]}, and yet within the last"
+            f" {ages[1]}"
+        )
+        raise typer.BadParameter(message, param_hint="--older-than")
     return Selection(
         message_id=message_id,
         task_id=task,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import io
 import os
 import sys
 from typing import Annotated, Final
@@ -94,6 +96,7 @@ def pipeline(
 
 def main() -> None:
     """Run the command line and end the process with its exit code."""
+    replace_missing_letters()
     try:
         warn_of_failpoints()
         app(prog_name="pipeline")
@@ -105,6 +108,18 @@ def main() -> None:
         sys.exit(FAILED)
     finally:
         drop_unread_output()
+
+
+def replace_missing_letters() -> None:
+    """Print ``?`` for letters that the terminal's encoding lacks, instead of failing.
+
+    Standard error does without them already, and UTF-8 has them all.
+    """
+    out = sys.stdout
+    if not isinstance(out, io.TextIOWrapper):
+        return
+    if codecs.lookup(out.encoding).name != "utf-8":
+        out.reconfigure(errors="replace")
 
 
 def warn_of_failpoints() -> None:

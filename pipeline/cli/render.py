@@ -115,11 +115,11 @@ def warn(message: str) -> None:
     typer.echo(f"{label} {message}", err=True)
 
 
-def parse_age(text: str | None) -> timedelta | None:
-    """Read an age such as ``30m``.
+def parse_age(text: str | None, option: str) -> timedelta | None:
+    """Read an age such as ``30m``, which was given with ``option``.
 
     Raises:
-        typer.BadParameter: it is none.
+        typer.BadParameter: it is none; it names the option.
     """
     if text is None:
         return None
@@ -129,16 +129,16 @@ def parse_age(text: str | None) -> timedelta | None:
         return parse_duration(text)
     except ValueError as error:
         message = f"expected {error}, got {text!r}"
-        raise typer.BadParameter(message) from error
+        raise typer.BadParameter(message, param_hint=option) from error
 
 
-def parse_moment(text: str | None, now: datetime) -> datetime | None:
+def parse_moment(text: str | None, option: str, now: datetime) -> datetime | None:
     """Read a time: so long ago, such as ``2h``, or one such as ``2026-11-20T08:00Z``.
 
-    One without a zone is in UTC.
+    It was given with ``option``. One without a zone is in UTC.
 
     Raises:
-        typer.BadParameter: it is neither.
+        typer.BadParameter: it is neither; it names the option.
     """
     if text is None:
         return None
@@ -153,7 +153,7 @@ def parse_moment(text: str | None, now: datetime) -> datetime | None:
         return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
     except (ValueError, OverflowError):
         message = f"expected an age such as 2h, or 2026-11-20T08:00Z, got {text!r}"
-        raise typer.BadParameter(message) from None
+        raise typer.BadParameter(message, param_hint=option) from None
 
 
 def _line(columns: Sequence[Column], cells: Sequence[str], room: int | None) -> str:

@@ -236,7 +236,7 @@ def _read_pairs(
 
 
 def _durations(text: str) -> tuple[timedelta, ...]:
-    found = (render.parse_age(part) for part in text.split(","))
+    found = (render.parse_age(part, "--span") for part in text.split(","))
     return tuple(span for span in found if span is not None)
 
 

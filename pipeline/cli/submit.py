@@ -137,7 +137,7 @@ def submit(
     )
     if link is not None:
         given[_link_field(operation)] = link
-    within = render.parse_age(timeout)
+    within = render.parse_age(timeout, "--timeout")
     settings = read_settings(config, assignments, ledger_url=ledger_url).settings
     how = Manner(
         within=within if wait else None,

@@ -103,7 +103,7 @@ def submit_batch(
     """Submit every line of a file, each of them once, and report what came of it."""
     from pipeline.service import StoppedAtOnce
 
-    within = render.parse_age(timeout)
+    within = render.parse_age(timeout, "--timeout")
     settings = read_settings(config, assignments, ledger_url=ledger_url).settings
     how = Manner(within=within if wait else None, dry_run=dry_run, as_json=as_json)
     run = _run(settings, operation, path, how, keep_going=keep_going, again=again)

@@ -6,6 +6,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from pipeline.cli import render
+from pipeline.cli.task_choice import choose_task
 from pipeline.task import EventId
 
 if TYPE_CHECKING:
@@ -18,15 +19,17 @@ async def print_body(settings: Settings, task_id: TaskId, event: str | None) -> 
 
     Args:
         settings: name the ledger.
-        task_id: the task.
+        task_id: the task, or how its id starts.
         event: which one; ``None``: the last that came and was no repeat.
 
     Raises:
+        typer.BadParameter: the ids of several tasks start so.
         LedgerError: the ledger cannot be read.
     """
     from pipeline.bootstrap import ledger_of
 
     async with ledger_of(settings, must_exist=True) as ledger:
+        task_id = await choose_task(ledger, task_id)
         if event is None:
             if await ledger.find_task(task_id) is None:
                 render.fail(f"the ledger has no task {task_id}")

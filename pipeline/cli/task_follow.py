@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import typer
 
 from pipeline.cli import render
+from pipeline.cli.task_choice import choose_task
 from pipeline.cli.task_end import (
     TIME_IS_UP,
     dead_files_of,
@@ -47,6 +48,7 @@ async def follow_task(
             asyncio.timeout(seconds),
             ledger_of(settings, must_exist=True) as ledger,
         ):
+            task_id = await choose_task(ledger, task_id)
             watch = Watch(ledger, task_id, dead_files_of(settings))
             printer = _Printer(ledger, task_id, as_json=as_json)
             while True:

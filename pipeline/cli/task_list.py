@@ -110,13 +110,13 @@ def list_tasks(
     broker_url: BrokerUrl = None,
 ) -> None:
     """List tasks, the last seen first."""
-    now = datetime.now(UTC)
+    seen_since, seen_until = _read_range(since, until)
     chosen = TaskSelection(
         states=states or None,
         operation=operation,
         door=door,
-        since=render.parse_moment(since, now),
-        until=render.parse_moment(until, now),
+        since=seen_since,
+        until=seen_until,
         with_missing_files=with_missing_files,
     )
     place = None if after is None else _read_place(after)
@@ -132,6 +132,26 @@ def list_tasks(
         await _show(found, dead, has_more=has_more, as_json=as_json)
 
     run_once(main())
+
+
+def _read_range(
+    since: str | None, until: str | None
+) -> tuple[datetime | None, datetime | None]:
+    """Read from when on, and until when.
+
+    Raises:
+        typer.BadParameter: one is no time, or there is none between them.
+    """
+    now = datetime.now(UTC)
+    first = render.parse_moment(since, "--since", now)
+    end = render.parse_moment(until, "--until", now)
+    if first is not None and end is not None and first >= end:
+        message = (
+            f"expected a time before that of --until, {until}, got {since}:"
+            " --since is where the range begins, --until where it ends"
+        )
+        raise typer.BadParameter(message, param_hint="--since")
+    return first, end
 
 
 async def _find(

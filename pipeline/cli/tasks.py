@@ -18,6 +18,7 @@ from pipeline.cli.options import (
     read_settings,
 )
 from pipeline.cli.task_body import print_body
+from pipeline.cli.task_choice import TaskArgument, choose_task
 from pipeline.cli.task_entries import print_entry
 from pipeline.cli.task_timeline import (
     entry_documents,
@@ -79,7 +80,7 @@ task_list.add_to(app)
 )
 def show(
     *,
-    task_id: Annotated[str, typer.Argument(metavar="TASK-ID")],
+    task_id: TaskArgument,
     follow: _Follow = False,
     timeout: _Timeout = None,
     body: _Body = False,
@@ -97,7 +98,7 @@ def show(
         raise typer.BadParameter(message, param_hint="--body")
     _refuse_alone("--timeout", timeout, "--follow", is_there=follow)
     _refuse_alone("--event", event, "--body", is_there=body)
-    within = render.parse_age(timeout)
+    within = render.parse_age(timeout, "--timeout")
     settings = read_settings(
         config, assignments, ledger_url=ledger_url, broker_url=broker_url
     ).settings
@@ -146,6 +147,7 @@ async def _document(
     from pipeline.bootstrap import ledger_of
 
     async with ledger_of(settings, must_exist=True) as ledger:
+        task_id = await choose_task(ledger, task_id)
         document = await task_document(ledger, task_id)
     if document is not None and dead_letters:
         document["dead_letters"] = await _dead_letters(settings, task_id)

@@ -267,6 +267,13 @@ class Ledger(Expectations, Links, Turns, Jobs):
         """Give a task as it stands."""
 
     @abstractmethod
+    async def list_task_ids(self, start: str, *, limit: int) -> Sequence[TaskId]:
+        """List ids of tasks that start so, at most ``limit``, in order.
+
+        So one that is just that comes first. Every letter stands for itself.
+        """
+
+    @abstractmethod
     async def list_tasks(
         self,
         chosen: TaskSelection = EVERY_TASK,

@@ -205,6 +205,10 @@ class PostgresLedger(
         found = await self._task_records(sql.SELECT_TASK, task_id)
         return found[0] if found else None
 
+    async def list_task_ids(self, start: str, *, limit: int) -> Sequence[TaskId]:
+        found = await self._select(sql.SELECT_TASK_IDS, start, limit)
+        return rows.task_ids(found, start)
+
     async def list_tasks(
         self,
         chosen: TaskSelection = EVERY_TASK,

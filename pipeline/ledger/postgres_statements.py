@@ -172,6 +172,7 @@ DROP_RECOVERY: Final = _numbered(sql.DROP_RECOVERY)
 SELECT_RECOVERY: Final = _numbered(sql.SELECT_RECOVERY)
 
 SELECT_TASK: Final = _numbered(shown.SELECT_TASK)
+SELECT_TASK_IDS: Final = _numbered(shown.SELECT_TASK_IDS)
 SELECT_REPEATS: Final = _numbered(shown.SELECT_REPEATS)
 SELECT_ASSET: Final = _numbered(sql.SELECT_ASSET)
 SELECT_ASSETS: Final = _numbered(sql.SELECT_ASSETS)

@@ -160,6 +160,11 @@ def known(events: Iterable[Row], tasks: Iterable[Row], files: Iterable[Row]) -> 
     )
 
 
+def task_ids(found: Iterable[Row], start: str) -> list[TaskId]:
+    """Give those of ``SELECT_TASK_IDS`` that start with ``start``."""
+    return [TaskId(row[0]) for row in found if row[0].startswith(start)]
+
+
 def task_records(found: Iterable[Row], told: Iterable[Row]) -> list[TaskRecord]:
     """Make tasks of rows of ``SELECT_TASK``, in their order.
 

@@ -199,6 +199,10 @@ class SqliteLedger(SqliteExpectations, SqliteLinks, SqliteTurns, SqliteJobs, Led
 
         return next(iter(await self._read(run)), None)
 
+    async def list_task_ids(self, start: str, *, limit: int) -> Sequence[TaskId]:
+        found = await self._select(shown.SELECT_TASK_IDS, start, limit)
+        return rows.task_ids(found, start)
+
     async def list_tasks(
         self,
         chosen: TaskSelection = EVERY_TASK,

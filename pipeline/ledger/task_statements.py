@@ -44,6 +44,11 @@ _SHOWN: Final = (
     f" ({_FILES} AND state = 'expired') FROM tasks"
 )
 SELECT_TASK: Final = f"{_SHOWN} WHERE task_id = ?"
+#: Both ledgers compare byte by byte, so those that start with a text are together,
+#: from the text itself on: no more rows are read than are asked for.
+SELECT_TASK_IDS: Final = (
+    "SELECT task_id FROM tasks WHERE task_id >= ? ORDER BY task_id LIMIT ?"
+)
 #: In a place where a list of texts is bound.
 IN_LIST: Final = "IN (SELECT value FROM json_each(?))"
 

@@ -126,6 +126,74 @@ def test_wrong_usage_ends_with_code_2(arguments: tuple[str, ...], words: str) ->
     assert words in done.stderr
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("dead-letters", "list", "--older-than"),
+        ("dead-letters", "discard", "--newer-than"),
+        ("ledger", "prune", "--older-than"),
+        ("tasks", "list", "--since"),
+        ("tasks", "list", "--until"),
+        ("tasks", "show", "5c79be8e", "--follow", "--timeout"),
+        ("submit", "--operation", "wav", "--timeout"),
+        ("submit-batch", "tasks.csv", "--timeout"),
+        ("simulate", "--span"),
+    ],
+    ids=" ".join,
+)
+def test_a_wrong_age_names_its_option(arguments: tuple[str, ...]) -> None:
+    runner = CliRunner(env={"COLUMNS": "200"})
+    *_, option = arguments
+    age = "answer=5x" if option == "--span" else "5x"
+
+    done = runner.invoke(app, [*arguments, age], prog_name="pipeline")
+
+    assert 2 == done.exit_code
+    assert f"Invalid value for {option}: expected a" in done.stderr
+    assert "got '5x'" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (
+            ("dead-letters", "list", "--older-than", "1h", "--newer-than", "5m"),
+            "for --older-than: expected an age below that of --newer-than, 5m, got 1h",
+        ),
+        (
+            ("dead-letters", "replay", "--older-than", "60m", "--newer-than", "1h"),
+            "for --older-than: expected an age below that of --newer-than, 1h, got 60m",
+        ),
+        (
+            ("tasks", "list", "--since", "1h", "--until", "2h"),
+            "for --since: expected a time before that of --until, 2h, got 1h",
+        ),
+        (
+            ("tasks", "list", "--since", "2026-11-20", "--until", "2026-11-19T08:00Z"),
+            "a time before that of --until, 2026-11-19T08:00Z, got 2026-11-20",
+        ),
+    ],
+)
+def test_a_range_that_can_hold_nothing_is_refused(
+    arguments: tuple[str, ...], words: str
+) -> None:
+    """Where the two were mixed up, 0 would be taken for an answer."""
+    runner = CliRunner(env={"COLUMNS": "200"})
+
+    done = runner.invoke(app, [*arguments], prog_name="pipeline")
+
+    assert 2 == done.exit_code
+    assert words in done.stderr
+
+
+def test_a_range_that_can_hold_something_is_looked_through(cli: CommandLine) -> None:
+    cli("topology", "apply")
+
+    done = cli("dead-letters", "list", "--older-than", "5m", "--newer-than", "1h")
+
+    assert (0, "0 dead letters\n") == (done.returncode, done.stdout)
+
+
 def test_an_unknown_queue_is_wrong_usage_too(cli: CommandLine) -> None:
     cli("topology", "apply")
 
@@ -252,6 +320,37 @@ def test_output_that_is_no_terminal_has_no_colours(cli: CommandLine) -> None:
     done = cli("config", "show")
 
     assert "\x1b" not in done.stdout
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii"])
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("run", "--help"), "in ./data/demo-"),
+        (("demo", "--tasks", "1"), "callback complete"),
+    ],
+)
+def test_a_terminal_that_lacks_letters_gets_all_the_others(
+    cli: CommandLine, encoding: str, arguments: tuple[str, ...], words: str
+) -> None:
+    """Not every one knows UTF-8; help and the demo's lines have letters beyond it."""
+    done = cli(*arguments, environ={"PYTHONIOENCODING": encoding})
+
+    assert (0, "") == (done.returncode, done.stderr)
+    assert words in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("encoding", "expected"), [("utf8", "demo-…"), ("latin-1", "demo-?")]
+)
+def test_a_terminal_that_has_all_letters_gets_them(
+    cli: CommandLine, encoding: str, expected: str
+) -> None:
+    environ = {"PYTHONIOENCODING": encoding, "COLUMNS": "500"}
+
+    done = cli("run", "--help", environ=environ)
+
+    assert f"of its own in ./data/{expected};" in done.stdout
 
 
 def test_the_topology_is_made_and_compared(cli: CommandLine) -> None:

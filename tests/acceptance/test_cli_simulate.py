@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 import signal
+import socket
 import urllib.request
 from typing import TYPE_CHECKING
 
@@ -160,6 +161,23 @@ def test_everything_runs_with_the_provider_and_its_suggestions_work(
         until(lambda: not cli.json(*letters))
         assert 6 == len(cli.json(*tasks))
         assert 0 == everything.stop(), everything.errors.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("others", [(), ("data/demo-of-yesterday",)])
+def test_a_simulation_that_does_not_start_leaves_no_folder(
+    cli: CommandLine, others: tuple[str, ...]
+) -> None:
+    for name in others:
+        (cli.folder / name).mkdir(parents=True)
+    before = [*cli.folder.rglob("*")]
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        done = cli("run", "--simulate", "--port", port)
+
+    assert 1 == done.returncode
+    assert "it is taken: set another port" in done.stderr
+    assert before == [*cli.folder.rglob("*")]
 
 
 def printed(running: Running) -> str:

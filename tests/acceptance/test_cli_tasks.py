@@ -99,6 +99,44 @@ async def test_the_body_of_a_task_is_printed_as_it_came(
     assert "body" not in json.loads(document)["updates"][0]
 
 
+async def test_a_task_is_found_by_how_its_id_starts(
+    cli: CommandLine, tmp_path: Path
+) -> None:
+    """As the demo shows it; what could mean several tasks is refused with them."""
+    url = f"sqlite:///{tmp_path}/starts.db"
+    several = [f"fda6c9-{number}" for number in range(6)]
+    async with open_ledger(url) as ledger:
+        for task_id in ("5c79be8e-1", "5c79be8e-12", "2fac6f1d9f72", *several):
+            await expect_long_ago(ledger, TaskId(task_id))
+        await give_up(ledger)
+        only = make_update(Stage.FAILED, task_id="2fac6f1d9f72")
+        await ledger.record([make_claim(only, body=b"as it came")])
+
+    def show(*arguments: str) -> tuple[int, str, str]:
+        options = ("--ledger-url", url, "--no-dead-letters")
+        done = cli("tasks", "show", *arguments, *options)
+        return done.returncode, done.stdout, " ".join(done.stderr.split())
+
+    def shown(text: str) -> str:
+        return str(json.loads(show(text, "--json")[1])["task_id"])
+
+    assert "2fac6f1d9f72" == shown("2fac6f1d")
+    assert "2fac6f1d9f72" == shown("2fac6f")
+    assert "5c79be8e-1" == shown("5c79be8e-1")
+    assert (0, "as it came", "") == show("2fac6f1d", "--body")
+    code, followed, errors = show("2fac6f1d", "--follow")
+    assert (1, True) == (code, "callback: failed" in followed)
+    assert "task 2fac6f1d9f72" in errors
+    for options in ((), ("--json",), ("--body",), ("--follow",)):
+        code, printed, errors = show("5c79be8e", *options)
+        assert (2, "") == (code, printed)
+        assert errors.endswith("as 2 do: 5c79be8e-1, 5c79be8e-12")
+        assert "TASK-ID" in errors
+    assert f"as more than 5 do: {', '.join(several[:5])}" in show("fda6c9")[2]
+    assert (1, "", "error: the ledger has no task 2fac6") == show("2fac6")
+    assert (1, "", "error: the ledger has no task 2fac6%") == show("2fac6%")
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "expected"),
     [

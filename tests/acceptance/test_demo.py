@@ -5,20 +5,27 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import subprocess
 import sys
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pipeline.broker import open_broker
 from pipeline.demo import Demo, DemoOptions
 from pipeline.demo.timeline import Timeline
+from pipeline.topology import build_topology
+from tests.command_line import WITHIN_SECONDS, until
 from tests.factories import unique_prefix
 from tests.tcp_proxy import TcpProxy
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
+
+    from tests.command_line import CommandLine
 
 #: How many callbacks the load has; `make load` sends 10,000.
 LOAD = int(os.environ.get("PIPELINE_TEST_LOAD", "2000"))
@@ -87,6 +94,44 @@ def test_same_seed_plays_the_same_tasks() -> None:
 
     for name in ("callbacks_accepted", "duplicates_dropped", "assets_stored", "tasks"):
         assert first[name] == second[name]
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
+)
+async def test_a_demo_that_is_stopped_leaves_nothing_behind(
+    cli: CommandLine, broker_url: str, number: signal.Signals, code: int
+) -> None:
+    """Neither queues on somebody else's broker, nor its temporary folder.
+
+    ``timeout`` sends its signal twice: the second one stops no clean-up.
+    """
+    temporary = cli.folder / "temporary"
+    temporary.mkdir()
+    arguments = ("demo", "--tasks", "40", "--broker-url", broker_url)
+    with cli.running(*arguments, environ={"TMPDIR": str(temporary)}) as running:
+        await asyncio.to_thread(until, lambda: b" 200" in running.log.read_bytes())
+        (folder,) = temporary.iterdir()
+        before = await queues_under(folder.name, broker_url)
+        running.process.send_signal(number)
+        if number is signal.SIGTERM:
+            running.process.send_signal(number)
+        ended = await asyncio.to_thread(running.process.wait, WITHIN_SECONDS)
+
+    assert code == ended, running.errors.read_text(encoding="utf-8")
+    assert [] == list(temporary.iterdir())
+    assert before
+    assert [] == await queues_under(folder.name, broker_url)
+    assert "" == running.errors.read_text(encoding="utf-8")
+
+
+async def queues_under(prefix: str, broker_url: str) -> list[str]:
+    """Give the work queues of a demo that there are."""
+    topology = build_topology(prefix=prefix.lower())
+    async with open_broker(broker_url, deadline=timedelta(seconds=5)) as broker:
+        found = await broker.find_queues(topology, topology.work_queues)
+    return [queue.name for queue in found]
 
 
 @pytest.mark.rabbitmq

@@ -303,6 +303,7 @@ async def test_everything_known_is_read_by_its_key(
         (sql.RENEW_ASSET, (5000, "a", "b", "audio", 1)),
         (sql.NOTE_NOTIFICATION, (1, None, 200, "shop", "e1", 1, None)),
         (sql.write("tasks"), TASKS),
+        (sql.SELECT_TASK_IDS, ("a", 6)),
         (sql.SELECT_NEXT_DUE, ()),
         (sql.SELECT_DUE, (1250, 3, 10)),
         (sql.PUT_OFF, (5000, keys)),

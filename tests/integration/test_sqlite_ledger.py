@@ -11,6 +11,7 @@ import pytest
 from pipeline.errors import LedgerMismatch, LedgerUnavailable
 from pipeline.ledger.migrations import migrations
 from pipeline.ledger.sqlite import APPLICATION_ID, SqliteLedger
+from pipeline.ledger.task_statements import SELECT_TASK_IDS
 from tests.callbacks import make_claim
 
 if TYPE_CHECKING:
@@ -54,6 +55,19 @@ async def test_the_file_says_what_it_is_and_which_schema_it_has(
     connection = opened(tmp_path / "ledger.db")
     assert connection.pragma("application_id") == APPLICATION_ID
     assert connection.pragma("user_version") == len(migrations())
+
+
+async def test_the_start_of_an_id_is_looked_up_in_the_index(tmp_path: Path) -> None:
+    async with SqliteLedger(tmp_path / "ledger.db"):
+        pass
+
+    plan = opened(tmp_path / "ledger.db").execute(
+        f"EXPLAIN QUERY PLAN {SELECT_TASK_IDS}", ("5c79be", 6)
+    )
+
+    (step,) = [row[3] for row in plan]
+    assert step.startswith("SEARCH tasks USING COVERING INDEX")
+    assert "(task_id>?)" in step
 
 
 async def test_what_is_no_database_is_unavailable(tmp_path: Path) -> None:

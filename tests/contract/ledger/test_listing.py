@@ -206,6 +206,27 @@ async def test_tasks_can_be_listed_by_their_ids(ledger: Ledger) -> None:
     assert [] == await ids(ledger, task_ids=())
 
 
+async def test_ids_of_tasks_are_found_by_how_they_start(ledger: Ledger) -> None:
+    """In order, letter by letter: nothing stands for others, nor small for large."""
+    known = ("5c79be", "5c79be-2", "5c79be-1", "5C79be", "5c_9b%", "5c79bf", "5c79é-ü")
+    for name in known:
+        await hear(ledger, name, Stage.TEXT)
+
+    async def starting(text: str, limit: int = 9) -> list[str]:
+        return [*await ledger.list_task_ids(text, limit=limit)]
+
+    assert ["5c79be", "5c79be-1", "5c79be-2"] == await starting("5c79be")
+    assert ["5c79be", "5c79be-1"] == await starting("5c79be", 2)
+    assert ["5c79be-1", "5c79be-2"] == await starting("5c79be-")
+    assert ["5c79é-ü"] == await starting("5c79é")
+    assert ["5c_9b%"] == await starting("5c_9b%")
+    assert ["5C79be"] == await starting("5C")
+    assert sorted(known) == await starting("")
+    for text in ("5c7%", "5c_9be", "5c79be-11", "5c79bd", "\U0010ffff", "6"):
+        assert [] == await starting(text)
+    assert [] == await starting("5c79be", 0)
+
+
 async def test_pages_are_stable_though_new_tasks_come(ledger: Ledger) -> None:
     """Also among tasks that were seen at the same moment."""
     for number in range(7):
