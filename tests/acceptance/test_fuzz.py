@@ -14,10 +14,14 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import pytest
 
+from pipeline.provider.signature import Refusal
 from tests.fuzz.accounts import Accounts
 from tests.fuzz.attacks import Attack, Attacks, key_of
 from tests.fuzz.callers import Callers
+from tests.fuzz.forgeries import Forgeries
+from tests.fuzz.guards import GUARDS, Guard
 from tests.fuzz.memory import Memory
+from tests.fuzz.play import parts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,6 +29,9 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 #: Some seconds on a machine with nothing else to do.
 REQUESTS = 3000
+#: Whatever can be wrong with a proof.
+CAUSES = {cause.value for cause in Refusal}
+PROXIES = GUARDS[0]
 
 
 def fuzz(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -52,6 +59,15 @@ def test_hostile_requests_break_no_promise() -> None:
     assert verdict["accepted"] > REQUESTS / 3
     assert (0, 0) == (verdict["missing"], verdict["surplus"])
     assert verdict["done"] + verdict["dead_letters"] == verdict["queued"]
+    # It says what became of each callback, as it does outside of tests.
+    assert verdict["worker_log_lines"] > verdict["queued"]
+    assert {"200", "400", "401", "403"} == set(verdict["as_expected"])
+    ingresses = verdict["ingresses"]
+    assert ["open", *(guard.name for guard in GUARDS)] == list(ingresses)
+    assert {"network", *CAUSES} == set(ingresses["proxies"]["refusals"])
+    # So few that a seldom cause may be missing.
+    assert {"token", "signature_wrong"} <= set(ingresses["body"]["refusals"])
+    assert {} == ingresses["open"]["refusals"]
 
 
 @pytest.mark.parametrize(
@@ -71,6 +87,23 @@ def test_one_seed_gives_the_same_requests() -> None:
 
     assert batches == [same.batch() for _ in range(50)]
     assert batches != [other.batch() for _ in range(50)]
+
+
+def test_one_seed_gives_the_same_forgeries() -> None:
+    """But for the time, which is given here."""
+    one, same, other = (Forgeries(seed, PROXIES, lambda: 1.8e9) for seed in (3, 3, 4))
+
+    batches = [one.batch() for _ in range(50)]
+
+    assert batches == [same.batch() for _ in range(50)]
+    assert batches != [other.batch() for _ in range(50)]
+
+
+def test_all_requests_are_divided_among_the_ingresses() -> None:
+    whole, few = parts(200_000), parts(3)
+
+    assert [120_000, 50_000, 10_000, 10_000, 10_000] == [count for _, count in whole]
+    assert [(None, 3)] == few
 
 
 # -- what it is there to find -------------------------------------------------------
@@ -102,7 +135,7 @@ class Liar:
 
 
 @pytest.fixture
-def attack() -> Callable[[bytes], Any]:
+def attack() -> Callable[..., Any]:
     """Attacks something that answers as it is told; gives the accounts."""
 
     class Plain(Attacks):
@@ -114,12 +147,25 @@ def attack() -> Callable[[bytes], Any]:
                 if made.name == "plain" and not made.ends:
                     return [made]
 
-    async def run(answer: bytes) -> Accounts:
+    class PlainForgeries(Forgeries):
+        """The same, with proof, right or forged."""
+
+        def make(self) -> Attack:
+            while True:
+                made = super().make()
+                if b"\r\nContent-Length: " in made.request and not made.ends:
+                    return made
+
+        def batch(self) -> list[Attack]:
+            return [self.make()]
+
+    async def run(answer: bytes, guard: Guard | None = None) -> Accounts:
         accounts = Accounts()
+        attacks = PlainForgeries(1, guard) if guard else Plain(1)
         server = await asyncio.start_server(Liar(answer), "127.0.0.1", 0)
         async with server:
             address = server.sockets[0].getsockname()
-            callers = Callers(address, Plain(1), accounts, total=20, seed=1)
+            callers = Callers(address, attacks, accounts, total=20, seed=1)
             await callers.run(2, lambda _: None)
         return accounts
 
@@ -134,6 +180,15 @@ TEAPOT = orjson.dumps(
         "status": 418,
         "detail": "expected coffee",
         "code": "unreadable",
+    }
+)
+UNAUTHORISED = orjson.dumps(
+    {
+        "type": "about:blank",
+        "title": "Unauthorized",
+        "status": 401,
+        "detail": "expected proof",
+        "code": "unauthorised",
     }
 )
 
@@ -166,6 +221,28 @@ async def test_answer_that_the_contract_knows_is_none(
 
     assert [] == accounts.violations
     assert 20 == accounts.accepted.total() + accounts.unanswered.total()
+
+
+async def test_forged_proof_that_is_accepted_is_found(
+    attack: Callable[..., Any],
+) -> None:
+    accounts = await attack(answer_of(b"200 OK"), PROXIES)
+
+    text = "\n".join(accounts.violations)
+    assert "expected 401, got 200 accepted" in text
+    assert "expected 403, got 200 accepted" in text
+    assert accounts.as_expected[200]
+
+
+async def test_right_proof_that_is_refused_is_found(attack: Callable[..., Any]) -> None:
+    accounts = await attack(
+        answer_of(b"401 Unauthorized", UNAUTHORISED, PROBLEM), PROXIES
+    )
+
+    assert any(
+        "proxies: right: expected 200, got 401" in text for text in accounts.violations
+    )
+    assert accounts.as_expected[401]
 
 
 def test_callback_that_is_lost_made_up_or_changed_is_found() -> None:

@@ -4,11 +4,14 @@
     python -m tests.fuzz --requests 5000      a short run
     python -m tests.fuzz --json               the verdict for programs
 
-A real process on the embedded broker, on the loopback address. The same seed gives
-the same requests. Exit code 1 if any promise was broken: an answer of 5xx or one that
-the contract does not know, a process that ended, memory that grows, an accepted
-callback that is not in the queue byte for byte, one there that was not accepted, one
-that dedupe cannot handle.
+Real processes on the embedded broker, on the loopback address: one ingress that asks
+for no proof of where callbacks come from, and others that ask for a token, a signature
+of each kind, and a caller behind trusted proxies. The same seed gives the same
+requests, but for the time they are signed at. Exit code 1 if any promise was broken:
+an answer of 5xx or one that the contract does not know, a forged proof that is not
+refused or a right one that is, a secret in the log, a process that ended, memory that
+grows, an accepted callback that is not in the queue byte for byte, one there that was
+not accepted, one that dedupe cannot handle.
 """
 
 from __future__ import annotations
@@ -19,12 +22,12 @@ import sys
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from tests.fuzz.play import JUDGED_FROM, Options, Verdict, play
+from tests.fuzz.play import Options, Verdict, play
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from tests.fuzz.play import Report
 
@@ -100,15 +103,13 @@ def show(verdict: Verdict, *, as_json: bool) -> None:
         "not accepted, but there": f"{found['surplus']:,}",
         "done by dedupe": f"{found['done']:,}",
         "dead letters": f"{found['dead_letters']:,}",
-        "memory after warming up": f"{found['memory_early_mib']} MiB",
-        "memory at the end": (
-            f"{found['memory_late_mib']} MiB ({found['memory_growth_percent']:+} %"
-            + (")" if found["sent"] >= JUDGED_FROM else ", too short a run to judge)")
-        ),
-        "time": f"{found['attack_seconds']} s + {found['dedupe_seconds']} s in dedupe",
+        "time in dedupe": f"{found['dedupe_seconds']} s",
     }
     width = max(map(len, facts))
     lines = [f"{name:<{width}}  {value}" for name, value in facts.items()]
+    lines += ["", *_ingresses(found["ingresses"])]
+    proofs = ", ".join(f"{n:,} of {k}" for k, n in found["as_expected"].items())
+    lines += ["", f"answers that had to be just that: {proofs or 'none'}"]
     lines += ["", "answers"]
     lines += [f"  {count:>9,}  {name}" for name, count in found["answers"].items()]
     if found["violations"]:
@@ -117,6 +118,18 @@ def show(verdict: Verdict, *, as_json: bool) -> None:
         lines += [f"  {text}" for text in found["violations"]]
     lines += ["", "verdict: " + ("good" if found["ok"] else "BROKEN PROMISES")]
     sys.stdout.write("\n".join(lines) + "\n")
+
+
+def _ingresses(found: Mapping[str, Any]) -> Iterator[str]:
+    head = f"{'ingress':<16}{'requests':>9}{'time':>8}"
+    yield f"{head}  memory after warming up, at the end"
+    for name, facts in found.items():
+        early, late = facts["memory_early_mib"], facts["memory_late_mib"]
+        growth = f"{facts['memory_growth_percent']:+} %"
+        if not facts["memory_is_judged"]:
+            growth += ", too few requests to judge"
+        figures = f"{facts['requests']:>9,}{facts['seconds']:>6} s"
+        yield f"{name:<16}{figures}  {early} MiB, {late} MiB ({growth})"
 
 
 if __name__ == "__main__":

@@ -41,6 +41,8 @@ class Accounts:
     unanswered: Counter[bytes] = field(default_factory=Counter)
     answers: Counter[str] = field(default_factory=Counter)
     kinds: Counter[str] = field(default_factory=Counter)
+    #: Answers that had to be just that, by their status.
+    as_expected: Counter[int] = field(default_factory=Counter)
     violations: list[str] = field(default_factory=list)
     more_violations: int = 0
 
@@ -64,6 +66,11 @@ class Accounts:
             self.violate(f"{attack.name}: {reply}; {attack.request[:300]!r}")
             # Whether it was stored all the same is left open.
             self.left(attack)
+        if attack.expected == reply.status:
+            self.as_expected[reply.status] += 1
+        elif attack.expected is not None:
+            text = f"expected {attack.expected}, got {reply.status} {code}"
+            self.violate(f"{attack.name}: {text}; {attack.request[:600]!r}")
         if reply.status == OK:
             self.kinds[attack.name.partition(":")[0]] += 1
             if attack.key is None:

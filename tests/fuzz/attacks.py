@@ -47,6 +47,8 @@ class Attack:
     request: bytes
     #: What an accepted one puts into the queue; ``None``: it must not be accepted.
     key: bytes | None = None
+    #: The only status that is right; ``None``: any that the contract knows.
+    expected: int | None = None
     method: str = "POST"
     #: Whether the connection may be of no more use afterwards.
     ends: bool = False

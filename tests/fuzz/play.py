@@ -1,13 +1,18 @@
-"""One run: an ingress process is attacked, then dedupe has to take what it took."""
+"""One run: ingresses are attacked, then dedupe has to take what they took.
+
+The first one asks for no proof of where callbacks come from; the others do.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
+from urllib.request import urlopen
 
 from tests.command_line import CommandLine, Running
 from tests.fuzz.accounts import (
@@ -19,22 +24,32 @@ from tests.fuzz.accounts import (
 )
 from tests.fuzz.attacks import Attacks
 from tests.fuzz.callers import Callers
+from tests.fuzz.forgeries import Forgeries
+from tests.fuzz.guards import GUARDS, SECRETS
 from tests.fuzz.memory import Memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from tests.fuzz.guards import Guard
+
     #: Is told what is done, and how much of how much of it.
     Report = Callable[[str, int, int], None]
 
 #: Below this a run is too short to say anything about memory.
 JUDGED_FROM: Final = 50_000
+#: With fewer, chance decides whether every kind of answer comes.
+TOLD_FROM: Final = 1000
+#: Name of the ingress that asks for no proof.
+OPEN: Final = "open"
 #: Half a body is given up soon, and a disk that others keep busy is no fault of ours.
 _SETTINGS: Final = {
     "PIPELINE_INGRESS__BODY_TIMEOUT": "2s",
     "PIPELINE_INGRESS__PUBLISH_TIMEOUT": "30s",
 }
+#: What right and forged proofs are answered.
+_TOLD: Final = (200, 401, 403)
 _SAMPLE_SECONDS: Final = 0.25
 #: The longest that dedupe may stand still.
 _STILL_SECONDS: Final = 60.0
@@ -79,6 +94,7 @@ class Verdict:
             "unanswered": accounts.unanswered.total(),
             "answers": dict(accounts.answers.most_common()),
             "accepted_by_kind": dict(accounts.kinds.most_common()),
+            "as_expected": {str(k): n for k, n in sorted(accounts.as_expected.items())},
             **self.facts,
             "violations": accounts.violations,
             "more_violations": accounts.more_violations,
@@ -90,34 +106,49 @@ def play(options: Options, folder: Path, report: Report) -> Verdict:
     cli = CommandLine(folder)
     verdict = Verdict(options)
     queues = Queues(folder / "data" / "broker.db")
-    with cli.running("ingress", "--port", "0", environ=_SETTINGS) as ingress:
-        _attack(verdict, ingress, report)
-        _look_into(verdict, queues)
-        _stop(verdict, ingress, "ingress")
-    quiet = {"PIPELINE_LOG__LEVEL": "WARNING"}
-    with cli.running("worker", "dedupe", environ=quiet) as worker:
+    for guard, requests in parts(options.requests):
+        environ = _SETTINGS | (guard.environ if guard else {})
+        with cli.running("ingress", "--port", "0", environ=environ) as ingress:
+            _attack(verdict, guard, requests, ingress, report)
+            _stop(verdict, ingress, "ingress")
+    _look_into(verdict, queues)
+    with cli.running("worker", "dedupe") as worker:
         _consume(verdict, queues, worker, report)
         _stop(verdict, worker, "worker")
     return verdict
 
 
-def _attack(verdict: Verdict, ingress: Running, report: Report) -> None:
-    """Send everything, and watch the memory of the process meanwhile."""
+def parts(requests: int) -> list[tuple[Guard | None, int]]:
+    """Divide requests among ingresses: most are for the one that asks for no proof."""
+    guarded = [(guard, int(requests * guard.share)) for guard in GUARDS]
+    rest = requests - sum(count for _, count in guarded)
+    return [(None, rest), *((guard, count) for guard, count in guarded if count)]
+
+
+def _attack(
+    verdict: Verdict,
+    guard: Guard | None,
+    requests: int,
+    ingress: Running,
+    report: Report,
+) -> None:
+    """Send so many, and watch the memory of the process meanwhile."""
     options, accounts = verdict.options, verdict.accounts
-    parts = urlsplit(ingress.address())
+    address = urlsplit(ingress.address())
     memory = Memory(ingress.process.pid)
+    before, began = accounts.sent, time.monotonic()
     callers = Callers(
-        (str(parts.hostname), int(parts.port or 0)),
-        Attacks(options.seed),
+        (str(address.hostname), int(address.port or 0)),
+        Forgeries(options.seed, guard) if guard else Attacks(options.seed),
         accounts,
-        total=options.requests,
+        total=before + requests,
         seed=options.seed,
-        warms_up=options.requests >= JUDGED_FROM,
+        warms_up=requests >= JUDGED_FROM,
     )
 
     async def watch() -> None:
         while True:
-            memory.sample(accounts.sent)
+            memory.sample(accounts.sent - before)
             await asyncio.sleep(_SAMPLE_SECONDS)
 
     async def main() -> None:
@@ -131,28 +162,49 @@ def _attack(verdict: Verdict, ingress: Running, report: Report) -> None:
             watching.cancel()
             with suppress(asyncio.CancelledError):
                 await watching
-        memory.sample(accounts.sent)
+        memory.sample(accounts.sent - before)
 
-    began = time.monotonic()
     try:
         asyncio.run(main())
     except* OSError as group:
         accounts.violate(f"the ingress is gone: {group.exceptions}")
-    verdict.facts["attack_seconds"] = round(time.monotonic() - began, 1)
-    _judge_memory(verdict, memory)
+    name = guard.name if guard else OPEN
+    verdict.facts.setdefault("ingresses", {})[name] = {
+        "requests": accounts.sent - before,
+        "seconds": round(time.monotonic() - began, 1),
+        "refusals": _refusals(ingress),
+        **_judge_memory(verdict, name, memory, requests),
+    }
 
 
-def _judge_memory(verdict: Verdict, memory: Memory) -> None:
+def _refusals(ingress: Running) -> dict[str, int]:
+    """Ask an ingress how often it found which fault with a proof."""
+    metric = re.compile(r'pipeline_refusals_total\{cause="(\w+)"\} ([0-9.]+)')
+    try:
+        with urlopen(f"{ingress.address()}/metrics", timeout=30) as answer:
+            written = answer.read().decode()
+    except OSError:
+        return {}  # it has gone, which is known by now
+    return {cause: int(float(count)) for cause, count in metric.findall(written)}
+
+
+def _judge_memory(
+    verdict: Verdict, name: str, memory: Memory, requests: int
+) -> dict[str, Any]:
     early, late, growth = memory.growth()
-    verdict.facts["memory_early_mib"] = round(early, 1)
-    verdict.facts["memory_late_mib"] = round(late, 1)
-    verdict.facts["memory_growth_percent"] = round(growth, 1)
-    verdict.facts["memory_course_mib"] = memory.course()
-    options = verdict.options
-    if options.requests >= JUDGED_FROM and growth > options.growth:
+    most = verdict.options.growth
+    if requests >= JUDGED_FROM and growth > most:
         verdict.accounts.violate(
-            f"memory grew by {growth:.1f} %, expected at most {options.growth:g} %"
+            f"memory of the ingress ({name}) grew by {growth:.1f} %,"
+            f" expected at most {most:g} %"
         )
+    return {
+        "memory_early_mib": round(early, 1),
+        "memory_late_mib": round(late, 1),
+        "memory_growth_percent": round(growth, 1),
+        "memory_course_mib": memory.course(),
+        "memory_is_judged": requests >= JUDGED_FROM,
+    }
 
 
 def _look_into(verdict: Verdict, queues: Queues) -> None:
@@ -160,6 +212,10 @@ def _look_into(verdict: Verdict, queues: Queues) -> None:
     found = queues.callbacks()
     verdict.facts["queued"] = found.total()
     verdict.facts |= verdict.accounts.compare(found)
+    expected = verdict.accounts.as_expected
+    for status in _TOLD if verdict.options.requests >= TOLD_FROM else ():
+        if not expected[status]:
+            verdict.accounts.violate(f"nothing was to be answered {status}, and was")
     if stray := queues.count(UNROUTED_QUEUE):
         verdict.accounts.violate(f"{stray} callbacks were not routed")
 
@@ -195,7 +251,7 @@ def _consume(verdict: Verdict, queues: Queues, worker: Running, report: Report) 
 
 
 def _stop(verdict: Verdict, running: Running, name: str) -> None:
-    """Stop a process; it ends in order, and has logged no error of its own."""
+    """Stop a process; it ends in order, and has logged no error and no secret."""
     code = running.stop()
     if code != 0:
         errors = running.errors.read_text(encoding="utf-8")[-500:]
@@ -206,4 +262,7 @@ def _stop(verdict: Verdict, running: Running, name: str) -> None:
             lines += 1
             if '"level":"error"' in line or '"level": "error"' in line:
                 verdict.accounts.violate(f"the {name} has logged: {line[:500]}")
-    verdict.facts[f"{name}_log_lines"] = lines
+            if any(secret in line for secret in SECRETS):
+                verdict.accounts.violate(f"a secret is in the log: {line[:500]}")
+    counted = verdict.facts.get(f"{name}_log_lines", 0)
+    verdict.facts[f"{name}_log_lines"] = counted + lines

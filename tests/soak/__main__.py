@@ -38,7 +38,7 @@ def main() -> int:
         sys.stderr.write(f"{error}\n")
         return 1
     except KeyboardInterrupt:
-        sys.stderr.write("stopped\n")
+        sys.stderr.write("stopped by an interrupt, so there is no verdict\n")
         return 1
     if options.as_json:
         written = orjson.dumps(result.as_dict(), option=orjson.OPT_INDENT_2)

@@ -35,6 +35,7 @@ PAIRS: Final = 5
 #: Some time after a link is mended the port may still be another one's for a moment.
 ACCEPT_TRIES: Final = 20
 BURST: Final = 50
+BURSTING: Final = "burst of duplicates"
 BROKER_LINKS: Final = ("broker of the ingress", "broker of the workers")
 SUBSCRIBER_LINKS: Final = tuple(f"subscriber {name}" for name in SUBSCRIBERS)
 
@@ -55,13 +56,17 @@ class Fault:
 
 def faults_for(options: SoakOptions, traffic: Traffic) -> list[Fault]:
     """List the faults that the options leave."""
+    names = names_for(options)
+    return [fault for fault in (*FAULTS, _bursting(traffic)) if fault.name in names]
+
+
+def names_for(options: SoakOptions) -> frozenset[str]:
+    """Name the faults that the options leave."""
     there = {"", options.broker, options.ledger}
-    return [
-        fault
-        for fault in (*FAULTS, _bursting(traffic))
-        if fault.needs in there
-        and (not options.only or any(word in fault.name for word in options.only))
-    ]
+    names = {fault.name for fault in FAULTS if fault.needs in there} | {BURSTING}
+    if options.only:
+        names = {name for name in names if any(word in name for word in options.only)}
+    return frozenset(names)
 
 
 def deal(faults: list[Fault], chance: Random) -> Iterator[Fault]:
@@ -286,7 +291,7 @@ def _bursting(traffic: Traffic) -> Fault:
         )
         yield f"{len(chosen)} callbacks, {BURST} times each"
 
-    return Fault(name="burst of duplicates", breaking=burst, is_instant=True)
+    return Fault(name=BURSTING, breaking=burst, is_instant=True)
 
 
 FAULTS: Final = (

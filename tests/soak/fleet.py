@@ -39,7 +39,8 @@ class Member:
     process: subprocess.Popen[bytes] | None = None
     #: Ends that nobody here has caused, by exit code.
     own_ends: list[int] = field(default_factory=list)
-    killed: int = 0
+    #: Whether we have killed the process that runs, or ran last.
+    is_killed: bool = False
 
     def send(self, number: signal.Signals) -> None:
         """Send a signal, if it runs."""
@@ -93,6 +94,7 @@ class Fleet:
         watching.cancel()
         await asyncio.wait({watching})
         for member in self.members:
+            self._has_ended(member)
             member.send(signal.SIGCONT)
             member.send(signal.SIGTERM)
         await asyncio.gather(*map(self._end, self.members))
@@ -104,7 +106,7 @@ class Fleet:
     def kill(self, member: Member) -> None:
         """End a process as a power cut would."""
         if member.process is not None and member.process.poll() is None:
-            member.killed += 1
+            member.is_killed = True
             member.process.kill()
 
     async def _end(self, member: Member) -> None:
@@ -135,17 +137,26 @@ class Fleet:
 
     def _look(self, member: Member, due: dict[str, float], now: float) -> None:
         """Start a member again, a while after its end."""
-        process = member.process
-        if process is not None:
-            code = process.poll()
-            if code is None:
+        if member.process is not None:
+            if not self._has_ended(member):
                 return
-            member.process = None
             due[member.name] = now + RESTART_SECONDS
-            if code != -signal.SIGKILL:
-                member.own_ends.append(code)
         if now >= due.get(member.name, 0.0):
             self._start(member)
+
+    @staticmethod
+    def _has_ended(member: Member) -> bool:
+        """Tell whether a process has ended, and note it if that was not our doing.
+
+        Others kill too: a system that runs out of memory does.
+        """
+        code = None if member.process is None else member.process.poll()
+        if code is None:
+            return False
+        member.process = None
+        if not (member.is_killed and code == -signal.SIGKILL):
+            member.own_ends.append(code)
+        return True
 
     def _sample(self) -> None:
         """Measure the first of each kind, which is spared in the second half."""
@@ -164,6 +175,7 @@ class Fleet:
         log = self._folder / f"{member.name}.log"
         errors = self._folder / f"{member.name}.err"
         environ = {k: v for k, v in os.environ.items() if not k.startswith("PIPELINE_")}
+        member.is_killed = False
         with log.open("ab") as logged, errors.open("ab") as error:
             member.process = subprocess.Popen(
                 [sys.executable, "-m", "pipeline", *member.arguments],

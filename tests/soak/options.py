@@ -6,6 +6,8 @@ import argparse
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, cast
 
+from tests.soak.faults import names_for
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -39,14 +41,19 @@ class SoakOptions:
 
 def parse(arguments: Sequence[str] | None = None) -> SoakOptions:
     """Read the command line; a wrong one ends the process with 2."""
-    given = _parser().parse_args(arguments)
+    parser = _parser()
+    given = parser.parse_args(arguments)
     callbacks, minutes, seed = given.callbacks, given.minutes, given.seed
+    for name in ("callbacks", "minutes", "rate"):
+        number = getattr(given, name)
+        if number is not None and number <= 0:
+            parser.error(f"--{name}: expected more than 0, got {number:g}")
     if given.short:
         callbacks = callbacks or SHORT_CALLBACKS
         minutes = minutes or SHORT_MINUTES
         seed = SHORT_SEED if seed is None else seed
     defaults = SoakOptions()
-    return SoakOptions(
+    options = SoakOptions(
         callbacks=callbacks or defaults.callbacks,
         minutes=minutes or defaults.minutes,
         seed=defaults.seed if seed is None else seed,
@@ -58,6 +65,10 @@ def parse(arguments: Sequence[str] | None = None) -> SoakOptions:
         as_json=given.json,
         keep=given.keep,
     )
+    if not names_for(options):
+        words = ", ".join(options.only)
+        parser.error(f"--only: expected words of faults that there are, got {words}")
+    return options
 
 
 def _parser() -> argparse.ArgumentParser:

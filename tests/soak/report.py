@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+from tests.soak.judge import LEAST_SECONDS, failures_of
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
@@ -12,11 +14,6 @@ if TYPE_CHECKING:
     from tests.soak.memory import Growth
     from tests.soak.options import SoakOptions
 
-#: What is promised.
-RECOVERY_SECONDS: Final = 30.0
-GROWTH: Final = 0.10
-#: In less time than this a process that has just started may still grow.
-LEAST_SECONDS: Final = 120.0
 _MIB: Final = 1024 * 1024
 
 
@@ -44,10 +41,15 @@ class Result:
     verdict: Verdict
     recoveries: Sequence[Recovery]
     memory: Sequence[Growth]
+    #: Callbacks of the plan that were sent, and those of them that were accepted.
+    dispatched: int
+    delivered: int
     #: Requests that got no 200, by status; 0: there was no answer.
     refused: Mapping[int, int]
-    #: Callbacks that never got one.
+    #: Callbacks that never got one, those of faults and probes included; and how many
+    #: of them while nothing was broken.
     given_up: int
+    given_up_in_calm: int
     slowest_seconds: float
     #: Dead letters before the replay, by queue and reason, and how many replayed.
     dead_lettered: Mapping[tuple[str, str], int] = field(default_factory=dict)
@@ -64,28 +66,7 @@ class Result:
     @property
     def failures(self) -> list[str]:
         """What does not hold of what was promised; empty: all is well."""
-        return list(self._failures())
-
-    def _failures(self) -> Iterator[str]:
-        verdict = self.verdict
-        if verdict.lost_count:
-            yield f"{verdict.lost_count} lost"
-        if verdict.twice:
-            yield f"{verdict.twice} effects seen twice"
-        if verdict.invented:
-            yield f"{verdict.invented} effects of what was never sent"
-        if not verdict.is_balanced:
-            yield "published is not acked + delayed + dead"
-        for kind, worst in self.worst_recoveries().items():
-            if worst is None or worst > RECOVERY_SECONDS:
-                took = "never" if worst is None else f"after {worst:.1f} s"
-                yield f"{kind}: works again {took}"
-        is_long = self.sending_seconds >= LEAST_SECONDS
-        for growth in self.memory:
-            if is_long and growth.second_half > GROWTH:
-                yield f"memory of {growth.kind} grew by {growth.second_half:.0%}"
-        for name, count in self.errors.items():
-            yield f"{count} times {name} in the logs"
+        return list(failures_of(self))
 
     def worst_recoveries(self) -> dict[str, float | None]:
         """Give the longest recovery of each kind of fault."""
@@ -132,6 +113,7 @@ def _lines(result: Result) -> Iterator[str]:
         f" {result.latest_seconds:.1f} s at the most"
     )
     yield ""
+    yield f"sent and accepted     {result.dispatched}, {result.delivered}"
     yield f"accepted (200)        {verdict.accepted}, {verdict.distinct} different"
     yield f"other answers         {_refused(result)}, given up {result.given_up}"
     yield f"slowest 200           {result.slowest_seconds:.2f} s"

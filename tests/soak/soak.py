@@ -92,7 +92,10 @@ class Soak:
         )
         prober = Prober(world, traffic, options)
         self._doing = "waiting until it works"
+        # Nothing listens yet: what is given up now is no wonder.
+        traffic.is_calm = False
         works = await prober.recover()
+        traffic.is_calm = True
         if works.seconds is None:
             raise DoesNotWork(f"the pipeline does not work, before any fault: {works}")
         self._say(f"the pipeline works: {works}")
@@ -108,7 +111,7 @@ class Soak:
             await self._settle(world)
         history = await collect(world, self._journal)
         await world.fleet.stop()
-        return self._result(world, history, dict(dead_lettered), replayed)
+        return self._result(world, traffic, history, dict(dead_lettered), replayed)
 
     async def _send_and_break(
         self, world: World, traffic: Traffic, prober: Prober
@@ -185,6 +188,7 @@ class Soak:
     def _result(
         self,
         world: World,
+        traffic: Traffic,
         history: History,
         dead_lettered: dict[tuple[str, str], int],
         replayed: int,
@@ -198,7 +202,10 @@ class Soak:
             recoveries=self._recoveries,
             memory=measure_growth(world.fleet.samples),
             refused=refused,
+            dispatched=traffic.dispatched,
+            delivered=traffic.delivered,
             given_up=self._journal.given_up,
+            given_up_in_calm=self._journal.given_up_in_calm,
             slowest_seconds=self._journal.slowest_seconds,
             dead_lettered=dead_lettered,
             replayed=replayed,

@@ -47,6 +47,8 @@ class Journal:
         self.files: dict[str, str] = {}
         #: Callbacks that no try got a 200 for.
         self.given_up = 0
+        #: Those of them that nothing broken can explain.
+        self.given_up_in_calm = 0
         self.statuses: Counter[int] = Counter()
         self.slowest_seconds = 0.0
 
@@ -96,10 +98,13 @@ class Traffic:
     ) -> None:
         self.journal = journal
         self.rate = min(50.0, most)
-        #: While something is broken the pace is not made faster.
+        #: While something is broken the pace is not made faster, and the provider may
+        #: give up.
         self.is_calm = True
         self.recent: deque[LoadCallback] = deque(maxlen=200)
+        #: Callbacks of the plan that were sent, and those that were accepted.
         self.dispatched = 0
+        self.delivered = 0
         self._waiting = waiting
         self._doors = doors
         self._turn = 0
@@ -120,7 +125,7 @@ class Traffic:
         """Send until nothing is left or ``stopping``; then wait for every answer."""
         budget, last, adjusted = 0.0, time.monotonic(), time.monotonic()
         async with asyncio.TaskGroup() as group:
-            sending: set[asyncio.Task[bool]] = set()
+            sending: set[asyncio.Task[None]] = set()
             while self._waiting and not stopping.is_set():
                 now = time.monotonic()
                 rate = self.rate if self.is_calm else self.rate * HEADROOM
@@ -128,7 +133,8 @@ class Traffic:
                 last = now
                 while budget >= 1 and self._waiting and len(sending) < CONNECTIONS:
                     budget -= 1
-                    task = group.create_task(self.deliver(self._waiting.popleft()))
+                    planned = self._waiting.popleft()
+                    task = group.create_task(self._deliver_planned(planned))
                     sending.add(task)
                     task.add_done_callback(sending.discard)
                     self.dispatched += 1
@@ -139,13 +145,17 @@ class Traffic:
 
     async def deliver(self, callback: LoadCallback) -> bool:
         """Send a callback until it is accepted or the provider gives up."""
+        is_calm = True
         for wait in (0.0, *RETRY_WAITS):
             if wait:
                 await asyncio.sleep(wait)
+            is_calm = is_calm and self.is_calm
             if await self.post(callback):
                 self.recent.append(callback)
                 return True
+            is_calm = is_calm and self.is_calm
         self.journal.given_up += 1
+        self.journal.given_up_in_calm += is_calm
         return False
 
     async def post(self, callback: LoadCallback) -> bool:
@@ -167,6 +177,10 @@ class Traffic:
         self.journal.slowest_seconds = max(self.journal.slowest_seconds, seconds)
         self.journal.accepted[said] += 1
         return True
+
+    async def _deliver_planned(self, callback: LoadCallback) -> None:
+        if await self.deliver(callback):
+            self.delivered += 1
 
     def _next_door(self) -> str:
         self._turn += 1
