@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 from aiohttp import HttpVersion, HttpVersion10, HttpVersion11, web
 
 from pipeline.errors import ConfigurationError
+from pipeline.ingress.bodies import refuse_small_total
 from pipeline.ingress.connection import Server
 from pipeline.ingress.description import description_routes
 from pipeline.ingress.gate import Gate
@@ -124,9 +125,11 @@ def make_ingress(
         checks: further parts for ``/readyz`` beside the broker.
 
     Raises:
-        ConfigurationError: there are settings for an operation that there is not.
+        ConfigurationError: there are settings for an operation that there is not, or
+            less room for bodies than one may need.
     """
     refuse_unknown_operations(settings)
+    refuse_small_total(settings)
     secrets = (settings.tokens, settings.operation_tokens, settings.signature.keys)
     if not any(secrets):
         # Not refused: on loopback, or behind a proxy that checks, it is right.

@@ -83,6 +83,9 @@ class IngressSettings(Section):
     max_body_bytes: BodySize = ByteSize(_MIB)
     #: The same for single operations, by their name; ``midi`` has 2 MiB without it.
     operation_max_body_bytes: BodySizes = Field(default_factory=dict)
+    #: What bodies that have to be waited for may have together; more are answered
+    #: 503. At least as much as the largest one.
+    max_total_body_bytes: Annotated[ByteSize, Field(ge=1)] = ByteSize(128 * _MIB)
     #: The longest that a client may take to send its body.
     body_timeout: Timeout = timedelta(seconds=8)
     #: The longest to wait for the broker's confirm; then the spool has to do.
