@@ -29,6 +29,7 @@ from pipeline.bootstrap import (
 from pipeline.errors import ConfigurationError, FetchFailed
 from pipeline.ingress.app import Routes, make_ingress
 from pipeline.ingress.health import health_routes
+from pipeline.ingress.peers import peers_of
 from pipeline.ingress.tls import certificate_of
 from pipeline.logs import get_logger
 from pipeline.poller.poller import Limits, Poller
@@ -305,7 +306,7 @@ def _make_ingress(
         host=ingress.host,
         port=ingress.port,
         max_body_bytes=int(ingress.max_body_bytes),
-        max_connections=ingress.max_connections,
+        peers=peers_of(ingress),
         certificate=certificate_of(ingress.tls),
         prepare=declare,
     )

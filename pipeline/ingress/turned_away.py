@@ -35,6 +35,8 @@ class TurnedAway(StrEnum):
     BODIES = "bodies"
     #: Too many connections are open.
     CONNECTIONS = "connections"
+    #: One address has too many of them.
+    ADDRESS = "address"
 
 
 class Tally:

@@ -143,6 +143,44 @@ async def test_headers_that_trickle_are_given_up(
         writer.close()
 
 
+async def test_new_connection_has_less_time_for_its_first_request(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that has sent a request before is kept: its caller has shown what it is."""
+    monkeypatch.setattr(app, "HEAD_SECONDS", 0.3)
+    async with running_ingress(sqlite_url) as ingress:
+        known_reader, known_writer = await _connected(ingress)
+        known_writer.write(WHOLE)
+        async with asyncio.timeout(5):
+            await known_reader.readuntil(b"\r\n\r\n")
+        silent_reader, silent_writer = await _connected(ingress)
+        slow_reader, slow_writer = await _connected(ingress)
+        slow_writer.write(POST)
+
+        async with asyncio.timeout(5):
+            assert b"" == await silent_reader.read()
+            assert b"" == await slow_reader.read()
+
+        known_writer.write(WHOLE)
+        async with asyncio.timeout(5):
+            assert b"HTTP/1.1 200" == (await known_reader.readuntil(b"\r\n\r\n"))[:12]
+        for writer in (known_writer, silent_writer, slow_writer):
+            writer.close()
+
+
+async def test_slow_body_is_not_cut_off_by_the_time_for_the_head(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has its own."""
+    monkeypatch.setattr(app, "HEAD_SECONDS", 0.1)
+    async with running_ingress(sqlite_url, body_timeout="700ms") as ingress:
+        answer = await ingress.raw(
+            POST + b"Connection: close\r\nContent-Length: 1000\r\n\r\n{"
+        )
+
+    assert b"408" == answer.split(b" ")[1]
+
+
 @pytest.mark.parametrize("how", ["close", "half-close", "reset"])
 async def test_callback_of_a_caller_that_has_left_is_published(
     ingress: Ingress, how: str
