@@ -29,6 +29,10 @@ log = get_logger("ingress")
 #: How long the rest of a body is read that was refused before its end, so that its
 #: sender gets to read the answer.
 LINGERING_SECONDS: Final = 2.0
+#: The most that is received from a connection at a time, and kept of a body before
+#: somebody reads it. asyncio takes 256 KiB and aiohttp keeps 512, which makes half a
+#: gigabyte of 1000 connections whose bodies are only read to be thrown away.
+RECEIVED_BYTES: Final = 64 * 1024
 #: Headers of one request; each of them may have 8190 bytes.
 MAX_HEADERS: Final = 100
 #: What we have to know of the inside of aiohttp's connections for the quick way.
@@ -82,6 +86,8 @@ class Connection(web.RequestHandler):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the connection, or close it if its caller may not have it."""
         super().connection_made(transport)
+        if hasattr(transport, "max_size"):  # asyncio's, without TLS
+            transport.max_size = RECEIVED_BYTES
         peer = transport.get_extra_info("peername")
         self._key = self._server.peers.enter(peer[0] if peer else None)
         if self._key is None:
@@ -301,6 +307,7 @@ class Server(web.Server):
             loop=asyncio.get_running_loop(),
             keepalive_timeout=self._keepalive_timeout,
             lingering_time=LINGERING_SECONDS,
+            read_bufsize=RECEIVED_BYTES // 2,  # it keeps twice as much
             max_headers=MAX_HEADERS,
             access_log=None,
         )

@@ -16,9 +16,11 @@ import aio_pika
 import orjson
 import pytest
 import structlog
+from aiohttp import web
 
 from pipeline.errors import ConfigurationError
 from pipeline.ingress import app, connection
+from pipeline.ingress.peers import Peers
 from pipeline.logs import configure_logs
 from pipeline.topology import DEDUPE, UNROUTED
 from tests.factories import make_topology
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.usefixtures("nothing_unhandled")
 
+MIB = 2**20
 TOKEN = "a-very-secret-token"
 POST = b"POST /callbacks/upload-extend HTTP/1.1\r\nHost: x\r\n"
 WHOLE = POST + b"Content-Length: %d\r\n\r\n" % len(CALLBACK) + CALLBACK
@@ -99,6 +102,39 @@ async def test_body_that_trickles_is_given_up_too(ingress: Ingress) -> None:
 
     assert answer.startswith(b"HTTP/1.1 408 ")
     writer.close()
+
+
+async def test_little_is_kept_of_a_body_that_nobody_reads_yet() -> None:
+    """A thousand callers who send as fast as they can must not fill the memory."""
+    requests: list[web.BaseRequest] = []
+    may_end = asyncio.Event()
+
+    async def hold(request: web.BaseRequest) -> web.StreamResponse:
+        requests.append(request)
+        await may_end.wait()
+        return web.Response()
+
+    server = connection.Server(
+        hold,
+        request_factory=app._request_factory(MIB),
+        keepalive_timeout=5,
+        head_timeout=5,
+        peers=Peers(),
+    )
+    loop = asyncio.get_running_loop()
+    async with await loop.create_server(server, "127.0.0.1", 0) as listening:
+        address = listening.sockets[0].getsockname()
+        _, writer = await asyncio.open_connection(*address)
+        writer.write(POST + b"Content-Length: %d\r\n\r\n" % (8 * MIB) + bytes(8 * MIB))
+
+        async def is_held_up() -> bool:
+            return bool(requests) and requests[0].protocol._reading_paused
+
+        await eventually(is_held_up)
+        assert requests[0].content._size <= 2 * connection.RECEIVED_BYTES
+        writer.transport.abort()
+        may_end.set()
+        await server.shutdown(5)
 
 
 async def test_slow_headers_are_given_up(
