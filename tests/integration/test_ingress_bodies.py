@@ -33,6 +33,7 @@ BODY = CALLBACK + b" " * (1000 - len(CALLBACK))
 LENGTH = b"Content-Length: 1000\r\n"
 CHUNKED = b"Transfer-Encoding: chunked\r\n"
 SMALL_GZIP = b"Content-Encoding: gzip\r\nContent-Length: 30\r\n"
+HIDDEN_GZIP = b"Content-Encoding: identity\r\n" + SMALL_GZIP
 
 
 def _refused() -> float:
@@ -73,7 +74,7 @@ async def _head_only(ingress: Ingress, framing: bytes = LENGTH) -> bytes:
 
 
 @pytest.mark.parametrize("first", [LENGTH, CHUNKED, SMALL_GZIP])
-@pytest.mark.parametrize("second", [LENGTH, CHUNKED, SMALL_GZIP])
+@pytest.mark.parametrize("second", [LENGTH, CHUNKED, SMALL_GZIP, HIDDEN_GZIP])
 async def test_body_that_finds_no_room_is_told_to_come_later(
     sqlite_url: str, first: bytes, second: bytes
 ) -> None:
