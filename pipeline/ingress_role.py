@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.bootstrap import broker_of
 from pipeline.ingress.app import make_ingress
+from pipeline.ingress.peers import peers_of
 from pipeline.ingress.tls import certificate_of
 from pipeline.logs import get_logger
 from pipeline.service import HttpRole, declare_when_up
@@ -67,7 +68,7 @@ async def open_ingress(
         host=ingress.host,
         port=ingress.port,
         max_body_bytes=int(ingress.max_body_bytes),
-        max_connections=ingress.max_connections,
+        peers=peers_of(ingress),
         certificate=certificate_of(ingress.tls),
         prepare=declare,
     )

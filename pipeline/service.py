@@ -18,7 +18,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final, Protocol
 
 from pipeline.errors import BrokerUnavailable
-from pipeline.ingress.app import MAX_CONNECTIONS, serve
+from pipeline.ingress.app import serve
 from pipeline.logs import get_logger
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from pipeline.broker.port import Broker
     from pipeline.ingress.app import Routes
+    from pipeline.ingress.peers import Peers
     from pipeline.ingress.tls import Certificate
     from pipeline.poller.poller import Poller
     from pipeline.topology import Topology
@@ -134,7 +135,7 @@ class HttpRole:
         host: str,
         port: int,
         max_body_bytes: int = 0,
-        max_connections: int = MAX_CONNECTIONS,
+        peers: Peers | None = None,
         certificate: Certificate | None = None,
         prepare: Callable[[asyncio.Event], Awaitable[object]] | None = None,
     ) -> None:
@@ -144,7 +145,7 @@ class HttpRole:
         self.started = asyncio.Event()
         self._routes = routes
         self._max_body_bytes = max_body_bytes
-        self._max_connections = max_connections
+        self._peers = peers
         self._certificate = certificate
         self._host = host
         self._port = port
@@ -166,7 +167,7 @@ class HttpRole:
                 host=self._host,
                 port=self._port,
                 max_body_bytes=self._max_body_bytes,
-                max_connections=self._max_connections,
+                peers=self._peers,
                 certificate=self._certificate,
             ) as self.address:
                 host, port = self.address

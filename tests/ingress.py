@@ -13,6 +13,7 @@ import orjson
 
 from pipeline.broker import open_broker
 from pipeline.ingress.app import make_ingress, serve
+from pipeline.ingress.peers import peers_of
 from pipeline.ingress.tls import certificate_of
 from pipeline.settings import IngressSettings
 from tests.factories import make_topology
@@ -151,7 +152,7 @@ async def running_ingress(
             host="127.0.0.1",
             port=0,
             max_body_bytes=int(chosen.max_body_bytes),
-            max_connections=chosen.max_connections,
+            peers=peers_of(chosen),
             certificate=certificate_of(chosen.tls),
         )
         async with serving as address, aiohttp.ClientSession() as session:

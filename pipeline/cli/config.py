@@ -112,6 +112,7 @@ def _wrong_ingress(loaded: Loaded | None) -> Iterator[Mistake]:
     """Say what is wrong with the ingress that its settings do not show."""
     from pipeline.errors import ConfigurationError
     from pipeline.ingress.app import refuse_unknown_operations
+    from pipeline.ingress.bodies import refuse_small_total
     from pipeline.ingress.tls import certificate_of
     from pipeline.poller import rhythm
     from pipeline.settings import Mistake
@@ -121,6 +122,7 @@ def _wrong_ingress(loaded: Loaded | None) -> Iterator[Mistake]:
     ingress = loaded.settings.ingress
     looks = (
         partial(refuse_unknown_operations, ingress),
+        partial(refuse_small_total, ingress),
         partial(certificate_of, ingress.tls),
         partial(rhythm.refuse_unknown_operations, loaded.settings.poller),
     )

@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Final
 from aiohttp import HttpVersion, HttpVersion10, HttpVersion11, web
 
 from pipeline.errors import ConfigurationError
+from pipeline.ingress.bodies import refuse_small_total
 from pipeline.ingress.connection import Server
 from pipeline.ingress.description import description_routes
 from pipeline.ingress.gate import Gate
 from pipeline.ingress.health import Checks, Get, health_routes
+from pipeline.ingress.peers import Peers
 from pipeline.ingress.problems import problem
 from pipeline.ingress.quick import Quick
 from pipeline.ingress.views import CallbackView
@@ -40,12 +42,12 @@ log = get_logger("ingress")
 
 #: Idle connections are closed after this; slow headers are cut off by it as well.
 KEEPALIVE_SECONDS: Final = 20.0
+#: New connections are closed after this if no request has come over them.
+HEAD_SECONDS: Final = 10.0
 #: How long connections may go on after a request to stop.
 SHUTDOWN_SECONDS: Final = 10.0
 #: The longest that the beginning of a TLS connection may take.
 HANDSHAKE_SECONDS: Final = 10.0
-#: Connections taken where nothing else is said.
-MAX_CONNECTIONS: Final = 1000
 
 CALLBACKS_PATH: Final = "/callbacks/"
 #: Key under which a request carries its version if that is none of ours.
@@ -127,9 +129,11 @@ def make_ingress(
         checks: further parts for ``/readyz`` beside the broker.
 
     Raises:
-        ConfigurationError: there are settings for an operation that there is not.
+        ConfigurationError: there are settings for an operation that there is not, or
+            less room for bodies than one may need.
     """
     refuse_unknown_operations(settings)
+    refuse_small_total(settings)
     secrets = (settings.tokens, settings.operation_tokens, settings.signature.keys)
     if not any(secrets):
         # Not refused: on loopback, or behind a proxy that checks, it is right.
@@ -166,13 +170,13 @@ async def serve(
     host: str,
     port: int,
     max_body_bytes: int = 1024 * 1024,
-    max_connections: int = MAX_CONNECTIONS,
+    peers: Peers | None = None,
     certificate: Certificate | None = None,
 ) -> AsyncIterator[tuple[str, int]]:
     """Serve while the context is open; gives the address really taken.
 
     On leaving, no new connections are taken and requests in progress finish.
-    With a certificate, over TLS only.
+    With a certificate, over TLS only. ``peers`` says who may connect.
 
     Raises:
         ConfigurationError: the address cannot be listened on.
@@ -181,7 +185,8 @@ async def serve(
         routes,
         request_factory=_request_factory(max_body_bytes),
         keepalive_timeout=KEEPALIVE_SECONDS,
-        max_connections=max_connections,
+        head_timeout=HEAD_SECONDS,
+        peers=peers or Peers(),
         quick=routes.quick,
     )
     runner = web.ServerRunner(server, shutdown_timeout=SHUTDOWN_SECONDS)

@@ -16,12 +16,12 @@ from aiohttp.http import HttpRequestParser, RawRequestMessage, StreamWriter
 
 from pipeline.ingress.accepted import ACCEPTED
 from pipeline.ingress.problems import problem
-from pipeline.ingress.turned_away import Tally, TurnedAway
 from pipeline.logs import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from pipeline.ingress.peers import Peers
     from pipeline.ingress.quick import Handling, Quick
 
 log = get_logger("ingress")
@@ -29,6 +29,10 @@ log = get_logger("ingress")
 #: How long the rest of a body is read that was refused before its end, so that its
 #: sender gets to read the answer.
 LINGERING_SECONDS: Final = 2.0
+#: The most that is received from a connection at a time, and kept of a body before
+#: somebody reads it. asyncio takes 256 KiB and aiohttp keeps 512, which makes half a
+#: gigabyte of 1000 connections whose bodies are only read to be thrown away.
+RECEIVED_BYTES: Final = 64 * 1024
 #: Headers of one request; each of them may have 8190 bytes.
 MAX_HEADERS: Final = 100
 #: What we have to know of the inside of aiohttp's connections for the quick way.
@@ -66,32 +70,39 @@ class Connection(web.RequestHandler):
     in ``_messages``, whichever way they will go (``docs/decisions/0011``).
     """
 
-    __slots__ = ("_alarm", "_quick", "_server", "_work")
+    __slots__ = ("_alarm", "_key", "_quick", "_server", "_work")
 
     def __init__(self, server: Server, quick: Quick | None, **settings: Any) -> None:
         super().__init__(server, **settings)
         self._server = server
         self._quick = quick
+        #: What it is counted as; ``None``: it is not counted.
+        self._key: int | None = None
         #: What the connection's task sleeps on while we handle requests without it.
         self._alarm: asyncio.Future[None] | None = None
         #: Held, because the loop does not hold tasks.
         self._work: asyncio.Task[None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take the connection, or close it if there are enough."""
+        """Take the connection, or close it if its caller may not have it."""
         super().connection_made(transport)
-        if self._server.is_full:
-            remote = transport.get_extra_info("peername")
-            self._server.tally.add(
-                TurnedAway.CONNECTIONS, remote[0] if remote else None
-            )
+        if hasattr(transport, "max_size"):  # asyncio's, without TLS
+            transport.max_size = RECEIVED_BYTES
+        peer = transport.get_extra_info("peername")
+        self._key = self._server.peers.enter(peer[0] if peer else None)
+        if self._key is None:
             self.force_close()
+        elif self._server.head_timeout is not None:
+            self._expect_head_within(self._server.head_timeout)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Let go of the client; what was woken for its next request is called off.
 
         Otherwise the task would find neither client nor handler when its turn comes.
         """
+        if self._key is not None:
+            self._server.peers.leave(self._key)
+            self._key = None
         waiter, task = self._waiter, self._task_handler
         super().connection_lost(exc)
         if waiter is not None and waiter.done() and task is not None:
@@ -117,6 +128,18 @@ class Connection(web.RequestHandler):
         await super().shutdown(timeout)
         if self._work is not None:
             self._work.cancel()
+
+    def _expect_head_within(self, seconds: float) -> None:
+        """Close the connection then, unless a request has come.
+
+        aiohttp has one alarm for idle connections; until the first request it is set
+        to an earlier time.
+        """
+        closes_at = self._loop.time() + seconds
+        self._next_keepalive_close_time = closes_at
+        if self._keepalive_handle is not None:
+            self._keepalive_handle.cancel()
+        self._keepalive_handle = self._loop.call_at(closes_at, self._process_keepalive)
 
     def _go_on(self) -> None:
         """Start on the next request the quick way, or leave it to the task."""
@@ -250,7 +273,8 @@ class Server(web.Server):
         handler: answers requests.
         request_factory: as aiohttp's.
         keepalive_timeout: how long an idle connection stays, in seconds.
-        max_connections: those that come when there are so many are closed.
+        head_timeout: how long a new one may take until its first request, in seconds.
+        peers: says who may connect.
         quick: answers callbacks that have come whole; ``None``: the handler does.
     """
 
@@ -260,7 +284,8 @@ class Server(web.Server):
         *,
         request_factory: Callable[..., web.BaseRequest],
         keepalive_timeout: float,
-        max_connections: int,
+        head_timeout: float,
+        peers: Peers,
         quick: Quick | None = None,
     ) -> None:
         # A client that leaves must not stop a publish that is under way.
@@ -268,14 +293,11 @@ class Server(web.Server):
             handler, request_factory=request_factory, handler_cancellation=False
         )
         self._keepalive_timeout = keepalive_timeout
-        self._max_connections = max_connections
-        self._quick = quick if knows_aiohttp() else None
-        self.tally = Tally()
-
-    @property
-    def is_full(self) -> bool:
-        """Whether there are more connections than allowed."""
-        return len(self._connections) > self._max_connections
+        self.peers = peers
+        knows = knows_aiohttp()
+        self._quick = quick if knows else None
+        #: ``None``: new connections have no less time than idle ones.
+        self.head_timeout = min(head_timeout, keepalive_timeout) if knows else None
 
     def __call__(self) -> Connection:
         """Make the protocol of a new connection."""
@@ -285,6 +307,7 @@ class Server(web.Server):
             loop=asyncio.get_running_loop(),
             keepalive_timeout=self._keepalive_timeout,
             lingering_time=LINGERING_SECONDS,
+            read_bufsize=RECEIVED_BYTES // 2,  # it keeps twice as much
             max_headers=MAX_HEADERS,
             access_log=None,
         )

@@ -50,7 +50,7 @@ class RateLimit:
 
     def wait_of(self, address: Address | None) -> float:
         """Take a token for one call; give the seconds to wait if there is none."""
-        key = _key(address)
+        key = key_of(address)
         now = self._clock()
         # Taken out and put in again: the oldest stays first.
         full_at = max(self._full_at.pop(key, now), now)
@@ -66,8 +66,8 @@ class RateLimit:
         del self._full_at[next(iter(self._full_at))]
 
 
-def _key(address: Address | None) -> int:
-    """Give what stands for an address; those of both kinds never meet."""
+def key_of(address: Address | None) -> int:
+    """Give what an address is counted as; those of both kinds never meet."""
     if address is None:
         return -1
     if isinstance(address, IPv4Address):

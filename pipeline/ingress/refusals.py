@@ -116,7 +116,7 @@ REFUSAL_KINDS: Final = (
     RefusalKind(
         status=503,
         code="too_busy",
-        when="too many callbacks are in progress; nothing was stored",
+        when="too many callbacks or bodies are in progress; nothing was stored",
         header=RETRY_AFTER,
     ),
     RefusalKind(

@@ -31,8 +31,12 @@ class TurnedAway(StrEnum):
     RATE = "rate"
     #: Too many requests are in progress.
     BUSY = "busy"
+    #: Too many bytes of bodies are waited for.
+    BODIES = "bodies"
     #: Too many connections are open.
     CONNECTIONS = "connections"
+    #: One address has too many of them.
+    ADDRESS = "address"
 
 
 class Tally:

@@ -7,16 +7,14 @@ out behind the queue; here it only has to name a task.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
-from aiohttp import ClientPayloadError, HttpVersion11, web
-
 from pipeline.errors import BrokerError, PublishRefused, Unreadable, Unroutable
 from pipeline.failpoints import around
 from pipeline.ingress.accepted import accepted
+from pipeline.ingress.bodies import Bodies, Refused
 from pipeline.ingress.body_limits import body_limits
 from pipeline.ingress.gate import name_of
 from pipeline.ingress.jobs import job_of
@@ -40,7 +38,8 @@ from pipeline.provider.signature import (
     TIMESTAMP_HEADER,
     Refusal,
     Scheme,
-    refuse_signature,
+    refuse_head,
+    signature_matches,
     token_matches,
 )
 from pipeline.topology import CALLBACKS as CALLBACKS_EXCHANGE
@@ -49,6 +48,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
     from typing import TypeAlias
 
+    from aiohttp import web
     from prometheus_client import Counter
 
     from pipeline.message import HeaderValue
@@ -70,14 +70,6 @@ USUAL_TYPES: Final = frozenset({"application/json", None})
 
 class _Probed(Exception):
     """Says that a callback would have been stored if it had been one."""
-
-
-class _Refused(Exception):
-    """Carries the answer to a callback that is not accepted."""
-
-    def __init__(self, response: web.Response) -> None:
-        super().__init__(response.status)
-        self.response = response
 
 
 class CallbackView:
@@ -102,7 +94,7 @@ class CallbackView:
         self._scheme = Scheme(signature.scheme)
         self._signature_header = self._scheme.header
         self._tolerance = signature.tolerance
-        self._body_timeout_seconds = settings.body_timeout.total_seconds()
+        self._bodies = Bodies(settings)
         #: Larger bodies of an operation are refused.
         self.body_bytes = body_limits(settings)
         # Label lookups cost more than counting: done once for the usual answer.
@@ -125,10 +117,14 @@ class CallbackView:
             if self._tokens and not token:
                 token = request.query.get(TOKEN_PARAMETER)
             self._admit(operation, token, request.headers)
-            body = await self._read(request, self.body_bytes[operation])
-            await self._take(operation, request.headers, body, started, job_of(request))
-        except _Refused as refused:
-            return self._refuse(operation, refused.response, name_of(request))
+            limit = self.body_bytes[operation]
+            # Also while it is stored: the broker may let it wait.
+            with self._bodies.room_for(request, limit):
+                body = await self._bodies.read(request, limit)
+                job = job_of(request)
+                await self._take(operation, request.headers, body, started, job)
+        except Refused as refused:
+            return self._refuse(operation, refused, name_of(request))
         except _Probed:
             return probed()
         return accepted(request)
@@ -159,8 +155,8 @@ class CallbackView:
         try:
             self._admit(operation, token, headers)
             await self._take(operation, headers, body, started, job)
-        except _Refused as refused:
-            return self._refuse(operation, refused.response, remote)
+        except Refused as refused:
+            return self._refuse(operation, refused, remote)
         except _Probed:
             return probed()
         return None
@@ -170,14 +166,16 @@ class CallbackView:
     ) -> None:
         """Check all that can be checked without the body."""
         if operation not in OPERATIONS:
-            raise _Refused(unknown_operation(operation))
+            raise Refused(unknown_operation(operation))
         tokens = self._tokens
         if tokens and not token_matches(token or "", tokens[operation]):
             raise self._unauthorised(Refusal.TOKEN)
         content_type = headers.get("Content-Type")
         if content_type not in USUAL_TYPES and not _is_json(str(content_type)):
             detail = f"expected application/json, got {str(content_type)[:100]}"
-            raise _Refused(problem(415, detail, code="unsupported_media_type"))
+            raise Refused(problem(415, detail, code="unsupported_media_type"))
+        if self._keys:
+            self._check_head(headers)
 
     async def _take(
         self,
@@ -191,57 +189,13 @@ class CallbackView:
         try:
             seen = peek(body, operation)
         except Unreadable as error:
-            raise _Refused(problem(400, str(error), code="unreadable")) from error
+            raise Refused(problem(400, str(error), code="unreadable")) from error
         self._check_signature(headers, body, seen)
         if is_probe(headers, seen):
             raise _Probed
         await self._publish(operation, body, seen, job)
         self._accepted[operation].inc()
         CALLBACK_SECONDS.observe(time.perf_counter() - started)
-
-    async def _read(self, request: web.BaseRequest, limit: int) -> bytes:
-        try:
-            return await self._read_body(request, limit)
-        except web.HTTPRequestEntityTooLarge:
-            detail = f"expected a body of at most {limit} bytes"
-            response = problem(413, detail, code="body_too_large")
-        except TimeoutError:
-            detail = f"expected the whole body within {self._body_timeout_seconds:g} s"
-            response = problem(408, detail, code="body_too_slow")
-            # Half a body is still on the connection: it is of no more use.
-            response.force_close()
-        except (
-            web.RequestPayloadError,
-            ClientPayloadError,
-            ConnectionError,
-            ValueError,
-        ):
-            detail = "the body broke off or could not be decompressed"
-            response = problem(400, detail, code="broken_body")
-            response.force_close()
-        raise _Refused(response)
-
-    async def _read_body(self, request: web.BaseRequest, limit: int) -> bytes:
-        """Read the body once, within its deadline.
-
-        A small body has usually arrived with the headers; then there is nothing
-        to wait for, and no timer is set.
-        """
-        content = request.content
-        if (
-            request.headers.get("Expect", "").lower() == "100-continue"
-            # Older callers would take it for the answer.
-            and request.version >= HttpVersion11
-        ):
-            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-            request.writer.output_size = 0
-        if content.is_eof():
-            body = content.read_nowait()
-            if len(body) > limit:
-                raise web.HTTPRequestEntityTooLarge(limit)
-            return body
-        async with asyncio.timeout(self._body_timeout_seconds):
-            return await request.clone(client_max_size=limit).read()
 
     async def _publish(
         self, operation: str, body: bytes, seen: Peek, job: str | None
@@ -274,38 +228,48 @@ class CallbackView:
             log.warning("callback_not_stored", task_id=seen.task_id, error=str(error))
             raise _unavailable("the broker could not store the callback now") from error
 
-    def _check_signature(
-        self, headers: Mapping[str, str], body: bytes, seen: Peek
-    ) -> None:
-        if not self._keys:
-            return
-        refusal = refuse_signature(
-            keys=self._keys,
-            task_id=seen.task_id,
+    def _check_head(self, headers: Mapping[str, str]) -> None:
+        """Refuse what no body can make right, so that nobody's is waited for."""
+        refusal = refuse_head(
             timestamp=headers.get(TIMESTAMP_HEADER),
             signature=headers.get(self._signature_header),
             now=time.time(),
             tolerance=self._tolerance,
             scheme=self._scheme,
-            body=body,
         )
         if refusal is not None:
             raise self._unauthorised(refusal)
 
+    def _check_signature(
+        self, headers: Mapping[str, str], body: bytes, seen: Peek
+    ) -> None:
+        if self._keys and not signature_matches(
+            keys=self._keys,
+            task_id=seen.task_id,
+            timestamp=headers.get(TIMESTAMP_HEADER),
+            signature=headers.get(self._signature_header),
+            scheme=self._scheme,
+            body=body,
+        ):
+            raise self._unauthorised(Refusal.SIGNATURE_WRONG)
+
     @staticmethod
-    def _unauthorised(refusal: Refusal) -> _Refused:
+    def _unauthorised(refusal: Refusal) -> Refused:
         """Say no, without saying which part of the proof was wrong."""
         REFUSALS.labels(refusal.value).inc()
         detail = (
             "expected proof that the provider sent this: check the token in the"
             " callback address and the key of the signature"
         )
-        return _Refused(problem(401, detail, code="unauthorised"))
+        return Refused(problem(401, detail, code="unauthorised"))
 
     @staticmethod
-    def _refuse(operation: str, response: web.Response, remote: str) -> web.Response:
+    def _refuse(operation: str, refused: Refused, remote: str) -> web.Response:
+        response = refused.response
         known = operation if operation in OPERATIONS else "other"
         CALLBACKS.labels(known, str(response.status)).inc()
+        if refused.is_told:
+            return response
         log.info(
             "callback_refused",
             operation=known,
@@ -323,8 +287,8 @@ def unknown_operation(operation: str) -> web.Response:
     return problem(404, detail, code="unknown_operation")
 
 
-def _unavailable(detail: str) -> _Refused:
-    return _Refused(
+def _unavailable(detail: str) -> Refused:
+    return Refused(
         problem(
             503,
             f"{detail}; send it again",

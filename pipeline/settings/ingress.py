@@ -83,6 +83,9 @@ class IngressSettings(Section):
     max_body_bytes: BodySize = ByteSize(_MIB)
     #: The same for single operations, by their name; ``midi`` has 2 MiB without it.
     operation_max_body_bytes: BodySizes = Field(default_factory=dict)
+    #: What bodies that have to be waited for may have together; more are answered
+    #: 503. At least as much as the largest one.
+    max_total_body_bytes: Annotated[ByteSize, Field(ge=1)] = ByteSize(128 * _MIB)
     #: The longest that a client may take to send its body.
     body_timeout: Timeout = timedelta(seconds=8)
     #: The longest to wait for the broker's confirm; then the spool has to do.
@@ -109,6 +112,8 @@ class IngressSettings(Section):
     max_requests: Count = 500
     #: Connections at the same time; more are closed.
     max_connections: Count = 1000
+    #: Those of one address, unless it is a trusted proxy's; none: a quarter of all.
+    max_connections_per_address: Count | None = None
     #: The provider's signature.
     signature: SignatureSettings = SignatureSettings()
     #: TLS without a proxy.

@@ -283,15 +283,19 @@ def test_config_check_looks_at_the_list_of_subscriptions(cli: CommandLine) -> No
 
 
 def test_config_check_looks_at_what_the_ingress_will_need(cli: CommandLine) -> None:
-    """Certificate files and operations, which the settings alone do not show."""
+    """Files, operations, room for bodies, which the settings alone do not show."""
     missing = ("--set", "ingress.tls.certificate_file=missing.pem")
     tokens = 'ingress.operation_tokens={"genrate": ["sixteen-letters-1"]}'
 
-    checked = cli("config", "check", *missing, "--set", tokens, "--json")
+    room = ("--set", "ingress.max_total_body_bytes=1MiB")
+
+    checked = cli("config", "check", *missing, "--set", tokens, *room, "--json")
 
     assert 1 == checked.returncode
     found = {m["key"]: m["text"] for m in json.loads(checked.stdout)["mistakes"]}
-    assert {"ingress.tls", "ingress.operation_tokens"} == set(found)
+    keys = {"tls", "operation_tokens", "max_total_body_bytes"}
+    assert {f"ingress.{key}" for key in keys} == set(found)
+    assert "at least 2097152 bytes" in found["ingress.max_total_body_bytes"]
     assert "missing.pem" in found["ingress.tls"]
     assert "got genrate" in found["ingress.operation_tokens"]
     assert "sixteen-letters-1" not in checked.stdout + checked.stderr

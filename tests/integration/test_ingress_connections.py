@@ -16,9 +16,11 @@ import aio_pika
 import orjson
 import pytest
 import structlog
+from aiohttp import web
 
 from pipeline.errors import ConfigurationError
 from pipeline.ingress import app, connection
+from pipeline.ingress.peers import Peers
 from pipeline.logs import configure_logs
 from pipeline.topology import DEDUPE, UNROUTED
 from tests.factories import make_topology
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.usefixtures("nothing_unhandled")
 
+MIB = 2**20
 TOKEN = "a-very-secret-token"
 POST = b"POST /callbacks/upload-extend HTTP/1.1\r\nHost: x\r\n"
 WHOLE = POST + b"Content-Length: %d\r\n\r\n" % len(CALLBACK) + CALLBACK
@@ -101,6 +104,39 @@ async def test_body_that_trickles_is_given_up_too(ingress: Ingress) -> None:
     writer.close()
 
 
+async def test_little_is_kept_of_a_body_that_nobody_reads_yet() -> None:
+    """A thousand callers who send as fast as they can must not fill the memory."""
+    requests: list[web.BaseRequest] = []
+    may_end = asyncio.Event()
+
+    async def hold(request: web.BaseRequest) -> web.StreamResponse:
+        requests.append(request)
+        await may_end.wait()
+        return web.Response()
+
+    server = connection.Server(
+        hold,
+        request_factory=app._request_factory(MIB),
+        keepalive_timeout=5,
+        head_timeout=5,
+        peers=Peers(),
+    )
+    loop = asyncio.get_running_loop()
+    async with await loop.create_server(server, "127.0.0.1", 0) as listening:
+        address = listening.sockets[0].getsockname()
+        _, writer = await asyncio.open_connection(*address)
+        writer.write(POST + b"Content-Length: %d\r\n\r\n" % (8 * MIB) + bytes(8 * MIB))
+
+        async def is_held_up() -> bool:
+            return bool(requests) and requests[0].protocol._reading_paused
+
+        await eventually(is_held_up)
+        assert requests[0].content._size <= 2 * connection.RECEIVED_BYTES
+        writer.transport.abort()
+        may_end.set()
+        await server.shutdown(5)
+
+
 async def test_slow_headers_are_given_up(
     sqlite_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -141,6 +177,44 @@ async def test_headers_that_trickle_are_given_up(
         trickling.cancel()
         assert time.monotonic() - began < 2
         writer.close()
+
+
+async def test_new_connection_has_less_time_for_its_first_request(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that has sent a request before is kept: its caller has shown what it is."""
+    monkeypatch.setattr(app, "HEAD_SECONDS", 0.3)
+    async with running_ingress(sqlite_url) as ingress:
+        known_reader, known_writer = await _connected(ingress)
+        known_writer.write(WHOLE)
+        async with asyncio.timeout(5):
+            await known_reader.readuntil(b"\r\n\r\n")
+        silent_reader, silent_writer = await _connected(ingress)
+        slow_reader, slow_writer = await _connected(ingress)
+        slow_writer.write(POST)
+
+        async with asyncio.timeout(5):
+            assert b"" == await silent_reader.read()
+            assert b"" == await slow_reader.read()
+
+        known_writer.write(WHOLE)
+        async with asyncio.timeout(5):
+            assert b"HTTP/1.1 200" == (await known_reader.readuntil(b"\r\n\r\n"))[:12]
+        for writer in (known_writer, silent_writer, slow_writer):
+            writer.close()
+
+
+async def test_slow_body_is_not_cut_off_by_the_time_for_the_head(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has its own."""
+    monkeypatch.setattr(app, "HEAD_SECONDS", 0.1)
+    async with running_ingress(sqlite_url, body_timeout="700ms") as ingress:
+        answer = await ingress.raw(
+            POST + b"Connection: close\r\nContent-Length: 1000\r\n\r\n{"
+        )
+
+    assert b"408" == answer.split(b" ")[1]
 
 
 @pytest.mark.parametrize("how", ["close", "half-close", "reset"])

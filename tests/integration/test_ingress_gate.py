@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from prometheus_client import REGISTRY
@@ -12,6 +12,9 @@ from pipeline.errors import ConfigurationError
 from pipeline.provider.callback import OPERATIONS
 from tests.ingress import CALLBACK, running_ingress
 from tests.waiting import eventually
+
+if TYPE_CHECKING:
+    from tests.ingress import Ingress
 
 pytestmark = pytest.mark.usefixtures("nothing_unhandled")
 
@@ -213,7 +216,8 @@ async def test_room_is_free_again_after_every_kind_of_answer(sqlite_url: str) ->
 async def test_more_connections_than_allowed_are_closed(sqlite_url: str) -> None:
     """At once; those that are open are served, and there is room again after them."""
     before = _refused("connections")
-    async with running_ingress(sqlite_url, max_connections=2) as ingress:
+    limits: dict[str, Any] = {"max_connections": 2, "max_connections_per_address": 2}
+    async with running_ingress(sqlite_url, **limits) as ingress:
         first = await asyncio.open_connection(ingress.host, ingress.port)
         second = await asyncio.open_connection(ingress.host, ingress.port)
         await _answered(*second)
@@ -234,6 +238,112 @@ async def test_more_connections_than_allowed_are_closed(sqlite_url: str) -> None
             return got == b"HTTP/1.1 200"
 
         await eventually(is_let_in)
+
+
+async def _connected_from(
+    ingress: Ingress, address: str
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    return await asyncio.open_connection(
+        ingress.host, ingress.port, local_addr=(address, 0)
+    )
+
+
+async def _is_closed(reader: asyncio.StreamReader) -> bool:
+    async with asyncio.timeout(5):
+        return b"" == await reader.read()
+
+
+async def test_one_address_cannot_take_all_connections(sqlite_url: str) -> None:
+    """It may have a quarter, idle or not; everybody else still gets in."""
+    before = _refused("address")
+    async with running_ingress(sqlite_url, max_connections=8) as ingress:
+        idle = [await _connected_from(ingress, "127.0.0.9") for _ in range(2)]
+        # They are in when they are answered.
+        for reader, writer in idle:
+            await _answered(reader, writer)
+
+        late = await _connected_from(ingress, "127.0.0.9")
+        assert await _is_closed(late[0])
+        assert before + 1 == _refused("address")
+        other = await _connected_from(ingress, HERE)
+        await _answered(*other)
+
+        idle[0][1].close()
+
+        async def is_let_in() -> bool:
+            reader, writer = await _connected_from(ingress, "127.0.0.9")
+            writer.write(WHOLE)
+            async with asyncio.timeout(5):
+                got = await reader.read(12)
+            writer.close()
+            return got == b"HTTP/1.1 200"
+
+        await eventually(is_let_in)
+        for _, writer in (*idle, late, other):
+            writer.close()
+
+
+async def test_proxy_that_is_trusted_may_have_all_connections(sqlite_url: str) -> None:
+    """Those of everybody come from it."""
+    limits: dict[str, Any] = {"max_connections": 8, "trusted_proxies": [HERE]}
+    async with running_ingress(sqlite_url, **limits) as ingress:
+        opened = [await _connected_from(ingress, HERE) for _ in range(8)]
+        for reader, writer in opened:
+            await _answered(reader, writer)
+        for _, writer in opened:
+            writer.close()
+
+
+async def test_nobody_outside_the_networks_can_connect_where_health_has_its_own(
+    sqlite_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Closed at once and unheard, for there is nothing that it could get."""
+    before = _refused("network")
+    settings: dict[str, Any] = {
+        "networks": ["127.0.0.2"],
+        "health_networks": ["127.0.0.3"],
+        "trusted_proxies": ["127.0.0.4"],
+    }
+    async with running_ingress(sqlite_url, **settings) as ingress:
+        for _ in range(5):
+            reader, writer = await _connected_from(ingress, "127.0.0.9")
+            assert await _is_closed(reader)
+            writer.close()
+
+        assert before + 5 == _refused("network")
+        for address, status in (("2", b"200"), ("3", b"403"), ("4", b"403")):
+            reader, writer = await _connected_from(ingress, f"127.0.0.{address}")
+            writer.write(WHOLE)
+            async with asyncio.timeout(5):
+                head = await reader.readuntil(b"\r\n\r\n")
+            assert status == head.split(b" ")[1]
+            writer.close()
+    lines = [
+        line
+        for line in capsys.readouterr().out.splitlines()
+        if "callers_turned_away" in line and "127.0.0.9" in line
+    ]
+    assert 1 == len(lines)
+
+
+async def test_all_outside_the_networks_together_count_as_one_address(
+    sqlite_url: str,
+) -> None:
+    """They may look at health; they cannot shut the provider out."""
+    settings: dict[str, Any] = {"networks": [HERE], "max_connections": 8}
+    async with running_ingress(sqlite_url, **settings) as ingress:
+        outside = [await _connected_from(ingress, f"127.0.0.{n}") for n in range(2, 10)]
+        closed = [await _is_closed(reader) for reader, _ in outside[2:]]
+
+        assert [True] * 6 == closed
+        reader, writer = outside[0]
+        writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        async with asyncio.timeout(5):
+            assert b"HTTP/1.1 200" == (await reader.readuntil(b"\r\n\r\n"))[:12]
+        provider = await _connected_from(ingress, HERE)
+        await _answered(*provider)
+        for _, writer in (*outside, provider):
+            writer.close()
 
 
 async def _answered(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import gzip
 import hashlib
@@ -16,6 +17,8 @@ from tests.ingress import CALLBACK, running_ingress
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from tests.ingress import Ingress
 
 pytestmark = pytest.mark.usefixtures("nothing_unhandled")
 
@@ -156,3 +159,83 @@ async def test_compressed_body_is_signed_as_it_was_meant(sqlite_url: str) -> Non
     async with running_ingress(sqlite_url, signature=signature) as ingress:
         body = gzip.compress(CALLBACK)
         assert 200 == (await ingress.post(data=body, **headers)).status
+
+
+# -- before the body ----------------------------------------------------------------
+
+
+async def _begin(ingress: Ingress, headers: dict[str, str]) -> tuple[bytes, bytes]:
+    """Send a head whose body never comes; give the status and the whole answer."""
+    lines = "".join(
+        f"{name.replace('_', '-')}: {value}\r\n" for name, value in headers.items()
+    )
+    head = f"POST /callbacks/midi HTTP/1.1\r\nHost: x\r\n{lines}"
+    reader, writer = await asyncio.open_connection(ingress.host, ingress.port)
+    try:
+        writer.write(f"{head}Content-Length: 1000\r\n\r\n{{".encode())
+        async with asyncio.timeout(5):
+            answer = await reader.readuntil(b"}")
+    finally:
+        writer.close()
+    return answer.split(b" ")[1], answer
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+async def test_callback_without_a_signature_is_refused_before_its_body(
+    sqlite_url: str, scheme: str
+) -> None:
+    """Or anybody could fill the memory with bodies that never end."""
+    signature = {"scheme": scheme, "keys": [NEW.decode()]}
+    before = _refused("signature_missing")
+    # Were the body waited for, the answer would come too late.
+    async with running_ingress(
+        sqlite_url, signature=signature, body_timeout="60s"
+    ) as ingress:
+        status, answer = await _begin(ingress, {})
+
+        assert b"401" == status
+        assert b"unauthorised" in answer
+    assert before + 1 == _refused("signature_missing")
+
+
+@pytest.mark.parametrize("scheme", ["task-and-time", "time-and-body"])
+@pytest.mark.parametrize(
+    ("stamp", "cause"),
+    [
+        (None, "signature_missing"),
+        ("soon", "timestamp_unreadable"),
+        ("1000000000", "timestamp_outside_tolerance"),
+    ],
+)
+async def test_signature_of_another_time_is_refused_before_the_body(
+    sqlite_url: str, scheme: str, stamp: str | None, cause: str
+) -> None:
+    """The answer says no more than for a wrong one; the metric does."""
+    signature = {"scheme": scheme, "keys": [NEW.decode()]}
+    headers = SCHEMES[scheme](NEW, CALLBACK, stamp or _now())
+    if stamp is None:
+        del headers["X_Webhook_Timestamp"]
+    before = _refused(cause)
+    async with running_ingress(
+        sqlite_url, signature=signature, body_timeout="60s"
+    ) as ingress:
+        status, answer = await _begin(ingress, headers)
+        wrong = await ingress.post(**SCHEMES[scheme](OLD, CALLBACK, _now()))
+
+        assert b"401" == status
+        assert wrong.problem["detail"].encode() in answer
+    assert before + 1 == _refused(cause)
+
+
+async def test_callers_without_a_signature_take_nobodys_place(sqlite_url: str) -> None:
+    """However many of them never end their bodies."""
+    signature = {"keys": [NEW.decode()]}
+    async with running_ingress(
+        sqlite_url, signature=signature, max_requests=2, body_timeout="60s"
+    ) as ingress:
+        for _ in range(4):
+            await _begin(ingress, {})
+
+        answer = await ingress.post(**_task_and_time(NEW, CALLBACK, _now()))
+
+    assert 200 == answer.status
