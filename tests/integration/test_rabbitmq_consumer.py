@@ -19,6 +19,7 @@ from pipeline.topology import (
     DEDUPE,
     DELIVERY_LIMIT,
     DOWNLOAD,
+    SUSPECT_DELIVERIES,
     dead_letter_queue,
     hand_to,
 )
@@ -190,6 +191,29 @@ async def test_failed_publish_gives_the_delivery_back_to_its_holder(
 
             await delivery.release()
             assert (await receive_one(consumer)).redelivered
+
+
+@pytest.mark.parametrize("stops", range(1, SUSPECT_DELIVERIES + 2))
+async def test_what_waited_at_a_stop_comes_back_new_before_it_is_suspected(
+    open_rabbit: OpenRabbit, stops: int
+) -> None:
+    """Not sooner: the first times it is given back as it is, without a wait."""
+    is_new = stops == SUSPECT_DELIVERIES
+    async with open_rabbit() as broker:
+        await broker.publish(*make_publications(20))
+
+        async def do_all_wait() -> bool:
+            return (await broker.depth(DEDUPE)).unacked == 20
+
+        for _ in range(stops):
+            async with broker.consume(DEDUPE, prefetch=20) as consumer:
+                await eventually(do_all_wait)
+                await consumer.stop()
+        async with broker.consume(DEDUPE, prefetch=20) as consumer:
+            found = await receive(consumer, 20)
+
+    assert {not is_new} == {delivery.redelivered for delivery in found}
+    assert {b"%d" % n for n in range(20)} == {d.envelope.body for d in found}
 
 
 async def test_no_more_than_the_prefetch_is_unacked(open_rabbit: OpenRabbit) -> None:

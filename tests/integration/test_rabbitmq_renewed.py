@@ -192,9 +192,11 @@ async def _neighbour(broker: Broker, queue: str) -> AsyncIterator[list[str]]:
                 failures.append(f"{type(error).__name__}: {error}")
 
     publishing = asyncio.create_task(publish())
-    yield failures
-    is_over.set()
-    await publishing
+    try:
+        yield failures
+    finally:
+        is_over.set()
+        await publishing
 
 
 async def _take_all(broker: Broker, queue: str) -> list[Delivery]:
