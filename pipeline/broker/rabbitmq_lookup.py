@@ -61,6 +61,20 @@ async def find_queues(
     return found
 
 
+async def count(
+    connection: aio_pika.abc.AbstractConnection, names: Iterable[str]
+) -> list[tuple[int, int]]:
+    """Count the ready messages and the consumers of queues, by their full names.
+
+    A consumer of a quorum queue that was cancelled is one for as long as it holds
+    messages.
+    """
+    async with connection.channel(publisher_confirms=False) as channel:
+        raw = await channel.get_underlay_channel()
+        answers = [await raw.queue_declare(name, passive=True) for name in names]
+    return [(one.message_count or 0, one.consumer_count or 0) for one in answers]
+
+
 async def require_all(
     connection: aio_pika.abc.AbstractConnection, topology: Topology, reason: str
 ) -> Difference:

@@ -135,6 +135,9 @@ class SqliteConsumer(Consumer):
         self._halt()
         with suppress(BrokerUnavailable):  # then it is done when the context is left
             await self._give_back(leaves=False)
+            # Where this process stood still, others may have what is held here, and
+            # the upkeep may not have looked yet.
+            await self._session.maintain(())
 
     async def ack(
         self,
