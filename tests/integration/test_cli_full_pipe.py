@@ -40,12 +40,15 @@ def piped() -> Iterator[int]:
     """Make standard output a pipe; gives the other end."""
     reading, writing = os.pipe()
     with os.fdopen(writing, "w", encoding="utf-8") as stream, redirect_stdout(stream):
-        yield reading
+        try:
+            yield reading
+        finally:
+            os.close(reading)  # nobody waits for the reader any more
 
 
 def read_all(pipe: int) -> str:
     """Read until nobody writes any more."""
-    with os.fdopen(pipe, encoding="utf-8") as stream:
+    with os.fdopen(os.dup(pipe), encoding="utf-8") as stream:
         return stream.read()
 
 
@@ -148,4 +151,3 @@ async def test_listing_to_a_full_pipe_can_be_cancelled(tmp_path: Path) -> None:
             depth = await broker.depth(DEAD)
             assert (COUNT, 0) == (depth.ready, depth.held)
             assert os.read(pipe, 100)
-            os.close(pipe)
