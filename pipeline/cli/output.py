@@ -6,7 +6,6 @@ still then, and the event loop with it: no lease would be renewed.
 
 from __future__ import annotations
 
-import asyncio
 import select
 import sys
 from typing import Final
@@ -29,6 +28,8 @@ async def write(text: str | bytes) -> None:
     Raises:
         OSError: it cannot be written, or nobody reads any more.
     """
+    import asyncio
+
     poll = _poll()
     size = PIECE_BYTES // (CHARACTER_BYTES if isinstance(text, str) else 1)
     for start in range(0, len(text), size):
