@@ -32,6 +32,8 @@ class Depth:
     ready: int
     #: Delivered by this handle, neither acknowledged nor given back.
     unacked: int
+    #: The same of every handle; ``None``: there are consumers, it cannot be told.
+    held: int | None
     #: In the delay queues, which all work queues share.
     delayed: int
 
@@ -250,7 +252,7 @@ class Consumer(ABC):
         """Take no new deliveries; those not yet received are given back.
 
         Deliveries that were received can still be settled. ``receive`` returns
-        an empty sequence from now on. Idempotent.
+        an empty sequence from now on; all ``losses`` are up to date. Idempotent.
         """
 
     @abstractmethod

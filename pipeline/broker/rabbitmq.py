@@ -15,7 +15,7 @@ from pipeline.broker.port import Broker, Depth, Difference, FoundQueue
 from pipeline.broker.rabbitmq_channels import open_publisher
 from pipeline.broker.rabbitmq_connection import Link, bounded, left_until
 from pipeline.broker.rabbitmq_consumer import RabbitConsumer
-from pipeline.broker.rabbitmq_lookup import count_messages, find_queues
+from pipeline.broker.rabbitmq_lookup import count, find_queues
 from pipeline.broker.rabbitmq_plain import Publisher, Route
 from pipeline.broker.rabbitmq_renewals import Renewals
 from pipeline.broker.rabbitmq_topology import (
@@ -101,7 +101,7 @@ class RabbitBroker(Broker):
             on_down=_nothing_to_do,
         )
         self._consumers: set[RabbitConsumer] = set()
-        self._counting: set[asyncio.Task[list[int]]] = set()
+        self._counting: set[asyncio.Task[list[tuple[int, int]]]] = set()
         self._reopening = asyncio.Lock()
         self._is_open = False
 
@@ -244,15 +244,17 @@ class RabbitBroker(Broker):
         counting.add_done_callback(self._counting.discard)
         # A channel that is left in the middle of opening or closing would cost us
         # the connection, and with it all that is being published.
-        ready, *delayed = await asyncio.shield(counting)
+        (ready, consumers), *others = await asyncio.shield(counting)
         unacked = sum(c.unacked for c in self._consumers if c.queue == queue)
-        return Depth(ready=ready, unacked=unacked, delayed=sum(delayed))
+        held = None if consumers else 0
+        delayed = sum(messages for messages, _ in others)
+        return Depth(ready=ready, unacked=unacked, held=held, delayed=delayed)
 
     async def _count(
         self, connection: AbstractConnection, names: Sequence[str]
-    ) -> list[int]:
+    ) -> list[tuple[int, int]]:
         async with bounded(self._deadline_seconds, f"counting queue {names[0]}"):
-            return await count_messages(connection, names)
+            return await count(connection, names)
 
     @property
     def _declare_seconds(self) -> float:

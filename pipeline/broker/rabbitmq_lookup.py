@@ -17,7 +17,7 @@ from pipeline.errors import TopologyMissing
 from pipeline.logs import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
     import aio_pika
 
@@ -61,14 +61,18 @@ async def find_queues(
     return found
 
 
-async def count_messages(
-    connection: aio_pika.abc.AbstractConnection, names: Sequence[str]
-) -> list[int]:
-    """Count what is ready in queues that are there, named as on the broker."""
+async def count(
+    connection: aio_pika.abc.AbstractConnection, names: Iterable[str]
+) -> list[tuple[int, int]]:
+    """Count the ready messages and the consumers of queues, by their full names.
+
+    A consumer of a quorum queue that was cancelled is one for as long as it holds
+    messages.
+    """
     async with AsyncExitStack() as stack:
         raw = await open_channel(stack, connection)
         answers = [await raw.queue_declare(name, passive=True) for name in names]
-    return [answer.message_count or 0 for answer in answers]
+    return [(one.message_count or 0, one.consumer_count or 0) for one in answers]
 
 
 async def require_all(

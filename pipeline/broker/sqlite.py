@@ -156,7 +156,12 @@ class SqliteBroker(Broker):
             partial(session.store.count, name=name, delays=delays)
         )
         unacked = sum(c.unacked for c in session.consumers if c.name == name)
-        return Depth(ready=counts.ready, unacked=unacked, delayed=counts.delayed)
+        return Depth(
+            ready=counts.ready,
+            unacked=unacked,
+            held=counts.held,
+            delayed=counts.delayed,
+        )
 
     async def content(self, queue: str) -> Content:
         """Measure ``queue`` under every prefix that the file has, and the file.

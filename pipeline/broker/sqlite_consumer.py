@@ -136,6 +136,8 @@ class SqliteConsumer(Consumer):
         self._halt()
         with suppress(BrokerUnavailable):  # then it is done when the context is left
             await self._give_back(leaves=False)
+            # Others have what is held here if this process stood still too long.
+            await self._session.maintain(())
 
     async def ack(
         self,

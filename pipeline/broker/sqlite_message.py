@@ -103,6 +103,7 @@ class Counts(NamedTuple):
     """How many messages there are."""
 
     ready: int
+    held: int
     delayed: int
 
 

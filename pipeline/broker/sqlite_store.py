@@ -256,8 +256,8 @@ class Store:
         if queue is None:
             message = f"expected a queue {name}, found none: declare the topology first"
             raise BrokerUnavailable(message)
-        ready = connection.execute(
-            "SELECT (SELECT count(*) FROM messages WHERE queue = ?1) - (SELECT count(*)"
+        there, held = connection.execute(
+            "SELECT (SELECT count(*) FROM messages WHERE queue = ?1), (SELECT count(*)"
             " FROM leases JOIN messages ON id = message"
             " WHERE consumer IS NOT NULL AND queue = ?1)",
             (queue.id,),
@@ -267,7 +267,7 @@ class Store:
             " WHERE name IN (SELECT value FROM json_each(?))",
             (orjson.dumps(list(delays)).decode(),),
         ).get
-        return Counts(ready, delayed)
+        return Counts(there - held, held, delayed)
 
     def _renew(
         self, connection: apsw.Connection, consumers: Collection[int], until: int

@@ -80,23 +80,29 @@ def list_letters(
     """List dead letters, the oldest of each queue first. Nothing is changed."""
     selection = selection_of(task, stage, error_type, ages=(older_than, newer_than))
 
-    async def main(parts: Parts) -> int:
-        from pipeline.dead_letters import browse
+    async def main(parts: Parts) -> tuple[int, int | None]:
+        from pipeline.dead_letters import Progress, browse
 
-        queues = await queues_of(parts, queue)
-        async with aclosing(browse(parts.broker, queues, selection)) as found:
+        queues, looked = await queues_of(parts, queue), Progress()
+        looking = browse(parts.broker, queues, selection, progress=looked)
+        async with aclosing(looking) as found:
             first = _first(found, limit)
             if as_json:
-                return await render.print_json_list(
+                count = await render.print_json_list(
                     letters.as_document(x) async for x in first
                 )
-            return await render.print_table(
-                letters.COLUMNS, (letters.as_row(x) async for x in first)
-            )
+            else:
+                count = await render.print_table(
+                    letters.COLUMNS, (letters.as_row(x) async for x in first)
+                )
+        return count, looked.missed
 
-    count = _run(main, config, assignments, broker_url)
+    count, missed = _run(main, config, assignments, broker_url)
     if not as_json:
         typer.echo(render.count_of(count, "dead letter"), err=bool(count))
+    if missed != 0 and count != limit:
+        letters.print_missed(missed)
+        raise typer.Exit(1)
 
 
 @app.command(epilog="Example: pipeline dead-letters show 3f2a… --body | jq .")
@@ -114,14 +120,16 @@ def show(
 ) -> None:
     """Show one dead letter with its headers and its body."""
 
-    async def main(parts: Parts) -> DeadLetter | None:
-        from pipeline.dead_letters import find
+    async def main(parts: Parts) -> tuple[DeadLetter | None, int | None]:
+        from pipeline.dead_letters import Progress, find
 
-        return await find(parts.broker, await queues_of(parts, queue), message_id)
+        queues, looked = await queues_of(parts, queue), Progress()
+        found = await find(parts.broker, queues, message_id, progress=looked)
+        return found, looked.missed
 
-    letter = _run(main, config, assignments, broker_url)
+    letter, missed = _run(main, config, assignments, broker_url)
     if letter is None:
-        render.fail(f"no dead letter has the message id {message_id}")
+        letters.print_nobody(message_id, missed)
         raise typer.Exit(1)
     if body:
         sys.stdout.buffer.write(letter.envelope.body)
@@ -239,15 +247,12 @@ def _report(
         typer.Exit: with code 1.
     """
     letters.print_result(verb, done, dry_run=dry_run, as_json=as_json)
-    unseen = done.total - done.seen
-    if unseen > 0 and (limit is None or done.matched < limit):
-        render.fail(
-            f"{render.count_of(unseen, 'dead letter')} could not be looked at: another"
-            " command holds them, or the broker was too slow; try again"
-        )
-        raise typer.Exit(1)
-    if message_id is not None and not done.matched:
-        render.fail(f"no dead letter has the message id {message_id}")
+    if message_id is not None:
+        if not done.matched:
+            letters.print_nobody(message_id, done.missed)
+            raise typer.Exit(1)
+    elif done.missed != 0 and (limit is None or done.matched < limit):
+        letters.print_missed(done.missed)
         raise typer.Exit(1)
 
 

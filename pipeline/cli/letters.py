@@ -92,6 +92,29 @@ def print_letter(letter: DeadLetter) -> None:
         render.print_json(body)
 
 
+def print_missed(missed: int | None) -> None:
+    """Say that not all dead letters could be looked at, and what to do."""
+    if missed is None:
+        render.fail(
+            "another reader takes dead letters now: those that it holds, if any, could"
+            " not be looked at; try again when it has ended"
+        )
+    else:
+        render.fail(
+            f"{render.count_of(missed, 'dead letter')} could not be looked at: another"
+            " reader holds them, or one that died less than 30 s ago, or the broker"
+            " was too slow; try again when the reader has ended, or in 30 s"
+        )
+
+
+def print_nobody(message_id: str, missed: int | None) -> None:
+    """Say that a dead letter was not found, and whether it may be there."""
+    seen = "" if missed == 0 else " that could be looked at"
+    render.fail(f"no dead letter{seen} has the message id {message_id}")
+    if missed != 0:
+        print_missed(missed)
+
+
 def print_result(verb: str, done: Progress, *, dry_run: bool, as_json: bool) -> None:
     """Say how many were replayed or discarded, or would have been."""
     if as_json:
@@ -100,6 +123,7 @@ def print_result(verb: str, done: Progress, *, dry_run: bool, as_json: bool) -> 
             "matched": done.matched,
             "seen": done.seen,
             "total": done.total,
+            "held": done.held,
             "queues": done.by_queue,
             "dry_run": dry_run,
         }

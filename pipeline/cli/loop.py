@@ -19,11 +19,17 @@ TERMINATED: Final = 128 + signal.SIGTERM
 
 
 def run_once(main: Coroutine[object, object, T]) -> T:
-    """Run a command that does its work and ends; it reports by itself, without logs."""
+    """Run a command that does its work and ends; it reports by itself, without logs.
+
+    SIGTERM ends it as Ctrl-C does: what it holds is given back.
+
+    Raises:
+        typer.Exit: SIGTERM came.
+    """
     from pipeline.logs import configure_logs
 
     configure_logs(level="CRITICAL", form="text", stream=sys.stderr)
-    return run_async(main)
+    return run_async(heeding_terminate(main))
 
 
 def run_async(main: Coroutine[object, object, T]) -> T:

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Final
 import orjson
 import typer
 
+from pipeline.cli import output
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Mapping, Sequence
 
@@ -47,12 +49,13 @@ def print_json_line(document: object) -> None:
 async def print_json_list(items: AsyncIterable[object]) -> int:
     """Print a JSON list, one item a line, as the items come; return their number."""
     count = 0
-    typer.echo("[", nl=False)
+    await output.write("[")
     async for item in items:
-        typer.echo("\n" if count == 0 else ",\n", nl=False)
-        typer.echo(orjson.dumps(item, option=_COMPACT, default=str), nl=False)
+        start = b",\n" if count else b"\n"
+        line = orjson.dumps(item, option=_COMPACT, default=str)
+        await output.write(start + line)
         count += 1
-    typer.echo("\n]" if count else "]")
+    await output.write("\n]\n" if count else "]\n")
     return count
 
 
@@ -68,8 +71,9 @@ async def print_table(
     async for row in rows:
         if count == 0:
             titles = _line(columns, [column.title for column in columns], room)
-            typer.secho(titles, bold=True)
-        typer.echo(_line(columns, [plain(cell) for cell in row], room))
+            await output.write(typer.style(titles, bold=True) + "\n")
+        line = _line(columns, [plain(cell) for cell in row], room)
+        await output.write(f"{line}\n")
         count += 1
     return count
 

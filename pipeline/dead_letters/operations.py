@@ -16,22 +16,36 @@ from pipeline.topology import replay as to_own_queue
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterator, Sequence
 
-    from pipeline.broker.port import Broker, Delivery
+    from pipeline.broker.port import Broker, Delivery, Depth
     from pipeline.message import Envelope, Publication
 
 
 @dataclass(slots=True, kw_only=True)
 class Progress:
-    """How far a replay or a removal is; the same object is reported every time."""
+    """How far a look, a replay or a removal is; one object, which changes."""
 
-    #: Dead letters there were at the start.
+    #: Dead letters there were at the start and nobody held.
     total: int = 0
+    #: Those that other readers held at the start: they are not looked at. ``None``:
+    #: there were other readers, and the broker does not tell how many they held.
+    held: int | None = 0
     #: Looked at so far.
     seen: int = 0
     #: Replayed or discarded so far, or what would have been.
     matched: int = 0
     #: The same by queue.
     by_queue: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def missed(self) -> int | None:
+        """How many were there and could not be looked at; ``None``: perhaps some."""
+        return None if self.held is None else self.held + max(0, self.total - self.seen)
+
+    def add(self, depth: Depth) -> None:
+        """Count what a queue holds at the start."""
+        self.total += depth.ready
+        known = self.held is not None and depth.held is not None
+        self.held = (self.held or 0) + (depth.held or 0) if known else None
 
 
 class OnProgress(Protocol):
@@ -51,34 +65,48 @@ class Settle(Protocol):
 
 
 async def browse(
-    broker: Broker, queues: Sequence[str], selection: Selection
+    broker: Broker,
+    queues: Sequence[str],
+    selection: Selection,
+    *,
+    progress: Progress | None = None,
 ) -> AsyncGenerator[DeadLetter, None]:
     """Yield the dead letters of work ``queues``, the oldest of each first.
 
-    They are given back when the generator is closed; use ``aclosing``.
+    They are given back when the generator is closed; use ``aclosing``. What could
+    not be looked at, because others hold it, is counted in ``progress``.
 
     Raises:
         BrokerUnavailable: the broker does not answer, or has taken back what was
             seen: dead letters that were not yielded may be there.
     """
+    looked = Progress() if progress is None else progress
     for queue in queues:
         async with Walk(broker, queue) as walk:
+            looked.add(walk.depth)
             while deliveries := await walk.receive(BATCH):
+                looked.seen += len(deliveries)
                 for delivery in deliveries:
                     letter = DeadLetter(queue=queue, envelope=delivery.envelope)
                     if selection.matches(letter):
+                        looked.matched += 1
                         yield letter
 
 
 async def find(
-    broker: Broker, queues: Sequence[str], message_id: str
+    broker: Broker,
+    queues: Sequence[str],
+    message_id: str,
+    *,
+    progress: Progress | None = None,
 ) -> DeadLetter | None:
-    """Find a dead letter by its message id.
+    """Find a dead letter by its message id; ``progress``: as for ``browse``.
 
     Raises:
         BrokerUnavailable: the broker does not answer.
     """
-    found = browse(broker, queues, Selection(message_id=message_id))
+    wanted = Selection(message_id=message_id)
+    found = browse(broker, queues, wanted, progress=progress)
     async with aclosing(found) as letters:
         async for letter in letters:
             return letter
@@ -186,8 +214,7 @@ class _Job:
     ) -> Progress:
         progress = self._progress
         for queue in queues:
-            depth = await self._broker.depth(dead_letter_queue(queue))
-            progress.total += depth.ready
+            progress.add(await self._broker.depth(dead_letter_queue(queue)))
         for queue in queues:
             async with Walk(self._broker, queue) as walk:
                 while not self._is_enough:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import TracebackType
 
-    from pipeline.broker.port import Broker, Consumer, Delivery
+    from pipeline.broker.port import Broker, Consumer, Delivery, Depth
     from pipeline.message import Publication
 
 #: Un-acked at one consumer; with bodies of some KiB this bounds our memory.
@@ -45,6 +45,9 @@ LARGEST_LAG_SECONDS: Final = 0.1
 class Walk:
     """One pass over the dead letters that a queue holds now, each seen once."""
 
+    #: What was there at the start; known once it is entered.
+    depth: Depth
+
     def __init__(self, broker: Broker, queue: str) -> None:
         self._broker = broker
         self._name = dead_letter_queue(queue)
@@ -64,8 +67,8 @@ class Walk:
 
     async def __aenter__(self) -> Self:
         """Count what is there; what comes later is not part of this walk."""
-        self._left = (await self._broker.depth(self._name)).ready
-        self._staying = self._left
+        self.depth = await self._broker.depth(self._name)
+        self._left = self._staying = self.depth.ready
         return self
 
     async def __aexit__(
@@ -77,12 +80,18 @@ class Walk:
         """Give everything back that was not acknowledged.
 
         What was given back is there for the next walk, unless somebody else took it.
+
+        Raises:
+            BrokerUnavailable: what was seen was not held until now.
         """
         if self._consumer is not None:
             # RabbitMQ loses acknowledgements that are followed at once by the end of
             # their channel, if they are many; the answer to this comes after them.
             await self._consumer.stop()
+        was_held = self._holds_all
         await self._consumers.__aexit__(kind, error, trace)
+        if kind is None and not was_held:
+            raise self._interrupted()
         # A look that is left early ends its generator.
         if kind is None or issubclass(kind, GeneratorExit):
             await self._await_given_back()
@@ -137,6 +146,8 @@ class Walk:
             if self._held < (PAGE * 3 // 4 if self._acked else PAGE):
                 return self._consumer
             await self._consumer.stop()
+            # If others were given what is held, the next one would get it again.
+            self._require_held()
         fresh = self._broker.consume(self._name, prefetch=PAGE)
         self._consumer = await self._consumers.enter_async_context(fresh)
         self._held = self._acked = 0
@@ -154,8 +165,12 @@ class Walk:
 
     def _require_held(self) -> None:
         """Go on only while everything that was received is settled or still held."""
-        if any(consumer.losses != losses for consumer, losses in self._used):
+        if not self._holds_all:
             raise self._interrupted()
+
+    @property
+    def _holds_all(self) -> bool:
+        return all(consumer.losses == losses for consumer, losses in self._used)
 
     def _interrupted(self) -> BrokerUnavailable:
         return BrokerUnavailable(

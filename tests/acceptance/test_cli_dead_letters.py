@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 from collections import Counter
 from datetime import UTC, datetime, timedelta
@@ -153,6 +154,7 @@ def test_what_is_listed_can_be_shown_replayed_and_discarded(
         "matched": 2,
         "seen": 2,
         "total": 2,
+        "held": 0,
         "queues": {"download": 2},
         "dry_run": False,
     }
@@ -187,3 +189,46 @@ def test_a_replay_that_is_killed_loses_nothing(cli: CommandLine, desk: Desk) -> 
     assert dead
     finished = cli("dead-letters", "replay")
     assert f"{len(dead):,} dead letters replayed" in finished.stdout
+
+
+@pytest.mark.timeout(120)
+def test_what_a_reader_holds_is_said_to_be_missed_until_it_is_stopped(
+    cli: CommandLine, desk: Desk
+) -> None:
+    """A list in a pager holds what it shows; SIGTERM gives it back at once."""
+    count = 700
+    envelopes = [make_envelope(message_id=f"m{n}") for n in range(count)]
+    desk.bury(*envelopes, error=Reject("long " * 100), queue=DOWNLOAD)
+    dead_queue = dead_letter_queue(DOWNLOAD)
+    reading, writing = os.pipe()
+    # With the lease that users have: nothing comes back by itself meanwhile.
+    cli.environ["PIPELINE_BROKER_URL"] = desk.url.partition("?lease_seconds")[0]
+
+    with cli.running("dead-letters", "list", output=writing) as pager:
+        os.close(writing)
+        until(lambda: desk.ready(dead_queue) < count)
+        held = [
+            cli("dead-letters", "list", "--json"),
+            cli("dead-letters", "show", "m0"),
+            cli("dead-letters", "replay", "m0"),
+            cli("dead-letters", "discard"),
+        ]
+        enough = cli("dead-letters", "list", "--limit", "1")
+        some = cli("dead-letters", "replay", "--json")
+        assert pager.process.poll() is None
+        pager.process.send_signal(signal.SIGTERM)
+        assert pager.process.wait(10) not in {0, -signal.SIGTERM}
+    os.close(reading)
+
+    for done in (*held, some):
+        assert done.returncode == 1, done
+        assert "could not be looked at" in done.stderr
+    for done in held[1:3]:
+        assert "no dead letter that could be looked at has" in done.stderr
+    assert enough.returncode == 0, enough
+    answer = json.loads(some.stdout)
+    assert 0 < answer["replayed"] == answer["total"] < count
+    assert answer["held"] in {None, count - answer["total"]}
+    until(lambda: desk.ready(dead_queue) == count - answer["replayed"], within=5)
+    rest = cli.json("dead-letters", "replay")
+    assert (count - answer["replayed"], 0) == (rest["replayed"], rest["held"])

@@ -357,6 +357,51 @@ async def test_what_somebody_else_holds_is_left_to_them(
     await has_dead(broker, 2)
 
 
+@pytest.mark.parametrize("count", [2, 4], ids=["some", "all"])
+async def test_what_somebody_else_holds_is_known_to_be_missed(
+    broker: Broker, open_again: OpenAgain, count: int
+) -> None:
+    """Nobody takes what others hold for what is not there."""
+    await bury(broker, *make_envelopes(4))
+    other = await open_again()
+
+    async with other.consume(dead_letter_queue(DOWNLOAD), prefetch=count) as holder:
+        await receive(holder, count)
+        looked, sought = Progress(), Progress()
+        async with aclosing(
+            browse(broker, QUEUES, EVERYTHING, progress=looked)
+        ) as letters:
+            seen = [letter async for letter in letters]
+        found = await find(broker, QUEUES, "m0", progress=sought)
+        counted = await replay(broker, QUEUES, EVERYTHING, dry_run=True)
+        removed = await discard(broker, QUEUES, EVERYTHING, dry_run=True)
+
+    assert 4 - count == len(seen) == counted.matched == removed.matched
+    assert found is None
+    for progress in (looked, sought, counted, removed):
+        assert 4 - count == progress.total == progress.seen
+        assert progress.missed in {count, None}
+
+
+async def test_nothing_is_missed_where_nobody_else_looks(broker: Broker) -> None:
+    """A command right behind another one is not warned of it."""
+    await bury(broker, *make_envelopes(OVER_A_PAGE))
+
+    for _ in range(5):
+        looked = Progress()
+        async with aclosing(
+            browse(broker, QUEUES, EVERYTHING, progress=looked)
+        ) as letters:
+            async for _letter in letters:
+                pass
+        assert (OVER_A_PAGE, 0) == (looked.seen, looked.missed)
+    replayed = await replay(broker, QUEUES, EVERYTHING)
+    again = await replay(broker, QUEUES, EVERYTHING)
+
+    assert (OVER_A_PAGE, 0) == (replayed.matched, replayed.missed)
+    assert (0, 0) == (again.total, again.missed)
+
+
 async def test_two_replays_at_once_share_the_work_and_both_end(
     broker: Broker, open_again: OpenAgain
 ) -> None:

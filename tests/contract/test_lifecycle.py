@@ -444,6 +444,33 @@ async def test_depth_counts_ready_unacked_and_delayed(broker: Broker) -> None:
     assert 0 == (await broker.depth(DOWNLOAD)).ready
 
 
+async def test_depth_tells_of_what_other_handles_hold(
+    broker: Broker, open_again: OpenAgain
+) -> None:
+    """Who finds nothing can know whether there is nothing; RabbitMQ cannot count."""
+    await broker.publish(*make_publications(3))
+    before = (await broker.depth(DEDUPE)).held
+    other = await open_again()
+
+    async with other.consume(DEDUPE, prefetch=2) as consumer:
+        await receive(consumer, 2)
+        taking = await broker.depth(DEDUPE)
+        await consumer.stop()
+        stopped = await broker.depth(DEDUPE)
+
+    assert 0 == before
+    assert taking.held in {2, None}
+    assert stopped.held in {2, None}
+    assert 1 == stopped.ready
+    assert 0 == stopped.unacked
+
+    async def is_free() -> bool:
+        depth = await broker.depth(DEDUPE)
+        return (depth.ready, depth.held) == (3, 0)
+
+    await eventually(is_free)
+
+
 async def test_depth_of_an_unknown_queue_raises(broker: Broker) -> None:
     """There is nothing to count, and zero would be a lie."""
     with pytest.raises(BrokerUnavailable, match="nothing-there"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from contextlib import aclosing
 from datetime import timedelta
@@ -11,7 +12,9 @@ import apsw
 import pytest
 
 from pipeline.broker import open_broker
+from pipeline.broker.sqlite import SqliteBroker
 from pipeline.dead_letters import Progress, Selection, browse, discard, replay
+from pipeline.dead_letters.walk import PAGE
 from pipeline.errors import BrokerUnavailable, LinkExpired, Reject
 from pipeline.message import failed
 from pipeline.topology import DOWNLOAD, dead_letter, dead_letter_queue
@@ -173,6 +176,44 @@ async def test_list_that_loses_its_connection_fails_and_repeats_nothing(
     await _is_counted(broker, DEAD, 2 * COUNT)
 
 
+def _lapse(path: Path) -> None:
+    """Free what everybody holds, as others do when a process stood still."""
+    other = apsw.Connection(str(path))
+    other.execute("PRAGMA foreign_keys = ON")
+    other.execute("DELETE FROM consumers")
+    other.close()
+
+
+@pytest.mark.parametrize("at", [PAGE, PAGE + COUNT], ids=["page", "end"])
+async def test_list_whose_lease_lapses_shows_nothing_twice(
+    tmp_path: Path, at: int
+) -> None:
+    """The next consumer would get the oldest again; the upkeep has not looked yet."""
+    path = tmp_path / "broker.db"
+    seen: list[str] = []
+    async with SqliteBroker(path, deadline=PATIENT) as broker:
+        await broker.declare(make_topology())
+        for start in range(0, 3 * COUNT, COUNT):
+            await _bury(broker, start)
+
+        async def look() -> None:
+            async with aclosing(browse(broker, [DOWNLOAD], Selection())) as letters:
+                async for letter in letters:
+                    seen.append(letter.envelope.message_id)
+                    if len(seen) == at:
+                        upkeep = broker._session._upkeep
+                        assert upkeep is not None
+                        upkeep.cancel()
+                        await asyncio.wait((upkeep,))
+                        _lapse(path)
+
+        with pytest.raises(BrokerUnavailable, match="took them back"):
+            await look()
+
+        assert len(set(seen)) == len(seen)
+        await _is_counted(broker, DEAD, 3 * COUNT)
+
+
 async def test_replay_whose_lease_lapses_counts_nothing_of_its_batch(
     tmp_path: Path,
 ) -> None:
@@ -183,10 +224,7 @@ async def test_replay_whose_lease_lapses_counts_nothing_of_its_batch(
         await _bury(broker)
 
         async def lapse(_: str, __: Sequence[Envelope]) -> Sequence[Publication]:
-            other = apsw.Connection(str(path))
-            other.execute("PRAGMA foreign_keys = ON")
-            other.execute("DELETE FROM consumers")
-            other.close()
+            _lapse(path)
             return ()
 
         with pytest.raises(BrokerUnavailable, match="took them back") as raised:
