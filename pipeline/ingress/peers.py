@@ -19,8 +19,12 @@ if TYPE_CHECKING:
 
 #: Connections taken where nothing else is said.
 MAX_CONNECTIONS: Final = 1000
-#: One address may have one connection in so many, where nothing else is said.
-SHARE_OF_ONE: Final = 4
+#: One address may have so much of them, where nothing else is said: not all, but more
+#: than there may be requests at a time. The provider may call from one address, or a
+#: proxy that nobody has named; while the broker hangs, callbacks wait for seconds.
+SHARE_OF_ONE: Final = 3 / 4
+#: And so much all that are outside of the networks callbacks are taken from.
+SHARE_OF_OUTSIDE: Final = 1 / 4
 
 #: Stand for addresses that are counted together; no address has such a key.
 _PROXIES: Final = -2
@@ -31,12 +35,12 @@ class Peers:
     """Counts connections, and says which are too many.
 
     Who could get nothing but refusals is not let in. Who could only look at health,
-    because that is shown to all, counts as one address with all others of that kind:
-    however many they are, they leave room for callbacks.
+    because that is shown to all, shares a quarter with all others of that kind: however
+    many they are, they leave room for callbacks.
 
     Args:
         most: connections at the same time.
-        most_of_one: those of one address; ``None``: a quarter of ``most``.
+        most_of_one: those of one address; ``None``: three quarters of ``most``.
         networks: those that callbacks are taken from; empty: all.
         health_networks: those that may see health; empty: all.
         proxies: those that everybody's connections come from; they have no limit of
@@ -53,7 +57,8 @@ class Peers:
         proxies: Iterable[str] = (),
     ) -> None:
         self._most = most
-        self._most_of_one = most_of_one or max(1, most // SHARE_OF_ONE)
+        self._most_of_one = most_of_one or max(1, int(most * SHARE_OF_ONE))
+        self._most_outside = max(1, int(most * SHARE_OF_OUTSIDE))
         self._networks = Networks(networks)
         self._health_networks = Networks(health_networks)
         self._proxies = Networks(proxies)
@@ -73,7 +78,7 @@ class Peers:
             cause = TurnedAway.NETWORK
         elif self._count >= self._most:
             cause = TurnedAway.CONNECTIONS
-        elif count >= self._most_of_one and key != _PROXIES:
+        elif count >= self._most_of(key):
             cause = TurnedAway.ADDRESS
         else:
             self._count += 1
@@ -88,6 +93,14 @@ class Peers:
         self._count_of[key] -= 1
         if not self._count_of[key]:
             del self._count_of[key]
+
+    def _most_of(self, key: int) -> int:
+        """Give how many connections those may have that are counted as ``key``."""
+        if key == _PROXIES:
+            return self._most
+        if key == _OUTSIDE:
+            return min(self._most_of_one, self._most_outside)
+        return self._most_of_one
 
     def _key_of(self, peer: str | None) -> int | None:
         """Give what an address is counted as; ``None``: it has no business here."""

@@ -112,7 +112,7 @@ class IngressSettings(Section):
     max_requests: Count = 500
     #: Connections at the same time; more are closed.
     max_connections: Count = 1000
-    #: Those of one address, unless it is a trusted proxy's; none: a quarter of all.
+    #: Those of one address, unless it is a trusted proxy's; none: three quarters.
     max_connections_per_address: Count | None = None
     #: The provider's signature.
     signature: SignatureSettings = SignatureSettings()

@@ -38,6 +38,10 @@ WRONG_SIGNATURE: Final = 0.30
 #: are wrong; the ingress allows 300 s.
 NEAR_SECONDS: Final = 200
 FAR_SECONDS: Final = 400
+#: Flaws of a signature that are seen before the body is read.
+AT_THE_HEAD: Final = frozenset(
+    {"no signature", "no time", "time far away", "odd time", "other digits"}
+)
 #: More hops than anybody reads.
 MANY_HOPS: Final = 40
 _GOOD_CALLERS: Final = (
@@ -128,6 +132,8 @@ class Forgeries(Attacks):
             expected = 401
         elif is_large:
             expected = None  # too large, or not, or not stayed for
+        elif signature.flaw in AT_THE_HEAD:
+            expected = 401
         elif _task_of(operation, body) is None:
             expected = 400
         elif signature.flaw:

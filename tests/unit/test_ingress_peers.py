@@ -24,9 +24,9 @@ def _entered(peers: Peers, peer: str | None, times: int) -> list[int]:
 
 @pytest.mark.parametrize(
     ("most", "most_of_one", "let_in"),
-    [(1000, None, 250), (1000, 3, 3), (3, None, 1), (5, 10, 5)],
+    [(1000, None, 750), (1000, 3, 3), (1, None, 1), (5, 10, 5)],
 )
-def test_one_address_may_have_a_quarter_unless_told_otherwise(
+def test_one_address_may_have_three_quarters_unless_told_otherwise(
     most: int, most_of_one: int | None, let_in: int
 ) -> None:
     """At least one, and never more than there are."""
@@ -62,7 +62,7 @@ def test_nothing_is_kept_of_an_address_that_has_left() -> None:
 
 def test_network_of_64_bits_is_one_address() -> None:
     """As for rates: whoever has one address of it has them all."""
-    peers = Peers(8)
+    peers = Peers(8, most_of_one=2)
 
     keys = [peers.enter(f"2001:db8::{number}") for number in range(1, 4)]
     keys.append(peers.enter("2001:db8:0:1::1"))
@@ -72,7 +72,7 @@ def test_network_of_64_bits_is_one_address() -> None:
 
 def test_address_is_the_same_inside_ipv6() -> None:
     """A socket for both kinds sees IPv4 so."""
-    peers = Peers(4)
+    peers = Peers(4, most_of_one=1)
 
     assert peers.enter(HERE) is not None
     assert peers.enter(f"::ffff:{HERE}") is None
@@ -93,6 +93,14 @@ def test_caller_that_could_only_be_refused_is_not_let_in(
     assert before + (not let_in) == _refused("network")
 
 
+def test_all_outside_of_the_networks_have_a_quarter_together() -> None:
+    """They may look at health, and leave room for callbacks."""
+    peers = Peers(8, networks=[HERE])
+
+    assert 2 == len(_entered(peers, THERE, 2) + _entered(peers, ELSEWHERE, 2))
+    assert 6 == len(_entered(peers, HERE, 8))
+
+
 @pytest.mark.parametrize("peer", [None, "nonsense"])
 def test_caller_without_an_address_is_outside_of_every_network(
     peer: str | None,
@@ -104,7 +112,7 @@ def test_caller_without_an_address_is_outside_of_every_network(
 
 def peers_let_in(networks: list[str], peer: str | None) -> int:
     """Connect three times with two allowed; give how often it was let in."""
-    peers = Peers(8, networks=networks, health_networks=networks)
+    peers = Peers(8, most_of_one=2, networks=networks, health_networks=networks)
     return len(_entered(peers, peer, 3))
 
 
