@@ -74,50 +74,6 @@ def sign_body(key: bytes, body: bytes, timestamp: str | None = None) -> str:
     return _HEX_PREFIX + hmac.digest(key, signed, hashlib.sha256).hex()
 
 
-def refuse_signature(
-    *,
-    keys: Sequence[bytes],
-    task_id: str,
-    timestamp: str | None,
-    signature: str | None,
-    now: float,
-    tolerance: timedelta,
-    scheme: Scheme = Scheme.TASK_AND_TIME,
-    body: bytes = b"",
-) -> Refusal | None:
-    """Say why a signature is not good enough; ``None``: it is.
-
-    Args:
-        keys: any of them may have signed, so that keys can be changed.
-        task_id: the one that the callback takes effect on. A body can name others,
-            and a signature for one of those must not open the way for this one.
-        timestamp: the header, or ``None`` where it is missing.
-        signature: the header, or ``None`` where it is missing.
-        now: Unix seconds.
-        tolerance: how far the timestamp may lie from ``now``.
-        scheme: what is signed, and how.
-        body: as it was sent, but not compressed; for the schemes that cover it.
-    """
-    refusal = refuse_head(
-        timestamp=timestamp,
-        signature=signature,
-        now=now,
-        tolerance=tolerance,
-        scheme=scheme,
-    )
-    if refusal is not None:
-        return refusal
-    matches = signature_matches(
-        keys=keys,
-        task_id=task_id,
-        timestamp=timestamp,
-        signature=signature,
-        scheme=scheme,
-        body=body,
-    )
-    return None if matches else Refusal.SIGNATURE_WRONG
-
-
 def refuse_head(
     *,
     timestamp: str | None,
@@ -128,7 +84,12 @@ def refuse_head(
 ) -> Refusal | None:
     """Say what is wrong with a signature without the body; ``None``: nothing yet.
 
-    The arguments are those of ``refuse_signature``.
+    Args:
+        timestamp: the header, or ``None`` where it is missing.
+        signature: the header, or ``None`` where it is missing.
+        now: Unix seconds.
+        tolerance: how far the timestamp may lie from ``now``.
+        scheme: what is signed, and how.
     """
     if signature is None:
         return Refusal.SIGNATURE_MISSING
@@ -146,8 +107,16 @@ def signature_matches(
 ) -> bool:
     """Tell whether any of the keys has signed this, at whatever time.
 
-    The arguments are those of ``refuse_signature``; what ``refuse_head`` refuses is
-    not looked at again.
+    What ``refuse_head`` refuses is not looked at again.
+
+    Args:
+        keys: any of them may have signed, so that keys can be changed.
+        task_id: the one that the callback takes effect on. A body can name others,
+            and a signature for one of those must not open the way for this one.
+        timestamp: as for ``refuse_head``.
+        signature: as for ``refuse_head``.
+        scheme: what is signed, and how.
+        body: as it was sent, but not compressed; for the schemes that cover it.
     """
     given = (signature or "").encode("utf-8", "replace")
     # Every key is tried, so that the time taken tells nothing.

@@ -229,15 +229,7 @@ async def test_more_connections_than_allowed_are_closed(sqlite_url: str) -> None
         for _, writer in (first, second, third):
             writer.close()
 
-        async def is_let_in() -> bool:
-            reader, writer = await asyncio.open_connection(ingress.host, ingress.port)
-            writer.write(WHOLE)
-            async with asyncio.timeout(5):
-                got = await reader.read(12)
-            writer.close()
-            return got == b"HTTP/1.1 200"
-
-        await eventually(is_let_in)
+        await _until_let_in(ingress, HERE)
 
 
 async def _connected_from(
@@ -246,6 +238,18 @@ async def _connected_from(
     return await asyncio.open_connection(
         ingress.host, ingress.port, local_addr=(address, 0)
     )
+
+
+async def _until_let_in(ingress: Ingress, address: str) -> None:
+    async def is_let_in() -> bool:
+        reader, writer = await _connected_from(ingress, address)
+        writer.write(WHOLE)
+        async with asyncio.timeout(5):
+            got = await reader.read(12)
+        writer.close()
+        return got == b"HTTP/1.1 200"
+
+    await eventually(is_let_in)
 
 
 async def _is_closed(reader: asyncio.StreamReader) -> bool:
@@ -270,15 +274,7 @@ async def test_one_address_cannot_take_all_connections(sqlite_url: str) -> None:
 
         idle[0][1].close()
 
-        async def is_let_in() -> bool:
-            reader, writer = await _connected_from(ingress, "127.0.0.9")
-            writer.write(WHOLE)
-            async with asyncio.timeout(5):
-                got = await reader.read(12)
-            writer.close()
-            return got == b"HTTP/1.1 200"
-
-        await eventually(is_let_in)
+        await _until_let_in(ingress, "127.0.0.9")
         for _, writer in (*idle, late, other):
             writer.close()
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import pytest
 
-from pipeline.provider.signature import Scheme, refuse_signature
+from pipeline.provider.signature import Scheme
 from pipeline.simulator import (
     OPERATIONS,
     PostingRules,
@@ -21,6 +21,7 @@ from pipeline.simulator import (
 )
 from pipeline.simulator.endpoints import AT_ONCE
 from pipeline.simulator.operations import BY_NAME
+from tests.signatures import refuse_signature
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -16,11 +16,11 @@ from pipeline.provider import signature
 from pipeline.provider.signature import (
     Refusal,
     Scheme,
-    refuse_signature,
     sign,
     sign_body,
     token_matches,
 )
+from tests.signatures import refuse_signature
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
