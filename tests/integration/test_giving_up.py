@@ -265,7 +265,10 @@ async def test_file_that_a_known_task_does_not_have_is_let_go(
 async def test_discard_that_loses_its_letters_tells_the_same_at_the_second_try(
     broker: Broker, broker_url: str, topology: Topology, ledger: Ledger
 ) -> None:
-    """The files are settled, the letters are not: nothing was published so far."""
+    """The files are settled, the letters are not: nothing was published so far.
+
+    The first batch may have one of the two letters or both.
+    """
     requests = await _request(ledger)
     await _bury(broker, *requests.values())
     giving_up = GivingUp(ledger, clock=lambda: after(60))
@@ -287,15 +290,18 @@ async def test_discard_that_loses_its_letters_tells_the_same_at_the_second_try(
     await _is_buried(broker, 2)
     await _discard(broker, ledger)
 
-    assert 3 == len(first)
-    assert first == await _told_ids(broker, 3)
+    assert first
+    assert first <= await _told_ids(broker, 3)
     await _is_buried(broker, 0)
 
 
 async def test_discard_that_is_killed_tells_the_same_at_the_second_try(
     broker: Broker, broker_url: str, topology: Topology, ledger: Ledger, ledger_url: str
 ) -> None:
-    """Killed between the ledger and the broker."""
+    """Killed between the ledger and the broker.
+
+    It dies with its first batch, which may have one of the two or both.
+    """
     requests = await _request(ledger)
     await _bury(broker, *requests.values())
     process = await asyncio.create_subprocess_exec(
@@ -313,5 +319,6 @@ async def test_discard_that_is_killed_tells_the_same_at_the_second_try(
 
     lines = [line.split() for line in printed.decode().splitlines()]
     first = {line[1] for line in lines if line[0] == "event"}
-    assert first == await _told_ids(broker, 3)
+    assert first
+    assert first <= await _told_ids(broker, 3)
     await _is_buried(broker, 0)
