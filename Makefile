@@ -6,7 +6,7 @@ BIN := .venv/bin
 RUN := $(BIN)/python -m
 # Tests wait more than they compute; each process has a RabbitMQ of its own. A module
 # is run by one process, the slowest ones first (tests/conftest.py).
-JOBS ?= 3
+JOBS ?= 4
 PYTEST = $(RUN) pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
 # Per cent of lines and branches; a little less than there is.
 COVERED ?= 96

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
     from pipeline.assets.lifetime import Lifetimes
-    from pipeline.broker.port import Broker, Difference
+    from pipeline.broker.found import Difference
+    from pipeline.broker.port import Broker
     from pipeline.ledger.port import Ledger
     from pipeline.ledger.turns import Turns
     from pipeline.provider.client import ProviderClient

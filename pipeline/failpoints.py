@@ -110,6 +110,11 @@ def armed() -> tuple[str, ...]:
     return tuple(_armed)
 
 
+def is_any_armed(*names: str) -> bool:
+    """Tell whether one of these is armed."""
+    return not _armed.keys().isdisjoint(names)
+
+
 async def reach(name: str) -> None:
     """Do what was armed for a place; nothing where nothing was."""
     if not _armed or (failpoint := _armed.get(name)) is None:
@@ -126,7 +131,7 @@ def around(
 
     For a path on which even a question would cost too much.
     """
-    if _armed.keys().isdisjoint({before, after}):
+    if not is_any_armed(before, after):
         return call
 
     async def surrounded(*args: P.args, **kwargs: P.kwargs) -> T:

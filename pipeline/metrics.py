@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from prometheus_client import Counter, Gauge, Histogram
 
-CALLBACKS = Counter(
+from pipeline.loop_metrics import LoopCounter, LoopHistogram
+
+CALLBACKS = LoopCounter(
     "pipeline_callbacks_total",
     "Callbacks answered by the ingress, by HTTP status and operation.",
     ("operation", "status"),
 )
-CALLBACK_SECONDS = Histogram(
+CALLBACK_SECONDS = LoopHistogram(
     "pipeline_callback_seconds",
     "From the headers of a callback to its answer of 200.",
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),

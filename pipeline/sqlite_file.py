@@ -249,7 +249,7 @@ class File:
         try:
             connection.set_busy_handler(self._wait_for_lock)
             connection.pragma("page_size", PAGE_BYTES)
-            connection.pragma("journal_mode", "WAL")
+            self._switch_log_on(connection)
             connection.pragma("wal_autocheckpoint", CHECKPOINT_PAGES)
             # After a burst the log gives its room on the disk back.
             connection.pragma("journal_size_limit", LOG_BYTES)
@@ -267,6 +267,23 @@ class File:
         self._connection = connection
         return connection
 
+    def _switch_log_on(self, connection: apsw.Connection) -> None:
+        """Have a write-ahead log; who begins with the same new file is waited for.
+
+        SQLite asks no busy handler then: it has read already, and who waits for a
+        lock while holding one might wait for somebody who does the same.
+        """
+        ends_at = time.monotonic() + self._busy_seconds
+        while True:
+            try:
+                connection.pragma("journal_mode", "WAL")
+            except apsw.BusyError:
+                if time.monotonic() >= min(ends_at, self.give_up_at):
+                    raise
+                _pause()
+            else:
+                return
+
     def _wait_for_lock(self, tries: int) -> bool:
         # SQLite's own handler waits up to 100 ms at a time, so that a busy process
         # starves the others.
@@ -275,8 +292,12 @@ class File:
             self._waiting_since = now
         if now >= min(self._waiting_since + self._busy_seconds, self.give_up_at):
             return False
-        time.sleep(random.uniform(0.0005, 0.003))  # noqa: S311 - no secret
+        _pause()
         return True
+
+
+def _pause() -> None:
+    time.sleep(random.uniform(0.0005, 0.003))  # noqa: S311 - no secret
 
 
 def _identity(path: Path) -> tuple[int, int]:

@@ -13,6 +13,7 @@ from prometheus_client.metrics import MetricWrapperBase
 from pipeline import message
 from pipeline import metrics as metrics_module
 from pipeline.ingress.turned_away import TurnedAway
+from pipeline.loop_metrics import LoopCounter, LoopHistogram
 from pipeline.provider.callback import OPERATIONS
 from pipeline.provider.signature import Refusal
 from pipeline.settings import Loaded, Settings, leaf_keys, show_settings, variable
@@ -62,10 +63,19 @@ def metrics() -> dict[str, tuple[str, str]]:
     """Give type and labels of every metric, by the name that Prometheus sees."""
     found = {}
     for value in vars(metrics_module).values():
-        if isinstance(value, MetricWrapperBase):
-            (family,) = value.describe()
+        if isinstance(value, MetricWrapperBase | LoopCounter | LoopHistogram):
+            (family,) = (
+                value.describe()
+                if isinstance(value, MetricWrapperBase)
+                else value.collect()
+            )
             ending = "_total" if family.type == "counter" else ""
-            labels = ", ".join(value._labelnames) or "none"
+            names = (
+                value._labelnames
+                if isinstance(value, MetricWrapperBase)
+                else value.labels
+            )
+            labels = ", ".join(names) or "none"
             found[f"{family.name}{ending}"] = (family.type, labels)
     return found
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
+import time
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -30,6 +32,8 @@ CALLERS: Final = 10
 FINDING_SECONDS: Final = 2.0
 #: No answer at all: far above what the provider waits.
 GIVEN_UP_SECONDS: Final = 60.0
+#: Between two looks at how long the disk takes.
+DISK_PAUSE_SECONDS: Final = 0.02
 HEADERS: Final = {"Content-Type": "application/json"}
 
 
@@ -40,6 +44,8 @@ class Answers:
     statuses: Sequence[int]
     #: In ascending order.
     seconds: Sequence[float]
+    #: The longest that another program waited for the same disk meanwhile.
+    disk_seconds: float
 
     @property
     def slowest_seconds(self) -> float:
@@ -55,15 +61,17 @@ class Answers:
         """Give the figures in one line."""
         return (
             f"{len(self.seconds)} answers, p99 {1000 * self.p99_seconds:.0f} ms,"
-            f" slowest {1000 * self.slowest_seconds:.0f} ms"
+            f" slowest {1000 * self.slowest_seconds:.0f} ms,"
+            f" disk {1000 * self.disk_seconds:.0f} ms"
         )
 
 
 class Caller:
     """Calls an ingress with one task after the other."""
 
-    def __init__(self, base: str, session: aiohttp.ClientSession) -> None:
+    def __init__(self, base: str, session: aiohttp.ClientSession, folder: Path) -> None:
         self._base = base
+        self._folder = folder
         self._session = session
         self._numbers = itertools.count()
         #: Tasks that were answered 200.
@@ -100,8 +108,13 @@ class Caller:
 
         count = max(1, int(self.rate * seconds))
         calls = (call(began + n / self.rate) for n in range(count))
+        stopping = asyncio.Event()
+        waiting = asyncio.create_task(_wait_for_disk(self._folder, stopping))
         statuses = await asyncio.gather(*calls)
-        answers = Answers(statuses=statuses, seconds=sorted(took))
+        stopping.set()
+        answers = Answers(
+            statuses=statuses, seconds=sorted(took), disk_seconds=await waiting
+        )
         print(f"{self.rate:.0f}/s: {answers}")  # noqa: T201  shown with a failure
         return answers
 
@@ -136,6 +149,28 @@ class Caller:
         return answer.status
 
 
+async def _wait_for_disk(folder: Path, stopping: asyncio.Event) -> float:
+    """Write to a disk again and again; give the longest that it took, in seconds.
+
+    The first time does not count: it makes the file.
+    """
+
+    def write() -> float:
+        with (folder / "disk").open("ab") as file:
+            file.write(bytes(4096))
+            file.flush()
+            began = time.monotonic()
+            os.fsync(file.fileno())
+            return time.monotonic() - began
+
+    await asyncio.to_thread(write)
+    longest = 0.0
+    while not stopping.is_set():
+        longest = max(longest, await asyncio.to_thread(write))
+        await asyncio.sleep(DISK_PAUSE_SECONDS)
+    return longest
+
+
 @asynccontextmanager
 async def called_ingress(
     url: str, topology: Topology, folder: Path
@@ -148,7 +183,7 @@ async def called_ingress(
             connector=aiohttp.TCPConnector(limit=0),
             timeout=aiohttp.ClientTimeout(total=GIVEN_UP_SECONDS),
         ) as session:
-            caller = Caller(base, session)
+            caller = Caller(base, session, folder)
             await caller.until("ready")
             await caller.find_rate()
             yield caller

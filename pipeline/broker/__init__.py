@@ -67,7 +67,8 @@ def _open_sqlite(url: str, deadline: timedelta, *, must_exist: bool) -> Broker:
         lease = timedelta(seconds=float(value))
     if must_exist and not Path(path).is_file():
         message = (
-            f"broker_url: expected a broker that exists, found no file {path};"
+            "broker_url: expected a broker that exists, found no file"
+            f" {Path(path).absolute()};"
             " nothing has run there yet, or it is another place"
         )
         raise ConfigurationError(message)

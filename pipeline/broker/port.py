@@ -8,72 +8,20 @@ written once, here, as "publish, then acknowledge".
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
-from pipeline.errors import BrokerError
 from pipeline.message import Envelope, Publication, failed
 from pipeline.topology import dead_letter
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Collection, Sequence
     from datetime import datetime, timedelta
     from types import TracebackType
 
+    from pipeline.broker.found import Depth, Difference, FoundQueue
     from pipeline.broker.order import Order
     from pipeline.topology import Topology
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Depth:
-    """How many messages wait."""
-
-    #: In the queue, waiting for a consumer.
-    ready: int
-    #: Delivered by this handle, neither acknowledged nor given back.
-    unacked: int
-    #: The same of every handle; ``None``: there are consumers, it cannot be told.
-    held: int | None
-    #: In the delay queues, which all work queues share.
-    delayed: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Difference:
-    """A part of the topology that is not as this version would make it."""
-
-    #: A sentence: what was expected, what is there, what to do.
-    text: str
-    #: The pipeline works all the same, so ``Broker.declare`` accepts it.
-    is_tolerated: bool = False
-    #: It is not known whether there is one: this user may not compare.
-    is_unseen: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FoundQueue:
-    """A queue that is on the broker, whether a topology names it or not."""
-
-    #: Without the prefix, such as ``notify.shop``.
-    name: str
-    #: How many messages wait in it; on the embedded broker also those held.
-    messages: int
-    #: Whether somebody takes from it now.
-    is_used: bool
-
-    def require_idle(self) -> None:
-        """Refuse to go on while it is in use or has messages.
-
-        Raises:
-            BrokerError: it is, or it has.
-        """
-        if self.messages or self.is_used:
-            used = "somebody takes from it" if self.is_used else "nobody takes from it"
-            message = (
-                f"queue {self.name}: expected it to be empty and unused, found"
-                f" {self.messages} messages, and {used}: it was not removed"
-            )
-            raise BrokerError(message)
 
 
 class Broker(ABC):
@@ -84,7 +32,7 @@ class Broker(ABC):
     long as the handle's deadline, then raises ``BrokerUnavailable``.
 
     All methods may be called concurrently by tasks of one event loop. All but
-    ``problem`` raise ``BrokerClosed`` before entering and after leaving.
+    ``problem`` and ``begin`` raise ``BrokerClosed`` before entering and after leaving.
     """
 
     @abstractmethod
@@ -194,6 +142,19 @@ class Broker(ABC):
                 is not stored.
             BrokerUnavailable: no answer in time; the outcome is unknown.
         """
+
+    def begin(
+        self,
+        publication: Publication,  # noqa: ARG002
+    ) -> asyncio.Future[None] | None:
+        """Begin to publish one message, where nothing has to be waited for before.
+
+        For whoever has thousands of them a second: it takes no task. Gives what is
+        done once the message is stored on disk, and otherwise raises what ``publish``
+        would; cancelled, it leaves the outcome unknown. ``None``: nothing was done,
+        and ``publish`` is to be used, for which there need not be anything wrong.
+        """
+        return None
 
     @abstractmethod
     def consume(

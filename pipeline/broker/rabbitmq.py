@@ -11,7 +11,8 @@ import asyncio
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Self
 
-from pipeline.broker.port import Broker, Depth, Difference, FoundQueue
+from pipeline.broker.found import Depth, Difference, FoundQueue
+from pipeline.broker.port import Broker
 from pipeline.broker.rabbitmq_channels import open_publisher
 from pipeline.broker.rabbitmq_connection import Link, bounded, left_until
 from pipeline.broker.rabbitmq_consumer import RabbitConsumer
@@ -30,7 +31,6 @@ from pipeline.broker.rabbitmq_unacked import require_prefetch
 from pipeline.errors import (
     BrokerClosed,
     BrokerUnavailable,
-    PublishRefused,
     TopologyMismatch,
     TopologyMissing,
     Unroutable,
@@ -92,13 +92,12 @@ class RabbitBroker(Broker):
             on_up=self._on_publishing_up,
             on_down=self._on_publishing_down,
         )
+        # Each consumer opens its channel, and notices by itself that it has closed.
         self._consuming = Link(
             url,
             name=f"{name} consume",
             heartbeat_seconds=heartbeat_seconds,
             fast=fast,
-            on_up=_nothing_to_do,
-            on_down=_nothing_to_do,
         )
         self._consumers: set[RabbitConsumer] = set()
         self._counting: set[asyncio.Task[list[tuple[int, int]]]] = set()
@@ -168,7 +167,7 @@ class RabbitBroker(Broker):
 
     async def delete(self, topology: Topology) -> None:
         self._require_open()
-        self._topology = None
+        self._topology, self._routes = None, {}
         connection = await self._publishing.connection(self._deadline_seconds)
         async with bounded(self._declare_seconds, "deleting the topology"):
             await delete(connection, topology)
@@ -200,13 +199,16 @@ class RabbitBroker(Broker):
             seconds = left_until(due_at)
         try:
             await publisher.publish(routed, deadline_seconds=seconds)
-        except PublishRefused:
-            self._retire(publisher)
-            raise
         except BrokerUnavailable:
             # Whoever tries again at once must let the loop hear that an alarm is over.
             await asyncio.sleep(0)
             raise
+
+    def begin(self, publication: Publication) -> asyncio.Future[None] | None:
+        route, seconds = self._routes.get(publication.exchange), self._deadline_seconds
+        if self._publisher is None or route is None or not self._is_open:
+            return None
+        return self._publisher.begin(route, publication, deadline_seconds=seconds)
 
     def _routed(self, items: Sequence[Publication]) -> list[tuple[Route, Publication]]:
         try:
@@ -285,7 +287,7 @@ class RabbitBroker(Broker):
         async with bounded(self._declare_seconds, "declaring the topology"):
             await self._declare_again(connection)
         async with bounded(self._deadline_seconds, "opening a channel to publish"):
-            self._publisher = await open_publisher(connection)
+            self._publisher = await open_publisher(connection, self._retire)
         BROKER_CONNECTED.set(1)
 
     async def _declare_again(self, connection: AbstractConnection) -> None:
@@ -324,7 +326,7 @@ class RabbitBroker(Broker):
         if (problem := self.problem) is not None:
             raise BrokerUnavailable(problem)
         connection = await self._publishing.connection(self._deadline_seconds)
-        return await open_publisher(connection)
+        return await open_publisher(connection, self._retire)
 
     async def _wait_for_publisher(self, due_at: float) -> Publisher:
         """Wait for the connection; open a new channel if only that was lost.
@@ -338,11 +340,8 @@ class RabbitBroker(Broker):
             if publisher is None or not publisher.is_open:
                 if publisher is not None:
                     await self._declare_again(connection)
-                self._publisher = publisher = await open_publisher(connection)
+                publisher = await open_publisher(connection, self._retire)
+                self._publisher = publisher
                 while len(self._retired) > 1:
                     await self._retired.pop(0).shut()
         return publisher
-
-
-async def _nothing_to_do(*_: AbstractConnection) -> None:
-    """Each consumer opens its channel, and notices by itself that it has closed."""

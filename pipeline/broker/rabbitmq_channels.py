@@ -12,6 +12,7 @@ from pipeline.logs import get_logger
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Callable
 
     import aiormq
     from aio_pika.abc import AbstractConnection
@@ -19,15 +20,17 @@ if TYPE_CHECKING:
 log = get_logger("broker")
 
 
-async def open_publisher(connection: AbstractConnection) -> Publisher:
-    """Open a channel to publish over."""
+async def open_publisher(
+    connection: AbstractConnection, on_refused: Callable[[Publisher], None]
+) -> Publisher:
+    """Open a channel to publish over; ``on_refused`` is told of nacks."""
     channel = connection.channel(publisher_confirms=True, on_return_raises=True)
     await channel.initialize()
     raw = await channel.get_underlay_channel()
     if (stream := stream_of(connection)) is not None:
-        return FastPublisher(raw, stream, frame_max_of(connection))
+        return FastPublisher(raw, stream, frame_max_of(connection), on_refused)
     log.info("publishing_plainly")
-    return PlainPublisher(channel, frame_max_of(connection))
+    return PlainPublisher(channel, frame_max_of(connection), on_refused)
 
 
 async def open_consumer_channel(

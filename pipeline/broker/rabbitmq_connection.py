@@ -118,6 +118,10 @@ async def bounded(seconds: float, what: str) -> AsyncIterator[None]:
             raise asyncio.CancelledError
 
 
+async def _nothing_to_do(*_: AbstractConnection) -> None:
+    """Leave it to whoever uses the connection, and notices that it was lost."""
+
+
 class Link:
     """Keeps one connection open until it is closed.
 
@@ -141,8 +145,8 @@ class Link:
         name: str,
         heartbeat_seconds: int = 15,
         fast: bool = True,
-        on_up: Callable[[AbstractConnection], Awaitable[None]],
-        on_down: Callable[[], Awaitable[None]],
+        on_up: Callable[[AbstractConnection], Awaitable[None]] = _nothing_to_do,
+        on_down: Callable[[], Awaitable[None]] = _nothing_to_do,
     ) -> None:
         nodes = [
             _with_options(node, name, heartbeat_seconds) for node in split_hosts(url)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import aiormq
 
-from pipeline.broker.port import Difference, FoundQueue
+from pipeline.broker.found import Difference, FoundQueue
 from pipeline.errors import TopologyMissing
 from pipeline.logs import get_logger
 

@@ -20,7 +20,7 @@ from pipeline.errors import BrokerUnavailable, PublishRefused, Unroutable
 from pipeline.message import encode_headers
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from pipeline.message import Publication
 
@@ -43,7 +43,14 @@ class Route:
 
 
 class Publisher(ABC):
-    """Publishes over one channel until that channel closes."""
+    """Publishes over one channel until that channel closes.
+
+    Args:
+        on_refused: called with this object when the broker has answered with a nack.
+    """
+
+    def __init__(self, on_refused: Callable[[Publisher], None]) -> None:
+        self._on_refused = on_refused
 
     @property
     @abstractmethod
@@ -59,6 +66,20 @@ class Publisher(ABC):
         Raises:
             Unroutable, PublishRefused, BrokerUnavailable: as ``Broker.publish``.
         """
+
+    def begin(
+        self,
+        route: Route,  # noqa: ARG002
+        publication: Publication,  # noqa: ARG002
+        *,
+        deadline_seconds: float,  # noqa: ARG002
+    ) -> asyncio.Future[None] | None:
+        """Begin to publish one, where nothing has to be waited for before.
+
+        Gives what is done when that is confirmed, and raises as ``publish`` does;
+        ``None``: nothing was done, and ``publish`` is to be used.
+        """
+        return None
 
     @abstractmethod
     async def close(self) -> None:
@@ -93,8 +114,8 @@ def fitting_tail(publication: Publication, frame_max: int) -> bytes:
     """
     content_type = publication.envelope.content_type
     tail = wire.header_tail(content_type, encode_headers(publication))
-    size = wire.header_frame_bytes(tail)
-    if size > frame_max:
+    if len(tail) > frame_max - wire.HEADER_ROOM_BYTES:
+        size = len(tail) + wire.HEADER_ROOM_BYTES
         raise ValueError(f"expected headers of at most {frame_max} bytes, got {size}")
     return tail
 
@@ -107,7 +128,13 @@ def largest_frame(agreed: int) -> int:
 class PlainPublisher(Publisher):
     """The same promises through aio-pika's public interface."""
 
-    def __init__(self, channel: aio_pika.abc.AbstractChannel, frame_max: int) -> None:
+    def __init__(
+        self,
+        channel: aio_pika.abc.AbstractChannel,
+        frame_max: int,
+        on_refused: Callable[[Publisher], None],
+    ) -> None:
+        super().__init__(on_refused)
         self._channel = channel
         self._frame_max = largest_frame(frame_max)
         self._exchanges: dict[str, aio_pika.abc.AbstractExchange] = {}
@@ -171,6 +198,8 @@ class PlainPublisher(Publisher):
             except aiormq.exceptions.PublishError as error:
                 raise unroutable(route.exchange, key) from error
             except aiormq.exceptions.DeliveryError as error:
+                self._on_refused(self)
                 raise refused(route.exchange, key) from error
         if not isinstance(answer, pamqp.commands.Basic.Ack):
+            self._on_refused(self)
             raise PublishRefused(f"expected an ack, got {answer!r}")

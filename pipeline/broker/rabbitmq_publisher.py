@@ -11,10 +11,13 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from bisect import bisect_right
 from collections import deque
+from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
 from pipeline.broker import rabbitmq_wire as wire
+from pipeline.broker.rabbitmq_outgoing import Call, Message
 from pipeline.broker.rabbitmq_plain import (
     CLOSED,
     UNCONFIRMED,
@@ -22,19 +25,17 @@ from pipeline.broker.rabbitmq_plain import (
     Route,
     fitting_tail,
     largest_frame,
-    refused,
-    unroutable,
 )
 from pipeline.broker.rabbitmq_stream import FrameStream, Tap
-from pipeline.errors import BrokerError, BrokerUnavailable, PublishRefused
+from pipeline.errors import BrokerUnavailable, PublishRefused
 from pipeline.logs import report_death
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import aiormq
 
-    from pipeline.message import Envelope, Publication
+    from pipeline.message import Publication
 
 #: With more than this to be written, callers wait for the socket to take some.
 BUFFER_LIMIT_BYTES: Final = 16 * 1024 * 1024
@@ -48,67 +49,7 @@ ENOUGH: Final = 32
 BATCH_LIMIT: Final = 512
 METHOD_CACHE_LIMIT: Final = 4096
 
-
-class _Call:
-    """One call of ``publish``: its future is done when all its messages are."""
-
-    __slots__ = ("due_at", "error", "future", "waiting")
-
-    def __init__(
-        self, future: asyncio.Future[None], waiting: int, due_at: float
-    ) -> None:
-        self.future = future
-        self.waiting = waiting
-        self.due_at = due_at
-        self.error: BrokerError | None = None
-
-    def one_done(self, error: BrokerError | None) -> None:
-        self.waiting -= 1
-        if error is not None and self.error is None:
-            self.error = error
-        if self.waiting == 0:
-            self.finish(self.error)
-
-    def finish(self, error: BrokerError | None) -> None:
-        if self.future.done():
-            return
-        if error is None:
-            self.future.set_result(None)
-        else:
-            self.future.set_exception(error)
-
-
-class _Message:
-    """One message on its way out, then waiting for its confirm."""
-
-    __slots__ = ("call", "envelope", "method", "returned", "size_bytes", "tail", "way")
-
-    def __init__(
-        self,
-        call: _Call,
-        envelope: Envelope,
-        method: bytes,
-        tail: bytes,
-        way: tuple[str, str],
-    ) -> None:
-        self.call = call
-        #: ``None`` once it is sent: who waits for an answer needs no body.
-        self.envelope: Envelope | None = envelope
-        self.method = method
-        self.tail = tail
-        #: Exchange and routing key.
-        self.way = way
-        self.size_bytes = len(tail) + len(envelope.body) + 128
-        self.returned = False
-
-    def confirmed(self, *, positive: bool) -> None:
-        """Note the broker's answer; a returned message is acked as well."""
-        if self.returned:
-            self.call.one_done(unroutable(*self.way))
-        elif positive:
-            self.call.one_done(None)
-        else:
-            self.call.one_done(refused(*self.way))
+_due_at = attrgetter("due_at")
 
 
 class FastPublisher(Publisher):
@@ -124,18 +65,23 @@ class FastPublisher(Publisher):
     """
 
     def __init__(
-        self, channel: aiormq.abc.AbstractChannel, stream: FrameStream, frame_max: int
+        self,
+        channel: aiormq.abc.AbstractChannel,
+        stream: FrameStream,
+        frame_max: int,
+        on_refused: Callable[[Publisher], None],
     ) -> None:
+        super().__init__(on_refused)
         self._whole_channel = channel
         self._channel = channel.number
         self._stream = stream
         self._loop = asyncio.get_running_loop()
         self._frame_max = largest_frame(frame_max)
         self._methods: dict[tuple[str, str], bytes] = {}
-        self._outgoing: deque[_Message] = deque()
+        self._outgoing: deque[Message] = deque()
         self._buffered_bytes = 0
-        self._sent: dict[int, _Message] = {}
-        self._calls: deque[_Call] = deque()
+        self._sent: dict[int, Message] = {}
+        self._calls: deque[Call] = deque()
         self._may_write = asyncio.Event()
         self._has_room = asyncio.Event()
         self._hurry_is_due = False
@@ -165,35 +111,70 @@ class FastPublisher(Publisher):
         due_at = self._loop.time() + deadline_seconds
         if self._buffered_bytes > BUFFER_LIMIT_BYTES:
             await self._wait_for_room(due_at)
-        call = _Call(self._loop.create_future(), len(items), due_at)
+        call = Call(self._loop.create_future(), len(items), due_at)
         messages = [self._encode(call, route, item) for route, item in items]
+        self._take(call, messages)
+        await call.future
+
+    def begin(
+        self, route: Route, publication: Publication, *, deadline_seconds: float
+    ) -> asyncio.Future[None] | None:
+        if self._buffered_bytes > BUFFER_LIMIT_BYTES or self._obstacle() is not None:
+            return None
+        call = Call(self._loop.create_future(), 1, self._loop.time() + deadline_seconds)
+        try:
+            message = self._encode(call, route, publication)
+        except PublishRefused:
+            return None
+        self._take(call, (message,))
+        return call.future
+
+    def _take(self, call: Call, messages: Sequence[Message]) -> None:
+        """Have the messages of a call written soon."""
+        outgoing = self._outgoing
         for message in messages:
             self._buffered_bytes += message.size_bytes
-        self._outgoing.extend(messages)
-        calls = self._calls
-        while calls and calls[0].future.done():
-            calls.popleft()
-        calls.append(call)
-        if self._sweeper is None:
-            self._sweeper = self._loop.call_at(due_at, self._sweep)
-        if not self._sent or len(self._outgoing) >= ENOUGH:
+            outgoing.append(message)
+        self._line_up(call)
+        if not self._sent or len(outgoing) >= ENOUGH:
             self._may_write.set()
         elif not self._hurry_is_due:
             self._hurry_is_due = True
             self._loop.call_later(GATHERING_SECONDS, self._hurry)
-        await call.future
+
+    def _line_up(self, call: Call) -> None:
+        """Put a call where it comes due, and have it swept in time."""
+        calls = self._calls
+        if not calls or calls[-1].due_at <= call.due_at:
+            calls.append(call)
+        else:  # it had to wait before it was taken
+            calls.insert(bisect_right(calls, call.due_at, key=_due_at), call)
+        if calls[0] is call:
+            self._sweep_by(call.due_at)
+
+    def _sweep_by(self, due_at: float) -> None:
+        if self._sweeper is not None:
+            if self._sweeper.when() <= due_at:
+                return
+            self._sweeper.cancel()
+        self._sweeper = self._loop.call_at(due_at, self._sweep)
 
     def _require_taking(self) -> None:
+        obstacle = self._obstacle()
+        if obstacle is not None:
+            raise BrokerUnavailable(obstacle) from self._closed
+
+    def _obstacle(self) -> str | None:
+        """Say why no message can be taken now."""
         if self._closed is not None:
-            raise BrokerUnavailable(str(self._closed)) from self._closed
+            return str(self._closed)
         if self._stream.blocked is not None:
-            raise BrokerUnavailable(
-                f"the broker takes no messages: alarm on {self._stream.blocked}"
-            )
+            return f"the broker takes no messages: alarm on {self._stream.blocked}"
         if len(self._sent) > SENT_LIMIT:
-            raise BrokerUnavailable(
+            return (
                 f"the broker does not confirm: {len(self._sent)} messages wait for it"
             )
+        return None
 
     async def _wait_for_room(self, due_at: float) -> None:
         """Wait until the socket has taken some of what is buffered."""
@@ -232,6 +213,11 @@ class FastPublisher(Publisher):
             tags = [tag] if tag in sent else []
         for known in tags:
             sent.pop(known).confirmed(positive=positive)
+        if tags and not positive:
+            self._on_refused(self)
+        calls = self._calls
+        while calls and calls[0].future.done():
+            calls.popleft()
         if self._outgoing and not sent:
             self._may_write.set()
 
@@ -241,7 +227,7 @@ class FastPublisher(Publisher):
         if tag in self._sent:
             self._sent[tag].returned = True
 
-    def _encode(self, call: _Call, route: Route, publication: Publication) -> _Message:
+    def _encode(self, call: Call, route: Route, publication: Publication) -> Message:
         key = (route.exchange, publication.wire_key)
         try:
             method = self._methods.get(key)
@@ -258,7 +244,7 @@ class FastPublisher(Publisher):
             tail = fitting_tail(publication, self._frame_max)
         except ValueError as error:
             raise PublishRefused(f"cannot be sent: {error}") from error
-        return _Message(call, publication.envelope, method, tail, key)
+        return Message(call, publication.envelope, method, tail, key)
 
     async def _write(self) -> None:
         """Write what has gathered; wait for the socket before gathering more."""
@@ -304,16 +290,14 @@ class FastPublisher(Publisher):
         return parts
 
     def _sweep(self) -> None:
-        """Fail the calls that are overdue; calls come due in order."""
+        """Fail the calls that are overdue; they stand in the order of that."""
+        self._sweeper = None
         now = self._loop.time()
         calls = self._calls
         while calls and (calls[0].future.done() or calls[0].due_at <= now):
             calls.popleft().finish(BrokerUnavailable(UNCONFIRMED))
-        self._sweeper = (
-            self._loop.call_at(max(calls[0].due_at, now + 0.05), self._sweep)
-            if calls
-            else None
-        )
+        if calls:
+            self._sweep_by(max(calls[0].due_at, now + 0.05))
 
     def _on_close(self, reason: str) -> None:
         """Stop writing at once: after our answer the broker knows no such channel."""

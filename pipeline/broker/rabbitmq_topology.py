@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, assert_never
 
 import aiormq
 
-from pipeline.broker.port import Difference
+from pipeline.broker.found import Difference
 from pipeline.broker.rabbitmq_connection import reason_of
 from pipeline.broker.rabbitmq_lookup import find_queues, open_channel, require_all
 from pipeline.errors import BrokerError, TopologyMismatch

@@ -17,17 +17,23 @@ from typing import TYPE_CHECKING, Final
 from pipeline.message import EVENT_TYPE, OPERATION, ORIGIN, STAGE
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from pipeline.message import HeaderValue
 
 FRAME_END: Final = b"\xce"
 #: Type, channel and size before the payload, the end marker after it.
 FRAME_OVERHEAD_BYTES: Final = 8
+#: Of a header frame's payload, what stands before the properties.
+CONTENT_BYTES: Final = 14
 #: content-type, headers, delivery-mode and message-id are present.
 PROPERTY_FLAGS: Final = 1 << 15 | 1 << 13 | 1 << 12 | 1 << 7
 PERSISTENT: Final = b"\x02"
 SHORT_STRING_LIMIT_BYTES: Final = 255
+#: The most that a header frame, which cannot be split, has beside ``header_tail``.
+HEADER_ROOM_BYTES: Final = (
+    FRAME_OVERHEAD_BYTES + CONTENT_BYTES + 1 + SHORT_STRING_LIMIT_BYTES
+)
 #: The bit of a ``basic.nack``; the one before it is ``multiple``.
 REQUEUE: Final = 2
 
@@ -53,7 +59,12 @@ BASIC_NACK: Final = 60 << 16 | 120
 UNREADABLE: Final = (ValueError, IndexError, KeyError, OverflowError, struct.error)
 
 _FRAME = struct.Struct(">BHI")
-_CONTENT = struct.Struct(">HHQH")
+#: A header frame up to its properties.
+_HEADER = struct.Struct(">BHIHHQH")
+#: The end of one frame and the head of the next.
+_NEXT = struct.Struct(">BBHI")
+_END: Final = FRAME_END[0]
+_ONE_BYTE: Final = tuple(bytes((number,)) for number in range(256))
 _METHOD = struct.Struct(">HHH")
 _LONG = struct.Struct(">I")
 _LONG_LONG = struct.Struct(">q")
@@ -81,10 +92,8 @@ def table(headers: Mapping[str, HeaderValue]) -> bytes:
         ValueError: a name is too long or an integer has more than 64 bits.
     """
     content = b"".join(
-        [
-            _known_field(name, value) if name in REPEATING else _field(name, value)
-            for name, value in headers.items()
-        ]
+        _known_field(name, value) if name in REPEATING else _field(name, value)
+        for name, value in headers.items()
     )
     return _LONG.pack(len(content)) + content
 
@@ -148,8 +157,8 @@ def _media_type(content_type: str) -> bytes:
 
 def content_frames(
     channel: int, *, tail: bytes, message_id: str, body: bytes, frame_max: int
-) -> list[bytes]:
-    """Make the header frame and the body frames of one message.
+) -> Sequence[bytes]:
+    """Make the header frame and the body frames of one message, in pieces.
 
     Args:
         channel: number of the channel.
@@ -159,28 +168,19 @@ def content_frames(
         frame_max: the largest frame the connection agreed on, in bytes.
     """
     raw_id = message_id.encode("utf-8", "replace")[-SHORT_STRING_LIMIT_BYTES:]
-    properties = b"".join((tail, bytes((len(raw_id),)), raw_id))
-    frames = [
-        _FRAME.pack(2, channel, _CONTENT.size + len(properties)),
-        _CONTENT.pack(60, 0, len(body), PROPERTY_FLAGS),
-        properties,
-        FRAME_END,
-    ]
+    size, id_size = len(body), len(raw_id)
+    payload_size = CONTENT_BYTES + len(tail) + 1 + id_size
+    head = _HEADER.pack(2, channel, payload_size, 60, 0, size, PROPERTY_FLAGS)
+    properties = tail, _ONE_BYTE[id_size], raw_id
     largest = frame_max - FRAME_OVERHEAD_BYTES
-    if len(body) <= largest:
-        if body:
-            frames += (_FRAME.pack(3, channel, len(body)), body, FRAME_END)
-        return frames
-    for start in range(0, len(body), largest):
+    if 0 < size <= largest:  # as nearly always
+        return head, *properties, _NEXT.pack(_END, 3, channel, size), body, FRAME_END
+    frames = [head, *properties]
+    for start in range(0, size, largest):
         part = body[start : start + largest]
-        frames += (_FRAME.pack(3, channel, len(part)), part, FRAME_END)
+        frames += (_NEXT.pack(_END, 3, channel, len(part)), part)
+    frames.append(FRAME_END)
     return frames
-
-
-def header_frame_bytes(tail: bytes) -> int:
-    """Give the most that the header frame can take, which cannot be split."""
-    most = FRAME_OVERHEAD_BYTES + _CONTENT.size + 1 + SHORT_STRING_LIMIT_BYTES
-    return most + len(tail)
 
 
 def acknowledge(channel: int, tag: int, *, multiple: bool = False) -> bytes:

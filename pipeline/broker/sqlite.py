@@ -11,7 +11,8 @@ from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Final, Self
 
-from pipeline.broker.port import Broker, Depth, Difference, FoundQueue
+from pipeline.broker.found import Depth, Difference, FoundQueue
+from pipeline.broker.port import Broker
 from pipeline.broker.sqlite_consumer import SqliteConsumer
 from pipeline.broker.sqlite_content import Content, content_of
 from pipeline.broker.sqlite_routing import (

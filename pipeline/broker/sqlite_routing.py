@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from pipeline.broker.port import FoundQueue
+from pipeline.broker.found import FoundQueue
 from pipeline.errors import TopologyMismatch
 from pipeline.logs import get_logger
 from pipeline.topology import (

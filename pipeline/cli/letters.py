@@ -110,7 +110,10 @@ def print_missed(missed: int | None) -> None:
 def print_nobody(message_id: str, missed: int | None) -> None:
     """Say that a dead letter was not found, and whether it may be there."""
     seen = "" if missed == 0 else " that could be looked at"
-    render.fail(f"no dead letter{seen} has the message id {message_id}")
+    render.fail(
+        f"no dead letter{seen} has the message id {message_id}; give the whole id, as"
+        " pipeline dead-letters list has it"
+    )
     if missed != 0:
         print_missed(missed)
 

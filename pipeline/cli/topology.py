@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pipeline.bootstrap import Parts
-    from pipeline.broker.port import Difference, FoundQueue
+    from pipeline.broker.found import Difference, FoundQueue
     from pipeline.settings import Settings
 
 app = typer.Typer(

@@ -16,7 +16,8 @@ from pipeline.topology import replay as to_own_queue
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterator, Sequence
 
-    from pipeline.broker.port import Broker, Delivery, Depth
+    from pipeline.broker.found import Depth
+    from pipeline.broker.port import Broker, Delivery
     from pipeline.message import Envelope, Publication
 
 

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import TracebackType
 
-    from pipeline.broker.port import Broker, Consumer, Delivery, Depth
+    from pipeline.broker.found import Depth
+    from pipeline.broker.port import Broker, Consumer, Delivery
     from pipeline.message import Publication
 
 #: Un-acked at one consumer; with bodies of some KiB this bounds our memory.

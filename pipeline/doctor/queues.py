@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from pipeline.bootstrap import open_parts
-from pipeline.broker.port import Difference
+from pipeline.broker.found import Difference
 from pipeline.doctor.finding import Finding, ok, problem, warning
 from pipeline.topology import QueueKind, dead_letter_queue, notify_queue
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
     from pipeline.bootstrap import Parts
-    from pipeline.broker.port import FoundQueue
+    from pipeline.broker.found import FoundQueue
     from pipeline.settings import Settings
 
 BROKER: Final = "broker"

@@ -16,16 +16,16 @@ from aiohttp import HttpVersion, HttpVersion10, HttpVersion11, web
 
 from pipeline.errors import ConfigurationError
 from pipeline.ingress.bodies import refuse_small_total
-from pipeline.ingress.connection import Server
 from pipeline.ingress.description import description_routes
 from pipeline.ingress.gate import Gate
 from pipeline.ingress.health import Checks, Get, health_routes
 from pipeline.ingress.peers import Peers
 from pipeline.ingress.problems import problem
 from pipeline.ingress.quick import Quick
-from pipeline.ingress.views import CallbackView
+from pipeline.ingress.server import Server
+from pipeline.ingress.store import BrokerStore
+from pipeline.ingress.views import CallbackView, count
 from pipeline.logs import get_logger
-from pipeline.metrics import CALLBACKS
 from pipeline.provider.callback import OPERATIONS
 
 if TYPE_CHECKING:
@@ -44,7 +44,8 @@ log = get_logger("ingress")
 KEEPALIVE_SECONDS: Final = 20.0
 #: New connections are closed after this if no request has come over them.
 HEAD_SECONDS: Final = 10.0
-#: How long connections may go on after a request to stop.
+#: How long connections may go on after a request to stop: the first half of it to
+#: finish what is in progress.
 SHUTDOWN_SECONDS: Final = 10.0
 #: The longest that the beginning of a TLS connection may take.
 HANDSHAKE_SECONDS: Final = 10.0
@@ -75,21 +76,21 @@ class Routes:
         #: For callbacks that have come whole; ``None``: there are none.
         self.quick = None if view is None or gate is None else Quick(view, gate)
 
-    async def __call__(  # noqa: PLR0911  each kind of address has its own
-        self, request: web.BaseRequest
-    ) -> web.StreamResponse:
+    async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request; every refusal is a problem document."""
         if OTHER_VERSION in request:
             return _wrong_version(request)
         path = request.path
         view, gate = self._view, self._gate
         if view is not None and gate is not None and path.startswith(CALLBACKS_PATH):
-            if request.method != "POST":
-                return wrong_method(request, "POST")
             operation, _, token = path[len(CALLBACKS_PATH) :].partition("/")
-            if (refusal := gate.refuse(request)) is not None:
-                known = operation if operation in OPERATIONS else "other"
-                CALLBACKS.labels(known, str(refusal.status)).inc()
+            refusal = (
+                wrong_method(request, "POST")
+                if request.method != "POST"
+                else gate.refuse(request)
+            )
+            if refusal is not None:
+                count(operation, refusal.status)
                 return refusal
             gate.inside += 1
             try:
@@ -141,11 +142,11 @@ def make_ingress(
     gate = Gate(settings)
     if outlet is None:
         found = {"broker": lambda: broker.problem, **(checks or {})}
-        view = CallbackView(broker.publish, settings)
+        view = CallbackView(BrokerStore(broker), settings)
         gets = health_routes(found, standby=leftover) | description_routes(settings)
         return Routes(gets, view, gate)
     found = {"broker": lambda: outlet.broker_problem, **(checks or {})}
-    view = CallbackView(outlet.publish, settings)
+    view = CallbackView(outlet, settings)
     gets = health_routes(found, standby=outlet) | description_routes(settings)
     return Routes(gets, view, gate)
 

@@ -8,56 +8,31 @@ fill the log with such lines.
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
+from contextlib import suppress
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from aiohttp import StreamReader, web
-from aiohttp.http import HttpRequestParser, RawRequestMessage, StreamWriter
+from aiohttp.http import RawRequestMessage, StreamWriter
 
 from pipeline.ingress.accepted import ACCEPTED
 from pipeline.ingress.problems import problem
 from pipeline.logs import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
-    from pipeline.ingress.peers import Peers
     from pipeline.ingress.quick import Handling, Quick
+    from pipeline.ingress.server import Server
 
 log = get_logger("ingress")
 
-#: How long the rest of a body is read that was refused before its end, so that its
-#: sender gets to read the answer.
-LINGERING_SECONDS: Final = 2.0
 #: The most that is received from a connection at a time, and kept of a body before
 #: somebody reads it. asyncio takes 256 KiB and aiohttp keeps 512, which makes half a
 #: gigabyte of 1000 connections whose bodies are only read to be thrown away.
 RECEIVED_BYTES: Final = 64 * 1024
-#: Headers of one request; each of them may have 8190 bytes.
-MAX_HEADERS: Final = 100
-#: What we have to know of the inside of aiohttp's connections for the quick way.
-KNOWN_NAMES: Final = frozenset(
-    {
-        "_buffer_paused",
-        "_close",
-        "_force_close",
-        "_handler_waiter",
-        "_keepalive_handle",
-        "_keepalive_timeout",
-        "_messages",
-        "_msg_queue_resume_size",
-        "_next_keepalive_close_time",
-        "_parser",
-        "_paused",
-        "_request_in_progress",
-        "_task_handler",
-        "_waiter",
-        # Called, not kept:
-        "_drain_helper",
-        "_process_keepalive",
-        "_resume_reading_if_drained",
-    }
-)
+#: Linger for no time: what was not sent is thrown away.
+AT_ONCE: Final = struct.pack("ii", 1, 0)
 
 
 class Connection(web.RequestHandler):
@@ -70,7 +45,7 @@ class Connection(web.RequestHandler):
     in ``_messages``, whichever way they will go (``docs/decisions/0011``).
     """
 
-    __slots__ = ("_alarm", "_key", "_quick", "_server", "_work")
+    __slots__ = ("_alarm", "_begun", "_cutting", "_key", "_quick", "_server", "_work")
 
     def __init__(self, server: Server, quick: Quick | None, **settings: Any) -> None:
         super().__init__(server, **settings)
@@ -80,6 +55,10 @@ class Connection(web.RequestHandler):
         self._key: int | None = None
         #: What the connection's task sleeps on while we handle requests without it.
         self._alarm: asyncio.Future[None] | None = None
+        #: What is being handled without a task.
+        self._begun: Handling | None = None
+        #: When it is cut off unless its client reads; ``None``: the client does.
+        self._cutting: asyncio.TimerHandle | None = None
         #: Held, because the loop does not hold tasks.
         self._work: asyncio.Task[None] | None = None
 
@@ -103,6 +82,7 @@ class Connection(web.RequestHandler):
         if self._key is not None:
             self._server.peers.leave(self._key)
             self._key = None
+        self._spare()
         waiter, task = self._waiter, self._task_handler
         super().connection_lost(exc)
         if waiter is not None and waiter.done() and task is not None:
@@ -123,11 +103,62 @@ class Connection(web.RequestHandler):
         finally:
             self._go_on()
 
+    def resume_reading(self, resume_parser: bool = True) -> None:  # noqa: FBT001, FBT002
+        """Read on; aiohttp asks for it after each body, paused or not.
+
+        Its parser may hold back requests while neither flag says so: it counts one
+        too many once a body came after its head, and pauses itself for a body of
+        thousands of chunks. Neither can be where a whole callback is the only one.
+        """
+        is_alone = self._alarm is not None and len(self._messages) <= 1
+        asks_parser = resume_parser and not is_alone
+        if asks_parser or self._reading_paused or self._buffer_paused:
+            super().resume_reading(resume_parser)
+
+    def pause_writing(self) -> None:
+        """Give the client as long as an idle one to read what it was answered."""
+        super().pause_writing()
+        self._cutting = self._loop.call_later(self._keepalive_timeout, self._cut_off)
+
+    def resume_writing(self) -> None:
+        """Go on: the client has read enough."""
+        self._spare()
+        super().resume_writing()
+
+    def _spare(self) -> None:
+        if self._cutting is not None:
+            self._cutting.cancel()
+            self._cutting = None
+
+    def _cut_off(self) -> None:
+        """Reset it; to be closed it would have to be read from, in the kernel too."""
+        if self.transport is not None:
+            opened = self.transport.get_extra_info("socket")
+            with suppress(OSError):  # it is closed already
+                opened.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, AT_ONCE)
+            self.transport.abort()
+
     async def shutdown(self, timeout: float | None = 15.0) -> None:  # noqa: ASYNC109
-        """Let what is being handled finish; what takes too long is cancelled."""
-        await super().shutdown(timeout)
+        """Let what is being handled finish; what takes too long is cancelled.
+
+        aiohttp takes its time twice: to wait, and again for what it has cancelled.
+        """
+        if self._paused:
+            self._cut_off()
+        await super().shutdown(None if timeout is None else timeout / 2)
         if self._work is not None:
             self._work.cancel()
+        self._give_up_begun()
+
+    def _give_up_begun(self) -> None:
+        """Leave alone what was begun; whatever becomes of it, there is no answer."""
+        handling, self._begun = self._begun, None
+        if handling is None or handling.begun is None:
+            return
+        if not handling.begun.cancel() and not handling.begun.cancelled():
+            handling.begun.exception()  # or asyncio says that nobody has looked
+        handling.give_up()
+        self._end_work(stays=False)
 
     def _expect_head_within(self, seconds: float) -> None:
         """Close the connection then, unless a request has come.
@@ -161,27 +192,49 @@ class Connection(web.RequestHandler):
         quick, parser = self._quick, self._parser
         if quick is None or parser is None or type(message) is not RawRequestMessage:
             return False
-        peer = self.peername
-        handling = quick.take(message, payload, str(peer[0]) if peer else "unknown")
+        handling = quick.take(message, payload)
         if handling is None:
             return False
         self._messages.popleft()
         parser.message_consumed()
         self._request_in_progress = True
-        self._work = self._loop.create_task(self._answer(handling, message, payload))
+        if handling.begun is None:
+            self._finish(handling)
+        else:
+            self._begun = handling
+            handling.begun.add_done_callback(self._on_stored)
         if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
             self._resume_reading_if_drained()
         return True
 
-    async def _answer(
-        self, handling: Handling, message: RawRequestMessage, payload: StreamReader
-    ) -> None:
+    def _finish(self, handling: Handling) -> None:
+        """Handle with a task what needs more than to be begun."""
+        self._work = self._loop.create_task(self._answer(handling))
+
+    def _on_stored(self, begun: asyncio.Future[None]) -> None:
+        """Answer what is safe; leave to a task what failed or has to wait."""
+        handling, self._begun = self._begun, None
+        if handling is None:  # given up meanwhile
+            return
+        if begun.cancelled() or begun.exception() is not None or self._paused:
+            self._finish(handling)
+            return
+        stays = False
+        try:
+            handling.accept()
+            if self.transport is not None:
+                self.transport.write(ACCEPTED.as_bytes())
+            stays = True
+        finally:
+            self._end_work(stays=stays)
+
+    async def _answer(self, handling: Handling) -> None:
         """Answer one request, then go on with the connection."""
         stays = False
         try:
-            refusal = await self._outcome(handling, message, payload)
+            refusal = await self._outcome(handling)
             if refusal is not None:
-                request = self._request_of(message, payload)
+                request = self._request_of(handling)
                 await self.finish_response(request, refusal, None)
                 stays = refusal.keep_alive is not False
             elif self.transport is not None:
@@ -194,14 +247,13 @@ class Connection(web.RequestHandler):
         finally:
             self._end_work(stays=stays)
 
-    async def _outcome(
-        self, handling: Handling, message: RawRequestMessage, payload: StreamReader
-    ) -> web.StreamResponse | None:
+    async def _outcome(self, handling: Handling) -> web.StreamResponse | None:
         """Give the refusal, ``None`` for an accepted callback."""
+        peer = self.peername
         try:
-            return await handling
+            return await handling.finish(str(peer[0]) if peer else "unknown")
         except Exception as error:  # noqa: BLE001  answered with 500, as by aiohttp
-            request = self._request_of(message, payload)
+            request = self._request_of(handling)
             return self.handle_error(request, HTTPStatus.INTERNAL_SERVER_ERROR, error)
 
     def _end_work(self, *, stays: bool) -> None:
@@ -221,13 +273,13 @@ class Connection(web.RequestHandler):
                 )
         self._go_on()
 
-    def _request_of(
-        self, message: RawRequestMessage, payload: StreamReader
-    ) -> web.BaseRequest:
+    def _request_of(self, handling: Handling) -> web.BaseRequest:
         """Make the request that something else than 200 is the answer to."""
         writer = StreamWriter(self, self._loop)
         task = cast("asyncio.Task[None]", asyncio.current_task())
-        return self._server.request_factory(message, payload, self, writer, task)
+        return self._server.request_factory(
+            handling.message, handling.payload, self, writer, task
+        )
 
     def handle_error(
         self,
@@ -257,57 +309,3 @@ class Connection(web.RequestHandler):
     def log_exception(self, *_: Any, exc_info: object = None, **__: Any) -> None:
         """Note that a connection could not be kept after its answer was given."""
         log.info("connection_dropped", error_type=type(exc_info).__name__)
-
-
-def knows_aiohttp() -> bool:
-    """Tell whether connections look inside as the quick way needs it."""
-    return all(hasattr(web.RequestHandler, name) for name in KNOWN_NAMES) and hasattr(
-        HttpRequestParser, "message_consumed"
-    )
-
-
-class Server(web.Server):
-    """Makes the connections.
-
-    Args:
-        handler: answers requests.
-        request_factory: as aiohttp's.
-        keepalive_timeout: how long an idle connection stays, in seconds.
-        head_timeout: how long a new one may take until its first request, in seconds.
-        peers: says who may connect.
-        quick: answers callbacks that have come whole; ``None``: the handler does.
-    """
-
-    def __init__(
-        self,
-        handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
-        *,
-        request_factory: Callable[..., web.BaseRequest],
-        keepalive_timeout: float,
-        head_timeout: float,
-        peers: Peers,
-        quick: Quick | None = None,
-    ) -> None:
-        # A client that leaves must not stop a publish that is under way.
-        super().__init__(
-            handler, request_factory=request_factory, handler_cancellation=False
-        )
-        self._keepalive_timeout = keepalive_timeout
-        self.peers = peers
-        knows = knows_aiohttp()
-        self._quick = quick if knows else None
-        #: ``None``: new connections have no less time than idle ones.
-        self.head_timeout = min(head_timeout, keepalive_timeout) if knows else None
-
-    def __call__(self) -> Connection:
-        """Make the protocol of a new connection."""
-        return Connection(
-            self,
-            self._quick,
-            loop=asyncio.get_running_loop(),
-            keepalive_timeout=self._keepalive_timeout,
-            lingering_time=LINGERING_SECONDS,
-            read_bufsize=RECEIVED_BYTES // 2,  # it keeps twice as much
-            max_headers=MAX_HEADERS,
-            access_log=None,
-        )

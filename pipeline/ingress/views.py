@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
+from functools import cache
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
 from pipeline.errors import BrokerError, PublishRefused, Unreadable, Unroutable
-from pipeline.failpoints import around
+from pipeline.failpoints import around, is_any_armed
 from pipeline.ingress.accepted import accepted
 from pipeline.ingress.bodies import Bodies, Refused
 from pipeline.ingress.body_limits import body_limits
@@ -45,17 +47,15 @@ from pipeline.provider.signature import (
 from pipeline.topology import CALLBACKS as CALLBACKS_EXCHANGE
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
-    from typing import TypeAlias
+    import asyncio
+    from collections.abc import Mapping
 
     from aiohttp import web
-    from prometheus_client import Counter
 
+    from pipeline.ingress.store import Store
     from pipeline.message import HeaderValue
     from pipeline.settings import IngressSettings
-
-    #: Keeps a callback for good.
-    Store: TypeAlias = Callable[[Publication], Awaitable[None]]
+    from pipeline.task import Stage
 
 log = get_logger("ingress")
 
@@ -66,28 +66,30 @@ TOKEN_PARAMETER: Final = "token"  # noqa: S105  the parameter's name
 CALLBACK_ORIGIN: Final = "callback"
 #: What callers say their bodies are; no need to look closer. Some say nothing.
 USUAL_TYPES: Final = frozenset({"application/json", None})
+#: Failpoints on both sides of storing a callback.
+BEFORE, AFTER = "ingress.before_publish", "ingress.before_answer"
 
 
-class _Probed(Exception):
+class Probed(Exception):
     """Says that a callback would have been stored if it had been one."""
 
 
 class CallbackView:
     """Handles ``POST /callbacks/{operation}`` and ``/callbacks/{operation}/{token}``.
 
-    Answers exactly 200, with an empty body, once ``store`` has returned for the
-    callback; anything else is a problem document and nothing was accepted, except
+    Answers exactly 200, with an empty body, once the store says that the callback
+    is safe; anything else is a problem document and nothing was accepted, except
     that a 503 leaves the outcome open: the caller's next try is then a duplicate.
 
     Args:
-        store: returns when a publication is safe, or raises a ``BrokerError``.
+        store: keeps callbacks.
         settings: limits and secrets.
     """
 
     def __init__(self, store: Store, settings: IngressSettings) -> None:
-        self._store = around(
-            store, before="ingress.before_publish", after="ingress.before_answer"
-        )
+        self._store = store
+        self._publish = around(store.publish, before=BEFORE, after=AFTER)
+        self._may_begin = not is_any_armed(BEFORE, AFTER)
         self._tokens = tokens_by_operation(settings)
         signature = settings.signature
         self._keys = tuple(k.get_secret_value().encode() for k in signature.keys)
@@ -97,10 +99,8 @@ class CallbackView:
         self._bodies = Bodies(settings)
         #: Larger bodies of an operation are refused.
         self.body_bytes = body_limits(settings)
-        # Label lookups cost more than counting: done once for the usual answer.
-        self._accepted: dict[str, Counter] = {
-            operation: CALLBACKS.labels(operation, "200") for operation in OPERATIONS
-        }
+        for operation in OPERATIONS:
+            CALLBACKS.show(operation, "200")
 
     async def post(
         self, request: web.BaseRequest, operation: str, token: str | None
@@ -122,44 +122,87 @@ class CallbackView:
             with self._bodies.room_for(request, limit):
                 body = await self._bodies.read(request, limit)
                 job = job_of(request)
-                await self._take(operation, request.headers, body, started, job)
+                publication = self._look(operation, request.headers, body, job)
+                await self.keep(publication)
         except Refused as refused:
-            return self._refuse(operation, refused, name_of(request))
-        except _Probed:
+            return self.refuse(operation, refused, name_of(request))
+        except Probed:
             return probed()
+        except Exception:
+            count(operation, HTTPStatus.INTERNAL_SERVER_ERROR)
+            raise
+        self.count_accepted(operation, started)
         return accepted(request)
 
-    async def post_whole(
+    def examine(
         self,
         operation: str,
         token: str | None,
         headers: Mapping[str, str],
         body: bytes,
-        *,
-        remote: str,
-        job: str | None = None,
-    ) -> web.Response | None:
-        """Receive one callback that is there already; ``None``: it is accepted.
-
-        A probe is answered and not stored.
+        job: str | None,
+    ) -> Publication:
+        """Check a callback that is there already; give what has to be kept of it.
 
         Args:
             operation: from the path; may be anything.
             token: from the path.
             headers: of the request.
             body: of the request, within the limit.
-            remote: who sent it, for the log.
             job: mark of the job that the address names.
+
+        Raises:
+            Refused: it is not accepted.
+            Probed: it would be, but nobody wants it stored.
         """
-        started = time.perf_counter()
+        self._admit(operation, token, headers)
+        return self._look(operation, headers, body, job)
+
+    def begin(self, publication: Publication) -> asyncio.Future[None] | None:
+        """Begin to keep a callback, as ``Store.begin``; go on with ``keep``."""
+        return self._store.begin(publication) if self._may_begin else None
+
+    def note_begun_is_kept(self) -> None:
+        """Note that what was begun is safe, where ``keep`` was not needed."""
+        self._store.publish_succeeded()
+
+    async def keep(
+        self, publication: Publication, begun: asyncio.Future[None] | None = None
+    ) -> None:
+        """Return once a callback is safe.
+
+        Args:
+            publication: from ``examine``.
+            begun: from ``begin``.
+
+        Raises:
+            Refused: it may not be.
+        """
         try:
-            self._admit(operation, token, headers)
-            await self._take(operation, headers, body, started, job)
-        except Refused as refused:
-            return self._refuse(operation, refused, remote)
-        except _Probed:
-            return probed()
-        return None
+            if begun is None:
+                await self._publish(publication)
+                return
+            try:
+                await begun
+            except BrokerError as error:
+                await self._store.publish_failed(publication, error)
+            else:
+                self._store.publish_succeeded()
+        except (Unroutable, PublishRefused) as error:
+            log.error(  # noqa: TRY400  the error's text says all there is
+                "callback_not_stored", task_id=_task_of(publication), error=str(error)
+            )
+            raise _unavailable("the broker refused to store the callback") from error
+        except BrokerError as error:
+            log.warning(
+                "callback_not_stored", task_id=_task_of(publication), error=str(error)
+            )
+            raise _unavailable("the broker could not store the callback now") from error
+
+    def count_accepted(self, operation: str, started: float) -> None:
+        """Count a callback that was accepted, and how long that took."""
+        CALLBACKS.inc(operation, "200")
+        CALLBACK_SECONDS.observe(time.perf_counter() - started)
 
     def _admit(
         self, operation: str, token: str | None, headers: Mapping[str, str]
@@ -177,56 +220,33 @@ class CallbackView:
         if self._keys:
             self._check_head(headers)
 
-    async def _take(
+    def _look(
         self,
         operation: str,
         headers: Mapping[str, str],
         body: bytes,
-        started: float,
         job: str | None,
-    ) -> None:
-        """Look at the body, store the callback, and count it."""
+    ) -> Publication:
+        """Look at the body; give what has to be kept."""
         try:
             seen = peek(body, operation)
         except Unreadable as error:
             raise Refused(problem(400, str(error), code="unreadable")) from error
         self._check_signature(headers, body, seen)
         if is_probe(headers, seen):
-            raise _Probed
-        await self._publish(operation, body, seen, job)
-        self._accepted[operation].inc()
-        CALLBACK_SECONDS.observe(time.perf_counter() - started)
-
-    async def _publish(
-        self, operation: str, body: bytes, seen: Peek, job: str | None
-    ) -> None:
-        stage = seen.stage.value
-        about: dict[str, HeaderValue] = {
-            TASK_ID: seen.task_id,
-            OPERATION: operation,
-            STAGE: stage,
-            ORIGIN: CALLBACK_ORIGIN,
-        }
+            raise Probed
+        routing_key, known = _known_about(operation, seen.stage)
+        about: dict[str, HeaderValue] = {TASK_ID: seen.task_id, **known}
         if job is not None:
             about[JOB] = job
         envelope = Envelope(
             body=body,
-            routing_key=f"callback.{operation}.{stage}",
+            routing_key=routing_key,
             message_id=new_message_id(),
             headers=about,
             published_at=datetime.now(UTC),
         )
-        publication = Publication(exchange=CALLBACKS_EXCHANGE, envelope=envelope)
-        try:
-            await self._store(publication)
-        except (Unroutable, PublishRefused) as error:
-            log.error(  # noqa: TRY400  the error's text says all there is
-                "callback_not_stored", task_id=seen.task_id, error=str(error)
-            )
-            raise _unavailable("the broker refused to store the callback") from error
-        except BrokerError as error:
-            log.warning("callback_not_stored", task_id=seen.task_id, error=str(error))
-            raise _unavailable("the broker could not store the callback now") from error
+        return Publication(exchange=CALLBACKS_EXCHANGE, envelope=envelope)
 
     def _check_head(self, headers: Mapping[str, str]) -> None:
         """Refuse what no body can make right, so that nobody's is waited for."""
@@ -264,10 +284,10 @@ class CallbackView:
         return Refused(problem(401, detail, code="unauthorised"))
 
     @staticmethod
-    def _refuse(operation: str, refused: Refused, remote: str) -> web.Response:
+    def refuse(operation: str, refused: Refused, remote: str) -> web.Response:
+        """Count and log a callback that is not accepted; give its answer."""
         response = refused.response
-        known = operation if operation in OPERATIONS else "other"
-        CALLBACKS.labels(known, str(response.status)).inc()
+        known = count(operation, response.status)
         if refused.is_told:
             return response
         log.info(
@@ -280,11 +300,29 @@ class CallbackView:
         return response
 
 
+def count(operation: str, status: int) -> str:
+    """Count an answer that is not 200; give what the operation is counted as."""
+    known = operation if operation in OPERATIONS else "other"
+    CALLBACKS.inc(known, str(int(status)))
+    return known
+
+
 def unknown_operation(operation: str) -> web.Response:
     """Answer 404 and name the operations there are."""
     known = ", ".join(sorted(OPERATIONS))
     detail = f"expected one of the operations {known}; got {operation[:60]!r}"
     return problem(404, detail, code="unknown_operation")
+
+
+@cache
+def _known_about(operation: str, stage: Stage) -> tuple[str, Mapping[str, HeaderValue]]:
+    """Give what all callbacks of an operation and a stage have: key and headers."""
+    about = {OPERATION: operation, STAGE: stage.value, ORIGIN: CALLBACK_ORIGIN}
+    return f"callback.{operation}.{stage.value}", about
+
+
+def _task_of(publication: Publication) -> HeaderValue | None:
+    return publication.envelope.headers.get(TASK_ID)
 
 
 def _unavailable(detail: str) -> Refused:

@@ -131,8 +131,10 @@ def signature_matches(
 def token_matches(token: str, accepted: Iterable[bytes]) -> bool:
     """Tell whether a token of the address is one of those accepted."""
     given = token.encode("utf-8", "replace")
-    matches = [hmac.compare_digest(given, known) for known in accepted]
-    return any(matches)
+    matches = False
+    for known in accepted:  # every one, so that the time taken tells nothing
+        matches |= hmac.compare_digest(given, known)
+    return matches
 
 
 def _refuse_timestamp(

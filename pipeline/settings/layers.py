@@ -131,7 +131,9 @@ def _read_secret(layer: Layer, key: str, name: str, environ: Mapping[str, str]) 
         with Path(environ[name]).open("rb") as file:
             content = file.read(_SECRET_BYTES).decode()
     except (OSError, ValueError) as error:
-        text = f"expected a file that can be read, got {type(error).__name__}"
+        # Not what was given: somebody may have put the secret itself there.
+        reason = getattr(error, "strerror", None) or "no text in UTF-8"
+        text = f"expected a file that can be read, got: {reason}"
         layer.mistakes.append(Mistake(key=key, origin=name, text=text))
     else:
         layer.put(key, content.rstrip("\r\n"), name)

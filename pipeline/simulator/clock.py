@@ -30,6 +30,19 @@ class SimulatedClock:
         passed_seconds = time.monotonic() - self._origin_seconds
         return self._started_at + timedelta(seconds=passed_seconds * self._scale)
 
+    def advance(self, simulated: timedelta) -> None:
+        """Let a simulated span have passed at once, for all that compares times.
+
+        Who sleeps already wakes when it would have.
+
+        Raises:
+            ValueError: the span is negative; time does not run backwards.
+        """
+        if simulated < timedelta():
+            message = f"expected a span of 0 or more, got {simulated}"
+            raise ValueError(message)
+        self._started_at += simulated
+
     def real_seconds(self, simulated: timedelta) -> float:
         """Convert a simulated span into real seconds."""
         return simulated.total_seconds() / self._scale

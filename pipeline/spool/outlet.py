@@ -12,6 +12,7 @@ from pipeline.metrics import CIRCUIT_OPEN, SPOOLED
 from pipeline.spool.circuit import Circuit
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable, Mapping
 
     from pipeline.broker.port import Broker
@@ -87,6 +88,33 @@ class Outlet:
             "circuit": self.circuit.state.value,
         }
 
+    def begin(self, publication: Publication) -> asyncio.Future[None] | None:
+        """Begin to publish a callback, as ``Broker.begin``.
+
+        If that fails, it has to be handed on to ``publish_failed``; if it does not,
+        ``publish_succeeded`` has to hear of it.
+        """
+        return self.broker.begin(publication) if self._is_sound else None
+
+    def publish_succeeded(self) -> None:
+        """Note that the broker has confirmed what was begun."""
+        if not self._is_sound:
+            self.succeeded()
+
+    async def publish_failed(
+        self, publication: Publication, error: BrokerError
+    ) -> None:
+        """Return once a callback is safe that the broker did not take.
+
+        Args:
+            publication: the callback.
+            error: what became of it at the broker.
+
+        Raises:
+            BrokerError: the spool does not take it either.
+        """
+        await self._store(publication, self.failed(error), error)
+
     async def publish(self, publication: Publication) -> None:
         """Return once the callback is safe: confirmed by the broker, or spooled.
 
@@ -99,11 +127,9 @@ class Outlet:
             try:
                 await self.broker.publish(publication)
             except BrokerError as error:
-                cause = self.failed(error)
-                await self._store(publication, cause, error)
+                await self.publish_failed(publication, error)
             else:
-                if not self._is_sound:
-                    self.succeeded()
+                self.publish_succeeded()
             return
         try:
             await self._store(publication, NOT_ASKED)

@@ -165,7 +165,6 @@ def test_what_is_listed_can_be_shown_replayed_and_discarded(
     assert cli.json("dead-letters", "list") == []
 
 
-@pytest.mark.timeout(120)
 def test_a_replay_that_is_killed_loses_nothing(cli: CommandLine, desk: Desk) -> None:
     """Kill it at some point; what was not replayed is still a dead letter."""
     count = 400
@@ -191,7 +190,6 @@ def test_a_replay_that_is_killed_loses_nothing(cli: CommandLine, desk: Desk) -> 
     assert f"{len(dead):,} dead letters replayed" in finished.stdout
 
 
-@pytest.mark.timeout(120)
 def test_what_a_reader_holds_is_said_to_be_missed_until_it_is_stopped(
     cli: CommandLine, desk: Desk
 ) -> None:

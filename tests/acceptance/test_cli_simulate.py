@@ -113,7 +113,6 @@ def test_demo_tells_what_happens_and_what_came_of_it(cli: CommandLine) -> None:
     assert re.search(r"^lost +0$", done.stdout, re.MULTILINE)
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize(
     "command", ["demo --tasks 2", "run --simulate --port 0", "simulate {url}"]
 )
@@ -136,7 +135,6 @@ def test_what_is_shown_stops_with_its_reader(cli: CommandLine, command: str) -> 
     assert (1, "") == (code, running.errors.read_text(encoding="utf-8"))
 
 
-@pytest.mark.timeout(120)
 def test_everything_runs_with_the_provider_and_its_suggestions_work(
     cli: CommandLine,
 ) -> None:

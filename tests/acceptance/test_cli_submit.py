@@ -80,7 +80,6 @@ def submission(around: Surroundings, *more: str) -> list[str]:
     return ["submit", around.link, "--model", "V5", "--continue-at", "0.5", *more]
 
 
-@pytest.mark.timeout(120)
 async def test_submit_and_wait_ends_with_files_on_disk(
     cli: CommandLine, around: Surroundings
 ) -> None:
@@ -122,7 +121,6 @@ async def make_before(around: Surroundings) -> str:
 WAV = ("submit", "--operation", "wav", "--field", "taskId=t-1", "--field")
 
 
-@pytest.mark.timeout(120)
 async def test_what_was_made_before_is_asked_for_until_its_file_is_on_disk(
     cli: CommandLine, tmp_path: Path
 ) -> None:
@@ -159,7 +157,6 @@ async def test_what_was_made_before_without_a_name_is_refused_with_what_to_do(
     assert [] == tasks
 
 
-@pytest.mark.timeout(120)
 async def test_job_that_was_killed_is_known_by_its_callback_and_not_sent_again(
     cli: CommandLine, around: Surroundings
 ) -> None:
@@ -342,7 +339,6 @@ def write_batch(folder: Path, link: str, count: int) -> Path:
     return path
 
 
-@pytest.mark.timeout(120)
 async def test_batch_that_was_killed_goes_on_and_pays_for_no_line_twice(
     cli: CommandLine, around: Surroundings
 ) -> None:
@@ -365,7 +361,6 @@ async def test_batch_that_was_killed_goes_on_and_pays_for_no_line_twice(
     assert 4 == before - around.provider.credits
 
 
-@pytest.mark.timeout(120)
 async def test_batch_is_reported_once_and_waited_for(
     cli: CommandLine, around: Surroundings
 ) -> None:
@@ -379,7 +374,6 @@ async def test_batch_is_reported_once_and_waited_for(
     assert "3 lines: 3 submitted" in done.stdout
 
 
-@pytest.mark.timeout(120)
 async def test_terminal_shows_bars_and_the_first_ctrl_c_ends_after_the_line(
     cli: CommandLine, around: Surroundings
 ) -> None:

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from tests.command_line import CommandLine
 
 
-@pytest.mark.timeout(60)
 async def test_a_task_is_followed_to_its_end(cli: CommandLine) -> None:
     """From before it is known until its files are there; then shown and listed."""
     settings = ("--set", "download.allow_private_addresses=true")

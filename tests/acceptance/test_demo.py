@@ -39,7 +39,6 @@ def broker_options(request: pytest.FixtureRequest) -> Sequence[str]:
     return ("--broker-url", request.getfixturevalue("rabbitmq_url"))
 
 
-@pytest.mark.timeout(120)
 def test_demo_loses_nothing_and_replays_what_failed(
     broker_options: Sequence[str],
 ) -> None:
@@ -57,7 +56,6 @@ def test_demo_loses_nothing_and_replays_what_failed(
     assert 0 == figures["dead_letters_left"]
 
 
-@pytest.mark.timeout(120)
 def test_demo_finds_everything_out_by_asking() -> None:
     """No callback comes at all, as behind an address that is not public."""
     figures = play("--tasks", "6", "--seed", "1", "--no-callbacks")
@@ -96,7 +94,6 @@ def test_same_seed_plays_the_same_tasks() -> None:
         assert first[name] == second[name]
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
 )
@@ -135,7 +132,6 @@ async def queues_under(prefix: str, broker_url: str) -> list[str]:
 
 
 @pytest.mark.rabbitmq
-@pytest.mark.timeout(120)
 async def test_demo_waits_for_a_broker_that_is_away(
     rabbitmq_url: str, tmp_path: Path
 ) -> None:

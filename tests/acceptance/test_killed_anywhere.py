@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from tests.command_line import Running
     from tests.whole_pipeline import WholePipeline
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(150)]
+pytestmark = pytest.mark.slow
 
 #: How many deaths the long form has on each broker; it is left out without.
 KILLS: Final = int(os.environ.get("PIPELINE_TEST_KILLS", "0"))
@@ -62,8 +62,7 @@ async def test_killed_at_every_place_in_turn(broker_url: str, tmp_path: Path) ->
                 async with pipeline.running(failpoints=f"{place}=exit") as run:
                     await until_dead(run)
             pipeline.age_halves()
-            async with pipeline.running():
-                await pipeline.until_done(len(places))
+            await pipeline.finish(len(places))
         verdict = await pipeline.verdict()
 
     assert good(len(places), repeats=verdict.repeats) == verdict
@@ -84,9 +83,12 @@ async def test_error_at_every_place_of_the_workers_is_retried(
         async with pipeline.running(failpoints=errors) as run:
             await pipeline.call("task-0")
             await pipeline.until_done()
+            code = await asyncio.to_thread(run.stop)
+        await pipeline.finish()
         verdict = await pipeline.verdict()
         settled = run.events("delivery_settled")
 
+    assert 0 == code
     assert good(1, repeats=verdict.repeats) == verdict
     assert {"done", "retry"} == {line["outcome"] for line in settled}
     assert run.events("failpoints_armed")
@@ -119,8 +121,7 @@ async def test_killed_in_the_middle_of_a_download(
             await until_dead(run)
         left = len(pipeline.halves())
         pipeline.age_halves()
-        async with pipeline.running():
-            await pipeline.until_done()
+        await pipeline.finish()
         verdict = await pipeline.verdict()
 
     assert left > 0
@@ -145,8 +146,7 @@ async def test_killed_after_a_notification_was_answered_before_that_was_recorded
             await pipeline.call("task-0")
             await until_dead(run)
         pipeline.age_halves()
-        async with pipeline.running():
-            await pipeline.until_done()
+        await pipeline.finish()
         verdict = await pipeline.verdict()
         ids = [r.webhook_id for r in pipeline.subscriber.requests(STUDIO)]
 
@@ -169,12 +169,15 @@ async def test_dies_after_spool_before_200(rabbitmq_url: str, tmp_path: Path) ->
             provider.create_task(pipeline.call("task-0"))
             async with pipeline.running(failpoints="spool.after_write=exit") as run:
                 await until_dead(run)
-            async with pipeline.running():
+            async with pipeline.running() as run:
                 await eventually(lambda: _has_accepted(pipeline, 1), within=30)
                 await proxy.accept()
                 await pipeline.until_done()
+                code = await asyncio.to_thread(run.stop)
+        await pipeline.finish()
         verdict = await pipeline.verdict()
 
+    assert 0 == code
     assert good(1) == verdict
 
 
@@ -195,8 +198,7 @@ async def test_killed_while_the_spool_is_drained(
                 await pipeline.call(f"task-{number}")
             await proxy.accept()
             await until_dead(run)
-        async with pipeline.running():
-            await pipeline.until_done(5)
+        await pipeline.finish(5)
         verdict = await pipeline.verdict()
 
     assert good(5) == verdict
@@ -252,8 +254,7 @@ async def test_killed_anywhere_again_and_again(broker_url: str, tmp_path: Path) 
                     provider.create_task(_keep_calling(pipeline, number, run))
                     await until_dead(run)
             pipeline.age_halves()
-            async with pipeline.running():
-                await pipeline.until_done(len(pipeline.called))
+            await pipeline.finish(len(pipeline.called))
         verdict = await pipeline.verdict()
 
     assert good(len(pipeline.called), repeats=verdict.repeats) == verdict
@@ -277,8 +278,7 @@ async def _killed_once(broker_url: str, folder: Path, place: str) -> None:
             async with pipeline.running(failpoints=f"{place}=exit") as run:
                 await until_dead(run)
             pipeline.age_halves()
-            async with pipeline.running():
-                await pipeline.until_done()
+            await pipeline.finish()
         verdict = await pipeline.verdict()
 
     assert good(1, repeats=verdict.repeats) == verdict

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
 async def test_a_third_of_all_callbacks_may_get_lost(tmp_path: Path) -> None:
     """Every task ends as the provider has it, in time, and nobody asks too often.
 

@@ -41,10 +41,14 @@ KNOWING_SECONDS = 5.0
 #: The most that one answer may take.
 ANSWER_SECONDS = 5.0
 #: What 99 of 100 take at most once it knows; on a machine that is too busy for that
-#: with the broker there, no more than then.
+#: with the broker there, no more than then, or than the disk takes for a few writes.
 KNOWN_SECONDS = 0.1
+WRITES = 3
+#: Where one write takes so long, a commit of the spool, which are several, may take
+#: longer than the 1 s that the ingress waits for it. It has to refuse then: 503.
+STALLED_SECONDS = 0.5
 #: Others may spoil a measurement; it is taken again this often at most.
-MEASUREMENTS = 3
+MEASUREMENTS = 5
 
 
 @pytest.fixture
@@ -138,17 +142,19 @@ async def _until_alarm_is_known(caller: Caller) -> None:
 
 
 async def _check_that_answers_are_quick(caller: Caller, before: Answers) -> None:
-    enough = max(KNOWN_SECONDS, before.p99_seconds)
     measured = []
     for _ in range(MEASUREMENTS):
         answers = await caller.call(KNOWING_SECONDS)
         _check(answers)
-        measured.append(answers.p99_seconds)
-        if measured[-1] <= enough:
+        disk = WRITES * answers.disk_seconds
+        enough = max(KNOWN_SECONDS, before.p99_seconds, disk)
+        if answers.p99_seconds <= enough:
             return
-    pytest.fail(f"99 of 100 came within {min(measured)} s at best, not {enough} s")
+        measured.append(f"{answers.p99_seconds:.3f} s, not {enough:.3f} s")
+    pytest.fail(f"99 of 100 never came in time: within {'; '.join(measured)}")
 
 
 def _check(answers: Answers) -> None:
-    assert {200} == {*answers.statuses}
+    may_refuse = answers.disk_seconds > STALLED_SECONDS
+    assert {*answers.statuses} <= ({200, 503} if may_refuse else {200})
     assert answers.slowest_seconds < ANSWER_SECONDS

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pipeline.broker import open_broker
-from pipeline.broker.port import FoundQueue
+from pipeline.broker.found import FoundQueue
 from pipeline.errors import (
     BrokerClosed,
     BrokerError,

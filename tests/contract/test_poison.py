@@ -48,7 +48,6 @@ NEIGHBOURS = [f"neighbour {number}".encode() for number in range(8)]
 LEASE = "lease_seconds=0.3"
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize("batch_size", [1, 10])
 async def test_poison_that_crashes_the_worker_process(
     broker: Broker, broker_url: str, topology: Topology, batch_size: int

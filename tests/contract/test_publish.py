@@ -12,7 +12,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pipeline.broker import open_broker
-from pipeline.errors import BrokerUnavailable, PublishRefused, Unroutable
+from pipeline.errors import (
+    BrokerClosed,
+    BrokerUnavailable,
+    PublishRefused,
+    Unroutable,
+)
 from pipeline.message import Failure
 from pipeline.topology import (
     CALLBACKS,
@@ -317,3 +322,32 @@ def test_the_factories_agree_with_the_topology() -> None:
 
     assert CALLBACKS == publication.exchange
     assert publication.envelope.routing_key == publication.wire_key
+
+
+async def test_what_is_begun_is_stored_once_it_is_done(broker: Broker) -> None:
+    """Or nothing is begun at all; both are right, and nothing is in between."""
+    publications = make_publications(20)
+
+    begun = [broker.begin(publication) for publication in publications]
+    await asyncio.gather(*(future for future in begun if future is not None))
+
+    stored = [p for p, future in zip(publications, begun, strict=True) if future]
+    assert len(stored) == (await broker.depth(DEDUPE)).ready
+    async with broker.consume(DEDUPE, prefetch=20) as consumer:
+        found = [(await receive_one(consumer)).envelope for _ in stored]
+    assert [publication.envelope for publication in stored] == found
+
+
+async def test_nothing_is_begun_without_a_topology_or_a_handle(
+    broker: Broker, topology: Topology
+) -> None:
+    """``publish`` says what is wrong."""
+    await broker.delete(topology)
+
+    assert broker.begin(make_publication()) is None
+    with pytest.raises(BrokerClosed):
+        await broker.publish(make_publication())
+
+    await broker.__aexit__(None, None, None)
+
+    assert broker.begin(make_publication()) is None

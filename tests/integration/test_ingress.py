@@ -554,20 +554,23 @@ async def test_metrics_count_by_operation_and_status(ingress: Ingress) -> None:
     before = [
         await counted("wav", 200),
         await counted("wav", 400),
+        await counted("wav", 405),
         await counted("other", 404),
     ]
 
     await ingress.post("/callbacks/wav")
     await ingress.post("/callbacks/wav")
     await ingress.post("/callbacks/wav", b"no")
+    await ingress.get("/callbacks/wav")
     await ingress.post("/callbacks/paint-1")
 
     after = [
         await counted("wav", 200),
         await counted("wav", 400),
+        await counted("wav", 405),
         await counted("other", 404),
     ]
-    assert [2, 1, 1] == [a - b for a, b in zip(after, before, strict=True)]
+    assert [2, 1, 1, 1] == [a - b for a, b in zip(after, before, strict=True)]
     assert "paint-1" not in (await ingress.get("/metrics")).body.decode()
 
 

@@ -19,7 +19,7 @@ import structlog
 from aiohttp import web
 
 from pipeline.errors import ConfigurationError
-from pipeline.ingress import app, connection
+from pipeline.ingress import app, connection, server
 from pipeline.ingress.peers import Peers
 from pipeline.logs import configure_logs
 from pipeline.topology import DEDUPE, UNROUTED
@@ -70,7 +70,7 @@ async def test_slow_body_is_given_up(
     ingress: Ingress, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The connection is closed: half a body is of no more use."""
-    monkeypatch.setattr(connection, "LINGERING_SECONDS", 0.1)
+    monkeypatch.setattr(server, "LINGERING_SECONDS", 0.1)
     reader, writer = await _connected(ingress)
     began = time.monotonic()
     writer.write(POST + b"Content-Length: 1000\r\n\r\n" + CALLBACK[:20])
@@ -114,7 +114,7 @@ async def test_little_is_kept_of_a_body_that_nobody_reads_yet() -> None:
         await may_end.wait()
         return web.Response()
 
-    server = connection.Server(
+    made = server.Server(
         hold,
         request_factory=app._request_factory(MIB),
         keepalive_timeout=5,
@@ -122,7 +122,7 @@ async def test_little_is_kept_of_a_body_that_nobody_reads_yet() -> None:
         peers=Peers(),
     )
     loop = asyncio.get_running_loop()
-    async with await loop.create_server(server, "127.0.0.1", 0) as listening:
+    async with await loop.create_server(made, "127.0.0.1", 0) as listening:
         address = listening.sockets[0].getsockname()
         _, writer = await asyncio.open_connection(*address)
         writer.write(POST + b"Content-Length: %d\r\n\r\n" % (8 * MIB) + bytes(8 * MIB))
@@ -134,7 +134,7 @@ async def test_little_is_kept_of_a_body_that_nobody_reads_yet() -> None:
         assert requests[0].content._size <= 2 * connection.RECEIVED_BYTES
         writer.transport.abort()
         may_end.set()
-        await server.shutdown(5)
+        await made.shutdown(5)
 
 
 async def test_slow_headers_are_given_up(

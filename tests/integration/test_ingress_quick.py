@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+import time
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 import pytest
+from prometheus_client import REGISTRY
 
+from pipeline.errors import BrokerError, BrokerUnavailable, PublishRefused
 from pipeline.ingress.app import Routes, serve
-from pipeline.ingress.connection import KNOWN_NAMES, knows_aiohttp
 from pipeline.ingress.gate import Gate
 from pipeline.ingress.health import health_routes
+from pipeline.ingress.known_aiohttp import KNOWN_NAMES, knows_aiohttp
 from pipeline.ingress.views import CallbackView
 from pipeline.settings import IngressSettings
 from tests.ingress import CALLBACK
@@ -21,11 +24,8 @@ from tests.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
-    from typing import TypeAlias
 
     from pipeline.message import Publication
-
-    Store: TypeAlias = Callable[[Publication], Awaitable[None]]
 
 pytestmark = pytest.mark.usefixtures("nothing_unhandled")
 
@@ -41,16 +41,43 @@ def whole(body: bytes = CALLBACK, head: bytes = HEAD, more: bytes = b"") -> byte
 
 
 class Stored:
-    """Stores callbacks in memory, when it is allowed to."""
+    """Stores callbacks in memory, when it is allowed to.
 
-    def __init__(self) -> None:
+    Args:
+        begins: whether it can begin, so that no task is needed.
+    """
+
+    def __init__(self, *, begins: bool = False) -> None:
+        self._begins = begins
+        #: What the beginning ends with, and what is done about it.
+        self.fails_with: BrokerError | None = None
+        self.handed_on: list[BrokerError] = []
+        self.succeeded = 0
         self.bodies: list[bytes] = []
         self.jobs: list[object] = []
         self.began = 0
         self.may_end = asyncio.Event()
         self.may_end.set()
 
-    async def store(self, publication: Publication) -> None:
+    def begin(self, publication: Publication) -> asyncio.Future[None] | None:
+        return asyncio.ensure_future(self._try(publication)) if self._begins else None
+
+    async def _try(self, publication: Publication) -> None:
+        if self.fails_with is None:
+            await self.publish(publication)
+        else:
+            raise self.fails_with
+
+    def publish_succeeded(self) -> None:
+        self.succeeded += 1
+
+    async def publish_failed(
+        self, publication: Publication, error: BrokerError
+    ) -> None:
+        self.handed_on.append(error)
+        await self.publish(publication)
+
+    async def publish(self, publication: Publication) -> None:
         self.began += 1
         await self.may_end.wait()
         if b"breaks" in publication.envelope.body:
@@ -92,6 +119,16 @@ async def answer(reader: asyncio.StreamReader) -> bytes:
     return head.partition(b"\r\n")[0]
 
 
+def connected(address: tuple[str, int]) -> socket.socket:
+    """Connect a caller that has hardly any room for answers."""
+    caller = socket.socket()
+    # Before it connects: a window that shrinks later makes it deaf to resets.
+    caller.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    caller.connect(address)
+    caller.settimeout(0)
+    return caller
+
+
 def seen(condition: Callable[[], bool]) -> Callable[[], Awaitable[bool]]:
     """Make something to wait for."""
 
@@ -101,17 +138,18 @@ def seen(condition: Callable[[], bool]) -> Callable[[], Awaitable[bool]]:
     return ask
 
 
-@pytest.fixture(params=["quick", "usual"])
+@pytest.fixture(params=["begun", "quick", "usual"])
 async def served(request: pytest.FixtureRequest) -> AsyncIterator[Served]:
-    """The same ingress, with and without the quick way."""
-    stored = Stored()
+    """The same ingress, with and without the quick way, and with the quickest."""
+    stored = Stored(begins=request.param == "begun")
     settings = IngressSettings.model_validate({"max_requests": 50})
-    view = CallbackView(stored.store, settings)
-    routes = Routes(health_routes({}), view, Gate(settings))
+    gate = Gate(settings)
+    routes = Routes(health_routes({}), CallbackView(stored, settings), gate)
     if request.param == "usual":
         routes.quick = None
     async with serve(routes, host="127.0.0.1", port=0) as address:
         yield Served(address, stored, routes)
+    assert gate.inside == 0
 
 
 def test_the_quick_way_fits_the_aiohttp_that_is_installed() -> None:
@@ -207,6 +245,55 @@ async def test_failure_of_the_program_is_a_500_and_ends_the_connection(
     assert b"" == rest
 
 
+@pytest.mark.parametrize(
+    "error",
+    [BrokerUnavailable("away"), PublishRefused("full")],
+    ids=lambda error: type(error).__name__,
+)
+async def test_what_was_begun_and_failed_is_handed_on_and_then_answered(
+    error: BrokerError,
+) -> None:
+    """To whatever else keeps it; the order of answers does not change."""
+    stored = Stored(begins=True)
+    stored.fails_with = error
+    stored.may_end.clear()
+    settings = IngressSettings()
+    routes = Routes({}, CallbackView(stored, settings), Gate(settings))
+    async with serve(routes, host="127.0.0.1", port=0) as address:
+        reader, writer = await asyncio.open_connection(*address)
+        writer.write(whole() + whole(b"no JSON") + whole())
+        await eventually(seen(lambda: stored.began == 1))
+        stored.may_end.set()
+
+        lines = [await answer(reader) for _ in range(3)]
+        writer.close()
+
+    assert [200, 400, 200] == [int(line.split()[1]) for line in lines]
+    assert [error, error] == stored.handed_on
+    assert [CALLBACK, CALLBACK] == stored.bodies
+
+
+async def test_what_was_begun_and_nobody_else_keeps_is_a_503() -> None:
+    """And the connection stays: the caller is to send it again."""
+
+    class Failing(Stored):
+        async def publish(self, publication: Publication) -> None:
+            raise BrokerUnavailable(f"no room for {publication.envelope.message_id}")
+
+    stored = Failing(begins=True)
+    settings = IngressSettings()
+    gate = Gate(settings)
+    routes = Routes(health_routes({}), CallbackView(stored, settings), gate)
+    async with serve(routes, host="127.0.0.1", port=0) as address:
+        served = Served(address, stored, routes)
+        health = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+
+        lines = await served.talk(whole() + health, answers=2)
+
+    assert [503, 200] == [int(line.split()[1]) for line in lines]
+    assert gate.inside == 0
+
+
 async def test_caller_that_leaves_while_its_callback_is_stored_is_forgotten(
     served: Served,
 ) -> None:
@@ -272,11 +359,115 @@ async def test_a_hundred_callbacks_of_a_caller_that_never_reads_are_stored(
     assert [CALLBACK] * 100 == served.stored.bodies
 
 
-async def test_callback_in_progress_is_answered_when_the_ingress_stops() -> None:
+def in_chunks(count: int) -> bytes:
+    """A callback whose body comes in so many chunks of one byte."""
+    chunks = (b"1\r\n%c\r\n" % byte for byte in CALLBACK.ljust(count))
+    return (
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + b"".join(chunks) + b"0\r\n\r\n"
+    )
+
+
+@pytest.mark.parametrize("behind", [31, 32, 40])
+async def test_many_callbacks_behind_one_whose_body_came_late_are_answered(
+    served: Served, behind: int
+) -> None:
+    """The parser holds back what is too much at a time, and counts one too many."""
+    late = whole(more=b"Expect: 100-continue\r\n")
+    size = len(CALLBACK)
+    reader, writer = await asyncio.open_connection(*served.address)
+    writer.write(late[:-size])
+    async with asyncio.timeout(10):
+        await reader.readuntil(b"100 Continue\r\n\r\n")
+    writer.write(late[-size:])
+    lines = [await answer(reader)]
+
+    writer.write(whole() * behind)
+    lines += [await answer(reader) for _ in range(behind)]
+    writer.close()
+
+    assert {b"HTTP/1.1 200 OK"} == set(lines)
+    assert [CALLBACK] * (1 + behind) == served.stored.bodies
+
+
+@pytest.mark.parametrize("count", [2048, 2049, 2050, 5000])
+async def test_callback_behind_one_of_thousands_of_chunks_is_answered(
+    served: Served, count: int
+) -> None:
+    """The parser pauses itself for those, and has to be told to go on."""
+    reader, writer = await asyncio.open_connection(*served.address)
+    writer.write(in_chunks(count))
+    first = await answer(reader)
+    writer.write(whole())
+    second = await answer(reader)
+    writer.close()
+
+    assert [b"HTTP/1.1 200 OK"] * 2 == [first, second]
+    assert [CALLBACK.ljust(count), CALLBACK] == served.stored.bodies
+
+
+async def test_caller_that_does_not_read_gets_its_answers_when_it_does(
+    served: Served,
+) -> None:
+    """And in their order, though the ingress had to wait with them."""
+    with connected(served.address) as caller:
+        loop = asyncio.get_running_loop()
+        pieces = [whole(b'{"task_id": "t%d"}' % number) for number in range(5_000)]
+        async with asyncio.timeout(60):
+            sending = asyncio.create_task(loop.sock_sendall(caller, b"".join(pieces)))
+            await eventually(seen(lambda: len(served.stored.bodies) > 1000))
+            answers = bytearray()
+            while answers.count(b"HTTP/1.1 200 OK") < len(pieces):
+                answers += await loop.sock_recv(caller, 2**20)
+            await sending
+
+    ids = [b'{"task_id": "t%d"}' % number for number in range(len(pieces))]
+    assert ids == served.stored.bodies
+
+
+async def test_caller_that_never_reads_is_cut_off(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or it would hold its connection for ever, and needs no token for that."""
+    monkeypatch.setattr("pipeline.ingress.app.KEEPALIVE_SECONDS", 0.3)
+    async with serve(served.routes, host="127.0.0.1", port=0) as address:
+        with connected(address) as caller, pytest.raises(ConnectionError):
+            await _send_and_never_read(caller)
+
+
+async def test_caller_that_never_reads_does_not_delay_the_stop(served: Served) -> None:
+    serving = serve(served.routes, host="127.0.0.1", port=0)
+    address = await serving.__aenter__()
+    with connected(address) as caller:
+        sending = asyncio.create_task(_send_and_never_read(caller))
+        # It is stuck once no more is stored: its answers have nowhere to go.
+        known = -1
+        while known != len(served.stored.bodies) or known < 1000:
+            known = len(served.stored.bodies)
+            await asyncio.wait([sending], timeout=0.5)
+        began = time.monotonic()
+
+        await serving.__aexit__(None, None, None)
+
+        assert time.monotonic() - began < 3
+        with pytest.raises(ConnectionError):
+            await sending
+
+
+async def _send_and_never_read(caller: socket.socket) -> None:
+    """Send for half a minute, if the other side bears it for so long."""
+    async with asyncio.timeout(30):
+        while True:
+            await asyncio.get_running_loop().sock_sendall(caller, whole() * 100)
+
+
+@pytest.mark.parametrize("begins", [True, False])
+async def test_callback_in_progress_is_answered_when_the_ingress_stops(
+    *, begins: bool
+) -> None:
     """And the connection is closed after it."""
-    stored = Stored()
+    stored = Stored(begins=begins)
     settings = IngressSettings()
-    routes = Routes({}, CallbackView(stored.store, settings), Gate(settings))
+    routes = Routes({}, CallbackView(stored, settings), Gate(settings))
     stored.may_end.clear()
     async with serve(routes, host="127.0.0.1", port=0) as address:
         reader, writer = await asyncio.open_connection(*address)
@@ -308,6 +499,40 @@ async def test_callback_that_does_not_end_is_given_up_when_the_ingress_stops(
     await eventually(seen(lambda: asyncio.all_tasks() <= before))
 
     assert [] == served.stored.bodies
+    # Nobody waits for it any more.
+    served.stored.may_end.set()
+
+
+async def test_error_that_nobody_has_foreseen_is_counted(served: Served) -> None:
+    def counted() -> float:
+        labels = {"operation": "upload-extend", "status": "500"}
+        return REGISTRY.get_sample_value("pipeline_callbacks_total", labels) or 0.0
+
+    before = counted()
+
+    (line,) = await served.talk(whole(b'{"task_id": "breaks"}'), answers=1)
+
+    assert line.startswith(b"HTTP/1.1 500 ")
+    assert 1 == counted() - before
+
+
+async def test_error_in_the_beginning_is_told_and_stores_nothing(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have been handed on already: a second publish would be a repeat."""
+
+    def begin(_: Publication) -> None:
+        raise RuntimeError("what nobody has foreseen")
+
+    monkeypatch.setattr(served.stored, "begin", begin)
+
+    (line,) = await served.talk(whole(), answers=1)
+
+    if served.routes.quick is None:  # nothing is begun
+        assert b"HTTP/1.1 200 OK" == line
+    else:
+        assert line.startswith(b"HTTP/1.1 500 ")
+        assert [] == served.stored.bodies
 
 
 async def test_connection_is_kept_after_the_quick_way_and_closed_when_it_idles(

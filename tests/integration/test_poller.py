@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
-    from pipeline.broker.port import Broker, Depth
+    from pipeline.broker.found import Depth
+    from pipeline.broker.port import Broker
     from pipeline.ledger.port import Ledger
     from pipeline.message import Publication
     from tests.file_server import Answer

@@ -22,12 +22,11 @@ from tests.factories import (
     make_publications,
     make_topology,
 )
-from tests.rabbitmq_node import delete_topology
 from tests.tcp_proxy import TcpProxy
 from tests.waiting import eventually, receive, receive_one
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Callable
     from contextlib import AbstractAsyncContextManager
 
     from pipeline.topology import Topology
@@ -50,11 +49,9 @@ IMPATIENT_TRIES = 5
 
 
 @pytest.fixture(scope="module")
-def node_topology(rabbitmq_own_node: RabbitNode) -> Iterator[Topology]:
-    """A topology on the private node."""
-    topology = make_topology()
-    yield topology
-    asyncio.run(delete_topology(rabbitmq_own_node.url, topology))
+def node_topology() -> Topology:
+    """A topology on the private node, which ends with this module."""
+    return make_topology()
 
 
 @pytest.fixture(params=[True, False], ids=["fast", "plain"])

@@ -1,4 +1,4 @@
-"""Publishing to a real RabbitMQ, on the fast path and on the plain one."""
+"""Publishing to a real RabbitMQ: on the fast path, begun there, and the plain way."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Protocol
 import aio_pika
 import pytest
 
-from pipeline.broker import rabbitmq, rabbitmq_connection
+from pipeline.broker import rabbitmq, rabbitmq_connection, rabbitmq_publisher
 from pipeline.broker.rabbitmq import RabbitBroker
+from pipeline.broker.rabbitmq_plain import Route
+from pipeline.broker.rabbitmq_publisher import FastPublisher
 from pipeline.errors import (
     BrokerClosed,
     BrokerError,
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from contextlib import AbstractAsyncContextManager
 
+    from pipeline.message import Publication
     from pipeline.topology import Topology
 
     class OpenRabbit(Protocol):
@@ -47,17 +50,27 @@ PATIENT = timedelta(seconds=10)
 SHORT = timedelta(seconds=0.5)
 
 
-@pytest.fixture(params=[True, False], ids=["fast", "plain"])
+class BegunBroker(RabbitBroker):
+    """Begins each message that goes alone, wherever it can."""
+
+    async def publish(self, *publications: Publication) -> None:
+        begun = self.begin(publications[0]) if len(publications) == 1 else None
+        await (super().publish(*publications) if begun is None else begun)
+
+
+@pytest.fixture(params=["fast", "begun", "plain"])
 def open_rabbit(
     request: pytest.FixtureRequest, rabbitmq_url: str, rabbit_topology: Topology
 ) -> OpenRabbit:
-    """Opens handles that take the fast path, then such that may not."""
+    """Opens handles that take the fast path, such that begin, and such that may not."""
+    kind = BegunBroker if request.param == "begun" else RabbitBroker
+    is_fast = request.param != "plain"
 
     @asynccontextmanager
     async def opened(
         url: str = rabbitmq_url, *, deadline: timedelta = PATIENT
     ) -> AsyncIterator[RabbitBroker]:
-        async with RabbitBroker(url, deadline=deadline, fast=request.param) as broker:
+        async with kind(url, deadline=deadline, fast=is_fast) as broker:
             await broker.declare(rabbit_topology)
             yield broker
 
@@ -111,6 +124,39 @@ async def test_one_returned_message_fails_its_call_and_stores_the_rest(
         with pytest.raises(Unroutable, match="nowhere"):
             await broker.publish(first, lost, last)
 
+        assert 2 == await _ready(broker)
+
+
+async def test_fast_path_begins_and_the_plain_one_cannot(
+    request: pytest.FixtureRequest, open_rabbit: OpenRabbit
+) -> None:
+    """Otherwise every callback would take a task, and nobody would notice."""
+    is_plain = "plain" in request.node.callspec.id
+    async with open_rabbit() as broker:
+        await broker.publish(make_publication())  # there is a channel from now on
+
+        begun = broker.begin(make_publication())
+
+        assert is_plain == (begun is None)
+        if begun is not None:
+            await begun
+        assert (1 if is_plain else 2) == await _ready(broker)
+
+
+async def test_begun_message_that_cannot_be_sent_or_must_wait_is_not_begun(
+    open_rabbit: OpenRabbit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is for ``publish`` to say so, or to wait."""
+    huge = make_publication(make_envelope(headers={"huge": "x" * 200_000}))
+    async with open_rabbit() as broker:
+        await broker.publish(make_publication())
+
+        assert broker.begin(huge) is None
+        monkeypatch.setattr(rabbitmq_publisher, "BUFFER_LIMIT_BYTES", -1)
+        assert broker.begin(make_publication()) is None
+        monkeypatch.undo()
+
+        await broker.publish(make_publication())
         assert 2 == await _ready(broker)
 
 
@@ -258,7 +304,7 @@ async def test_thousands_at_once_are_stored(
     open_rabbit: OpenRabbit, request: pytest.FixtureRequest
 ) -> None:
     """None is lost, doubled or refused."""
-    is_fast = "fast" in request.node.name
+    is_fast = "plain" not in request.node.name
     publications = make_publications(5000 if is_fast else 1000)
 
     async with open_rabbit() as broker:
@@ -268,6 +314,11 @@ async def test_thousands_at_once_are_stored(
             return await _ready(broker) == len(publications)
 
         await eventually(are_all_counted)
+        publisher = broker._publisher
+        assert is_fast == isinstance(publisher, FastPublisher)
+        if isinstance(publisher, FastPublisher):  # nor is anything kept of them
+            assert not publisher._calls
+            assert not publisher._sent
 
 
 async def test_burst_of_large_messages_is_no_alarm(open_rabbit: OpenRabbit) -> None:
@@ -323,6 +374,36 @@ async def test_lost_confirm_leaves_the_outcome_open(
 
         await eventually(is_stored)
         proxy.cut()
+
+
+async def test_each_call_ends_at_its_own_deadline(
+    open_rabbit: OpenRabbit, rabbitmq_url: str, proxy: TcpProxy
+) -> None:
+    """Also one that had to wait before, and has less time left than those before it."""
+    async with open_rabbit(proxy.url_for(rabbitmq_url)) as broker:
+        await broker.publish(make_publication())
+        publisher = broker._publisher
+        assert publisher is not None
+        proxy.hold()
+
+        def publish(seconds: float) -> asyncio.Task[None]:
+            items = [(Route("", mandatory=True), make_publication())]
+            return asyncio.create_task(
+                publisher.publish(items, deadline_seconds=seconds)
+            )
+
+        began = time.monotonic()
+        patient, hasty, hastier = publish(60), publish(0.4), publish(0.2)
+
+        with pytest.raises(BrokerUnavailable):
+            await hastier
+        assert not hasty.done()
+        with pytest.raises(BrokerUnavailable):
+            await hasty
+        assert 0.4 <= time.monotonic() - began < 5
+        assert not patient.done()
+        patient.cancel()
+        proxy.resume()
 
 
 async def test_cancelled_publish_harms_no_other(

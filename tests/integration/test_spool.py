@@ -10,9 +10,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pipeline.broker.sqlite import SqliteBroker
-from pipeline.errors import SpoolRefused, TopologyMismatch
+from pipeline.errors import (
+    BrokerUnavailable,
+    PublishRefused,
+    SpoolRefused,
+    TopologyMismatch,
+)
 from pipeline.ledger import open_ledger
 from pipeline.settings import SpoolSettings
+from pipeline.spool.circuit import THRESHOLD
 from pipeline.spool.forwarder import Forwarder
 from pipeline.spool.outlet import Outlet
 from pipeline.spool.spool import Spool
@@ -131,3 +137,48 @@ async def test_without_a_broker_and_with_a_full_spool_the_error_says_both(
             await outlet.publish(make_publication())
         assert outlet.broker_problem is not None
         assert "min_free_bytes" in str(outlet.problem)
+
+
+async def test_what_was_begun_and_failed_is_spooled_and_counts_as_a_failure(
+    tmp_path: Path, broker: SqliteBroker
+) -> None:
+    """Until something begun is confirmed: then it was no failure in a row."""
+    async with _spool(tmp_path / "spool.db") as spool:
+        outlet = Outlet(broker, spool)
+        outlet.succeeded()
+
+        for number in range(1, 2 * THRESHOLD):
+            await outlet.publish_failed(make_publication(), BrokerUnavailable("slow"))
+            assert number == spool.messages
+            outlet.publish_succeeded()
+        assert outlet.circuit.is_closed
+
+        for _ in range(THRESHOLD):
+            await outlet.publish_failed(make_publication(), BrokerUnavailable("slow"))
+        assert not outlet.circuit.is_closed
+
+        outlet.publish_succeeded()
+        assert outlet.circuit.is_closed
+
+
+async def test_what_was_begun_and_refused_is_spooled_and_is_an_answer(
+    tmp_path: Path, broker: SqliteBroker
+) -> None:
+    """A full queue is no broker that is away."""
+    async with _spool(tmp_path / "spool.db") as spool:
+        outlet = Outlet(broker, spool)
+        for _ in range(2 * THRESHOLD):
+            await outlet.publish_failed(make_publication(), PublishRefused("full"))
+
+        assert 2 * THRESHOLD == spool.messages
+        assert outlet.circuit.is_closed
+
+
+async def test_what_was_begun_and_nobody_takes_says_both_reasons(
+    tmp_path: Path, broker: SqliteBroker
+) -> None:
+    async with _spool(tmp_path / "spool.db", min_free_bytes=2**60) as spool:
+        outlet = Outlet(broker, spool)
+
+        with pytest.raises(SpoolRefused, match=r"slow; spool.min_free_bytes"):
+            await outlet.publish_failed(make_publication(), BrokerUnavailable("slow"))

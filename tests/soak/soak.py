@@ -140,10 +140,15 @@ class Soak:
             if self._traffic_ended is not None:
                 return
             traffic.is_calm = False
-            await self._break(world, prober, fault, chance)
+            await self._break(world, traffic, prober, fault, chance)
 
     async def _break(
-        self, world: World, prober: Prober, fault: Fault, chance: Random
+        self,
+        world: World,
+        traffic: Traffic,
+        prober: Prober,
+        fault: Fault,
+        chance: Random,
     ) -> None:
         lasts = 0.0 if fault.is_instant else chance.uniform(*self._lengths(fault))
         self._doing = fault.name
@@ -153,6 +158,8 @@ class Soak:
         lasted = time.monotonic() - started
         self._doing = f"recovering from {fault.name}"
         found = await prober.recover()
+        if found.caught_up_seconds is not None:
+            traffic.caught_up()
         self._say(f"{fault.name} ({detail}) for {lasted:.1f} s: {found}")
         self._recoveries.append(
             Recovery(

@@ -109,6 +109,8 @@ class Traffic:
         self._doors = doors
         self._turn = 0
         self._backlog = backlog
+        #: Of the backlog, what does not come any more: it is a dead letter.
+        self._never = 0
         self._most = most
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=CONNECTIONS),
@@ -140,7 +142,7 @@ class Traffic:
                     self.dispatched += 1
                 if now - adjusted >= 1:
                     adjusted = now
-                    self._adjust()
+                    self.adjust()
                 await asyncio.sleep(TICK_SECONDS)
 
     async def deliver(self, callback: LoadCallback) -> bool:
@@ -186,11 +188,15 @@ class Traffic:
         self._turn += 1
         return self._doors[self._turn % len(self._doors)]
 
-    def _adjust(self) -> None:
+    def caught_up(self) -> None:
+        """Slow down no more for what is still missing now that all is done."""
+        self._never = self._backlog()
+
+    def adjust(self) -> None:
         """Keep so much on its way that the pipeline is busy and not drowned."""
         if not self.is_calm:
             return
-        seconds = self._backlog() / self.rate
+        seconds = (self._backlog() - self._never) / self.rate
         if seconds > CALM_SECONDS:
             self.rate = max(LEAST_RATE, self.rate * 0.85)
         elif seconds < CALM_SECONDS / 2:

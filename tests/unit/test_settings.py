@@ -312,11 +312,11 @@ def test_a_secret_file_that_cannot_be_read_is_a_mistake(tmp_path: Path) -> None:
     expected = [
         (
             "broker_url (PIPELINE_BROKER_URL_FILE): expected a file that can be read,"
-            " got FileNotFoundError"
+            " got: No such file or directory"
         ),
         (
             "ledger_url (PIPELINE_LEDGER_URL_FILE): expected a file that can be read,"
-            " got UnicodeDecodeError"
+            " got: no text in UTF-8"
         ),
     ]
     assert expected == found

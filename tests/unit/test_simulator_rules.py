@@ -93,6 +93,17 @@ def test_the_clock_runs_as_fast_as_it_is_told() -> None:
     assert clock.now() <= clock.now()
 
 
+def test_a_clock_is_put_forward_at_once_and_never_back() -> None:
+    clock = SimulatedClock(60)
+    before = clock.now()
+
+    clock.advance(timedelta(days=1))
+
+    assert timedelta(days=1) <= clock.now() - before < timedelta(days=2)
+    with pytest.raises(ValueError, match="expected a span of 0 or more, got -1 day"):
+        clock.advance(timedelta(days=-1))
+
+
 @pytest.mark.parametrize("scale", [0, -1, float("nan")])
 def test_a_clock_that_stands_still_is_refused(scale: float) -> None:
     with pytest.raises(ValueError, match="expected a time scale above 0"):

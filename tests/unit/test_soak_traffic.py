@@ -63,3 +63,24 @@ async def test_what_is_given_up_is_told_apart_by_whether_something_was_broken(
     assert CALLBACKS == traffic.journal.given_up
     assert unexplained == traffic.journal.given_up_in_calm
     assert {503: 2 * CALLBACKS} == traffic.journal.statuses
+
+
+async def test_dead_letters_do_not_slow_it_down_for_ever() -> None:
+    """It once fell to the least rate for good, after a subscriber had failed."""
+    on_their_way = 100
+    traffic = Traffic(deque(), [], Journal(), backlog=lambda: on_their_way, most=500)
+    try:
+        started = traffic.rate
+        traffic.adjust()
+        slow = traffic.rate
+        traffic.caught_up()
+        traffic.adjust()
+        on_their_way += 100
+        fast = traffic.rate
+        traffic.adjust()
+    finally:
+        await traffic.close()
+
+    assert slow < started
+    assert fast > slow
+    assert traffic.rate < fast

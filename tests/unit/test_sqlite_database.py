@@ -49,6 +49,14 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def new_file(path: Path) -> Path:
+    """A file that another process has made and not begun with."""
+    path.parent.mkdir()
+    path.touch()
+    return path
+
+
+@pytest.fixture
 async def database(path: Path) -> AsyncIterator[Database]:
     timeout = timedelta(seconds=0.3)
     async with Database(path, busy_timeout=timeout, prepare=prepare) as opened:
@@ -201,6 +209,32 @@ async def test_short_lock_is_waited_for(database: Database, path: Path) -> None:
     await waiting
 
     assert [1, 2] == await database.read(numbers)
+
+
+async def test_new_file_that_another_process_begins_with_is_waited_for(
+    new_file: Path,
+) -> None:
+    """Both switch its log on; SQLite itself would not wait for that."""
+    async with Database(new_file, prepare=prepare) as database:
+        with locked(new_file):
+            writing = asyncio.create_task(database.write(insert(1)))
+            # It must not have failed before the lock is gone.
+            done, _ = await asyncio.wait([writing], timeout=0.2)
+            assert not done
+
+        assert 1 == await writing
+
+
+async def test_new_file_that_stays_locked_is_unavailable_in_time(
+    new_file: Path,
+) -> None:
+    timeout = timedelta(seconds=0.2)
+    async with Database(new_file, busy_timeout=timeout, prepare=prepare) as database:
+        with locked(new_file):
+            began = time.monotonic()
+            with pytest.raises(DatabaseUnavailable, match="locked"):
+                await database.write(insert(1))
+            assert 0.2 <= time.monotonic() - began < 5
 
 
 async def test_full_disk_is_unavailable_and_ends_with_more_room(
