@@ -50,7 +50,7 @@ BATCH_LIMIT: Final = 512
 CACHE_KIB: Final = 2000
 
 #: A call that gets no answer is found out at most this part of the deadline late.
-_LATE: Final = 0.25
+_LATE: Final = 0.1
 
 
 class Database:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import os
-import time
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -13,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import aiohttp
 
 from tests.command_line import CommandLine
+from tests.disk import watched_disk
 from tests.outage import body_of, published
 from tests.waiting import eventually
 
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pipeline.topology import Topology
+    from tests.disk import Disk
 
 #: What is aimed at, in callbacks a second.
 RATE: Final = 200
@@ -32,8 +32,6 @@ CALLERS: Final = 10
 FINDING_SECONDS: Final = 2.0
 #: No answer at all: far above what the provider waits.
 GIVEN_UP_SECONDS: Final = 60.0
-#: Between two looks at how long the disk takes.
-DISK_PAUSE_SECONDS: Final = 0.02
 HEADERS: Final = {"Content-Type": "application/json"}
 
 
@@ -44,8 +42,8 @@ class Answers:
     statuses: Sequence[int]
     #: In ascending order.
     seconds: Sequence[float]
-    #: The longest that another program waited for the same disk meanwhile.
-    disk_seconds: float
+    #: What the disk did meanwhile.
+    disk: Disk
 
     @property
     def slowest_seconds(self) -> float:
@@ -62,7 +60,7 @@ class Answers:
         return (
             f"{len(self.seconds)} answers, p99 {1000 * self.p99_seconds:.0f} ms,"
             f" slowest {1000 * self.slowest_seconds:.0f} ms,"
-            f" disk {1000 * self.disk_seconds:.0f} ms"
+            f" disk {1000 * self.disk.longest_seconds:.0f} ms"
         )
 
 
@@ -108,13 +106,9 @@ class Caller:
 
         count = max(1, int(self.rate * seconds))
         calls = (call(began + n / self.rate) for n in range(count))
-        stopping = asyncio.Event()
-        waiting = asyncio.create_task(_wait_for_disk(self._folder, stopping))
-        statuses = await asyncio.gather(*calls)
-        stopping.set()
-        answers = Answers(
-            statuses=statuses, seconds=sorted(took), disk_seconds=await waiting
-        )
+        async with watched_disk(self._folder) as disk:
+            statuses = await asyncio.gather(*calls)
+        answers = Answers(statuses=statuses, seconds=sorted(took), disk=disk)
         print(f"{self.rate:.0f}/s: {answers}")  # noqa: T201  shown with a failure
         return answers
 
@@ -147,28 +141,6 @@ class Caller:
         if answer.status == 200:
             self.accepted.add(task_id)
         return answer.status
-
-
-async def _wait_for_disk(folder: Path, stopping: asyncio.Event) -> float:
-    """Write to a disk again and again; give the longest that it took, in seconds.
-
-    The first time does not count: it makes the file.
-    """
-
-    def write() -> float:
-        with (folder / "disk").open("ab") as file:
-            file.write(bytes(4096))
-            file.flush()
-            began = time.monotonic()
-            os.fsync(file.fileno())
-            return time.monotonic() - began
-
-    await asyncio.to_thread(write)
-    longest = 0.0
-    while not stopping.is_set():
-        longest = max(longest, await asyncio.to_thread(write))
-        await asyncio.sleep(DISK_PAUSE_SECONDS)
-    return longest
 
 
 @asynccontextmanager

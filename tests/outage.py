@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 #: What the ingress waits for a confirm.
 CONFIRM = timedelta(seconds=1)
+#: What it waits for its spool: far longer than usual, for a disk that others keep busy.
+DISK = timedelta(seconds=20)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,8 +95,13 @@ async def running_outage(
     forwards: bool = True,
     **settings: Any,
 ) -> AsyncIterator[Outage]:
-    """Run an ingress; the broker at ``url`` may be away."""
-    chosen = SpoolSettings.model_validate({"path": folder / "spool.db", **settings})
+    """Run an ingress; the broker at ``url`` may be away.
+
+    Its spool waits for a disk that stands still, unless ``settings`` say otherwise.
+    """
+    chosen = SpoolSettings.model_validate(
+        {"path": folder / "spool.db", "timeout": DISK, **settings}
+    )
     stopping = asyncio.Event()
     async with (
         open_broker(url, deadline=CONFIRM) as broker,

@@ -21,6 +21,7 @@ from pipeline.broker import open_broker
 from pipeline.errors import BrokerError, BrokerUnavailable, DeliveryLost
 from pipeline.message import TASK_ID
 from pipeline.topology import DEDUPE
+from tests.disk import watched_disk
 from tests.factories import make_publication
 from tests.outage import running_outage, until_drained, until_up
 from tests.waiting import eventually
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
     from pipeline.broker.port import Broker, Consumer
     from pipeline.topology import Topology
+    from tests.disk import Disk
     from tests.outage import Outage
 
 PUBLISHERS: Final = 4
@@ -42,8 +44,10 @@ DEADLINE: Final = timedelta(seconds=5)
 class Traffic:
     """What was sent, promised and received; ids are message ids and task ids."""
 
-    def __init__(self, outage: Outage) -> None:
+    def __init__(self, outage: Outage, disk: Disk) -> None:
         self.outage = outage
+        #: What the disk of the spool does meanwhile.
+        self.disk = disk
         #: Confirmed by the broker.
         self.confirmed: set[str] = set()
         #: Answered 200 by the ingress.
@@ -150,13 +154,14 @@ async def running_traffic(
     """
     async with (
         running_outage(url, topology, folder) as outage,
+        watched_disk(folder) as disk,
         open_broker(url, deadline=DEADLINE) as publishing,
         open_broker(url, deadline=DEADLINE) as consuming,
     ):
         await until_up(outage)
         for broker in (publishing, consuming):
             await broker.declare(topology)
-        traffic = Traffic(outage)
+        traffic = Traffic(outage, disk)
         async with (
             consuming.consume(DEDUPE, prefetch=500) as consumer,
             asyncio.TaskGroup() as group,

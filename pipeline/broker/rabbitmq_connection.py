@@ -55,8 +55,10 @@ FOREIGN_ERRORS: Final = (
 )
 
 
-def reason_of(error: BaseException) -> str:
+def reason_of(error: BaseException | None) -> str:
     """Say in words what the library or the broker said, and what to do about it."""
+    if error is None:
+        return "no reason was given"
     number, text = _number_and_text(error)
     if isinstance(error, aiormq.exceptions.ProbableAuthenticationError):
         return f"expected to be let in, was refused ({text}): correct broker_url"
@@ -240,7 +242,9 @@ class Link:
             is_connected = True
             try:
                 reason = await self._until_closed(connection)
-                self._problem = f"connection to {self.address} lost: {_why(reason)}"
+                self._problem = (
+                    f"connection to {self.address} lost: {reason_of(reason)}"
+                )
             finally:
                 await self._lower(connection)
             BROKER_RECONNECTS.inc()
@@ -320,10 +324,6 @@ def _with_options(url: str, name: str, heartbeat_seconds: int) -> URL:
     if "heartbeat" not in parsed.query:
         parsed = parsed.update_query(heartbeat=heartbeat_seconds)
     return parsed.update_query(name=name)
-
-
-def _why(reason: BaseException | None) -> str:
-    return "no reason was given" if reason is None else reason_of(reason)
 
 
 async def _close_quietly(connection: AbstractConnection) -> None:

@@ -17,6 +17,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
 from pipeline.broker import rabbitmq_wire as wire
+from pipeline.broker.rabbitmq_connection import reason_of
 from pipeline.broker.rabbitmq_outgoing import Call, Message
 from pipeline.broker.rabbitmq_plain import (
     CLOSED,
@@ -305,7 +306,9 @@ class FastPublisher(Publisher):
 
     def _on_channel_closed(self, closing: asyncio.Future[object]) -> None:
         reason = None if closing.cancelled() else closing.exception()
-        error = BrokerUnavailable(f"the channel to the broker was closed: {reason!r}")
+        error = BrokerUnavailable(
+            f"the channel to the broker was closed: {reason_of(reason)}"
+        )
         error.__cause__ = reason
         self._fail(error)
 

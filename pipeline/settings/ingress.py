@@ -136,4 +136,4 @@ class SpoolSettings(Section):
     #: Where the oldest has waited longer than this nothing more is taken.
     max_age: Timeout = timedelta(days=7)
     #: The longest to wait until a callback is on the disk; then the answer is 503.
-    timeout: Timeout = timedelta(seconds=1)
+    timeout: Timeout = timedelta(seconds=2)

@@ -116,7 +116,7 @@ async def test_replay_that_loses_its_connection_ends_and_says_how_far_it_came(
             cut_at.append(progress.matched)
             proxy.cut()
 
-    with pytest.raises(BrokerUnavailable, match="took them back") as raised:
+    with pytest.raises(BrokerUnavailable) as raised:
         await replay(broker, [DOWNLOAD], LATER, rate=100, on_progress=cut)
 
     done = _said(raised, "replayed")

@@ -122,7 +122,7 @@ async def test_nobody_waits_long_while_two_of_three_nodes_are_dead(
         answers.append(await calling)
         await caller.check_that_nothing_is_lost(cluster.url, topology)
     for one in answers:
-        assert {200} == {*one.statuses}
+        assert {*one.statuses} <= ({200, 503} if one.disk.may_refuse else {200})
         assert one.slowest_seconds < ANSWER_SECONDS
 
 
@@ -160,7 +160,9 @@ async def test_partition_of_the_leader_from_the_others(
 def _check(traffic: Traffic) -> None:
     assert set() == traffic.lost
     assert {200} == {*traffic.statuses}
-    assert traffic.slowest_seconds < ANSWER_SECONDS
+    # A commit of the spool may be several writes.
+    disk = 3 * traffic.disk.longest_seconds
+    assert traffic.slowest_seconds < ANSWER_SECONDS + disk
 
 
 async def _leader(cluster: RabbitCluster, topology: Topology) -> RabbitNode:
