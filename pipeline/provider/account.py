@@ -7,6 +7,7 @@ there as well, because the provider counts by account and by task, not by proces
 from __future__ import annotations
 
 import asyncio
+import itertools
 from contextlib import asynccontextmanager, nullcontext
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 #: A turn that begins later than this is not used: others have theirs by then.
 LATE_SECONDS: Final = SLACK_SECONDS / 2
+#: So many are given up for that, one after the other. Where the ledger is always so
+#: slow the next one is used all the same: else nothing would ever be asked.
+MOST_GIVEN_UP: Final = 5
 _SLACK: Final = timedelta(seconds=SLACK_SECONDS)
 
 
@@ -87,21 +91,26 @@ class AccountPace:
             yield
 
     async def _take_question(self, turns: Turns, task_id: TaskId | None) -> None:
+        given_up = 0
         while True:
+            asked_at = asyncio.get_running_loop().time()
             turn = await turns.take_question(
                 task_id, pause=self._pause, window=self._of_task
             )
-            if await _is_punctual(turn.wait) and turn.is_taken:
+            is_punctual = await _is_punctual(turn.wait, asked_at)
+            if turn.is_taken and (is_punctual or given_up == MOST_GIVEN_UP):
                 return
+            given_up += turn.is_taken
 
     async def _take_submission(self, turns: Turns) -> None:
-        while True:
+        for given_up in itertools.count():
+            asked_at = asyncio.get_running_loop().time()
             try:
                 wait = await turns.take_submission(self._of_submissions)
             except LedgerError as error:
                 message = f"expected a turn to submit something, got none: {error}"
                 raise ProviderUnavailable(message) from error
-            if await _is_punctual(wait):
+            if await _is_punctual(wait, asked_at) or given_up == MOST_GIVEN_UP:
                 return
 
 
@@ -116,9 +125,12 @@ def window_of_task(limits: DoorLimits) -> Window:
     return Window(most=most, span=span + _SLACK)
 
 
-async def _is_punctual(wait: timedelta) -> bool:
-    """Wait, and tell whether that has not taken much longer."""
+async def _is_punctual(wait: timedelta, asked_at: float) -> bool:
+    """Wait for a turn, and tell whether it begins in time.
+
+    The wait counts from some moment between the question for the turn and its answer.
+    So the whole of it is waited out from now, and what the answer took is late.
+    """
     loop = asyncio.get_running_loop()
-    begins_at = loop.time() + wait.total_seconds()
     await asyncio.sleep(wait.total_seconds())
-    return loop.time() - begins_at <= LATE_SECONDS
+    return loop.time() - asked_at - wait.total_seconds() <= LATE_SECONDS

@@ -17,8 +17,11 @@ from pydantic import SecretStr
 
 from pipeline.errors import LedgerUnavailable, ProviderUnavailable, TaskNotFound
 from pipeline.ledger import open_ledger
+from pipeline.ledger.turns import Turn, Turns, Window
+from pipeline.provider.account import MOST_GIVEN_UP, AccountPace
 from pipeline.provider.client import ProviderClient
 from pipeline.provider.door import Door, door_of
+from pipeline.provider.pace import SLACK_SECONDS
 from pipeline.settings import load_settings
 from pipeline.simulator import ProviderOptions, RateLimits, SimulatedProvider
 from pipeline.task import TaskId
@@ -171,3 +174,65 @@ async def test_where_no_turn_can_be_had_nothing_is_sent(
 
     assert [] == list(provider.asked)
     assert 0 == provider.calls("/api/v1/lyrics")
+
+
+class SlowTurns(Turns):
+    """Turns of a ledger whose answers come late: its disk is slow.
+
+    Args:
+        ledger: has the turns.
+        delays: what each answer takes longer, in seconds; then they come at once.
+    """
+
+    def __init__(self, ledger: Turns, *delays: float) -> None:
+        self._ledger = ledger
+        self._delays = list(delays)
+        self.taken = 0
+
+    async def take_question(
+        self, task_id: TaskId | None, *, pause: timedelta, window: Window
+    ) -> Turn:
+        turn = await self._ledger.take_question(task_id, pause=pause, window=window)
+        self.taken += turn.is_taken
+        await self._delay()
+        return turn
+
+    async def take_submission(self, window: Window) -> timedelta:
+        wait = await self._ledger.take_submission(window)
+        self.taken += 1
+        await self._delay()
+        return wait
+
+    async def _delay(self) -> None:
+        if self._delays:
+            await asyncio.sleep(self._delays.pop(0))
+
+
+@pytest.mark.parametrize("kind", ["question", "submission"])
+async def test_turn_that_the_ledger_gives_too_late_is_not_used(
+    ledger_url: str, kind: str
+) -> None:
+    """The same place in the window may be somebody else's by then."""
+    async with open_ledger(ledger_url) as ledger:
+        turns = SlowTurns(ledger, SLACK_SECONDS)
+        pace = AccountPace(door().limits, 1000, turns)
+
+        async with pace.question(None) if kind == "question" else pace.submission():
+            pass
+
+    # The second one may be late as well, on a slow machine.
+    assert turns.taken >= 2
+
+
+@pytest.mark.parametrize("kind", ["question", "submission"])
+async def test_ledger_that_is_always_slow_keeps_nobody_from_asking(
+    ledger_url: str, kind: str
+) -> None:
+    async with open_ledger(ledger_url) as ledger:
+        turns = SlowTurns(ledger, *[SLACK_SECONDS] * 100)
+        pace = AccountPace(door().limits, 1000, turns)
+
+        async with pace.question(None) if kind == "question" else pace.submission():
+            pass
+
+    assert MOST_GIVEN_UP + 1 == turns.taken
