@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 #: Long enough for a busy machine: only a broker that is gone lets it pass.
 DEADLINE = timedelta(seconds=10)
+#: Leases of the embedded broker. Where several handles have consumers, one frees what
+#: another holds that stood still for longer; a process that is to die needs less.
+LEASE = "lease_seconds=30"
 
 
 class OpenAgain(Protocol):
@@ -33,7 +36,14 @@ class OpenAgain(Protocol):
 def broker_url(request: pytest.FixtureRequest) -> str:
     """Address of the broker."""
     url: str = request.getfixturevalue(f"{request.param}_url")
-    return url
+    address, mark, _ = url.partition("lease_seconds=")
+    return f"{address}{LEASE}" if mark else url
+
+
+@pytest.fixture
+def mortal_url(broker_url: str) -> str:
+    """Address for a process that dies: others get what it held after a second."""
+    return broker_url.replace(LEASE, "lease_seconds=1")
 
 
 @pytest.fixture

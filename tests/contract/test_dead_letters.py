@@ -44,6 +44,21 @@ EVERYTHING = Selection()
 OVER_A_PAGE = PAGE * 2 + 100
 
 
+@pytest.fixture(autouse=True)
+def _given_back_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait for what was given back longer than people would.
+
+    Else it is counted too early on a busy machine.
+    """
+    monkeypatch.setattr("pipeline.dead_letters.walk.GIVE_BACK_SECONDS", 20)
+
+
+@pytest.fixture
+def _nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take no pause of a busy machine for others who have taken the rest."""
+    monkeypatch.setattr("pipeline.dead_letters.walk.IDLE_SECONDS", 20)
+
+
 async def bury(
     broker: Broker,
     *envelopes: Envelope,
@@ -96,6 +111,7 @@ async def test_browsing_shows_everything_and_changes_nothing(broker: Broker) -> 
         assert expected == shown
 
 
+@pytest.mark.usefixtures("_nobody_else")
 async def test_browsing_sees_each_once_when_there_are_more_than_a_consumer_may_hold(
     broker: Broker,
 ) -> None:
@@ -135,7 +151,8 @@ async def test_browsing_empty_queues_ends_at_once(broker: Broker) -> None:
     ids = await seen_ids(broker)
 
     assert not ids
-    assert time.monotonic() - started < 2
+    # To wait for something at each of them would take six.
+    assert time.monotonic() - started < 5.5
 
 
 @pytest.mark.parametrize(
@@ -193,6 +210,7 @@ async def test_a_replay_returns_to_its_own_queue_and_to_no_other(
     assert await ready(broker, dead_letter_queue(DOWNLOAD)) == 0
 
 
+@pytest.mark.usefixtures("_nobody_else")
 async def test_only_the_selected_are_replayed_and_the_others_stay(
     broker: Broker,
 ) -> None:
@@ -233,12 +251,13 @@ async def test_a_limit_is_kept_over_all_queues(broker: Broker) -> None:
 
 
 async def test_a_rate_is_kept_within_five_percent(broker: Broker) -> None:
-    """Others may hold up the disk at the end of one; never at that of each."""
+    """None is faster; others may hold up the disk during some, but not during each."""
     rates = []
-    for _ in range(5):
+    for _ in range(15):
         await bury(broker, *make_envelopes(150))
         rates.append(await _rate_of_replay(broker, 150, rate=75))
-        if rates[-1] == pytest.approx(75, rel=0.05):
+        assert rates[-1] <= 75 * 1.05
+        if rates[-1] >= 75 * 0.95:
             return
     pytest.fail(f"expected 75 within 5 percent, found {rates}")
 
@@ -272,6 +291,7 @@ async def test_progress_is_reported_up_to_the_total(broker: Broker) -> None:
     assert len(reports) > 1
 
 
+@pytest.mark.usefixtures("_nobody_else")
 async def test_what_fails_again_meanwhile_is_not_replayed_twice(
     broker: Broker, open_again: OpenAgain
 ) -> None:
@@ -392,6 +412,7 @@ async def test_what_somebody_else_holds_is_known_to_be_missed(
         assert progress.missed in {count, None}
 
 
+@pytest.mark.usefixtures("_nobody_else")
 async def test_nothing_is_missed_where_nobody_else_looks(broker: Broker) -> None:
     """A command right behind another one is not warned of it."""
     await bury(broker, *make_envelopes(OVER_A_PAGE))

@@ -33,14 +33,14 @@ MESSAGES = 10_000
 
 
 async def test_what_a_killed_worker_held_is_redelivered(
-    broker: Broker, broker_url: str, topology: Topology
+    broker: Broker, mortal_url: str, topology: Topology
 ) -> None:
     """After ``kill -9`` nothing is lost, neither received nor fetched ahead."""
     publications = make_publications(5)
     await broker.publish(*publications)
     worker = await asyncio.create_subprocess_exec(
         *(sys.executable, str(Path(__file__).with_name("holding_worker.py"))),
-        *(broker_url, topology.prefix, DEDUPE),
+        *(mortal_url, topology.prefix, DEDUPE),
         stdout=asyncio.subprocess.PIPE,
         env={"PYTHONPATH": str(REPOSITORY)},
     )

@@ -370,7 +370,7 @@ async def test_closing_works_while_a_receiver_waits(broker: Broker) -> None:
     waiting = asyncio.ensure_future(consumer.receive())
     assert not (await asyncio.wait((waiting,), timeout=0.1))[0]
 
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await broker.__aexit__(None, None, None)
         assert [] == list(await waiting)
 

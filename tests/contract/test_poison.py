@@ -50,12 +50,12 @@ LEASE = "lease_seconds=0.3"
 
 @pytest.mark.parametrize("batch_size", [1, 10])
 async def test_poison_that_crashes_the_worker_process(
-    broker: Broker, broker_url: str, topology: Topology, batch_size: int
+    broker: Broker, mortal_url: str, topology: Topology, batch_size: int
 ) -> None:
     """So many redeliveries, then it is a dead letter; its neighbours are handled."""
     bodies = [*NEIGHBOURS[:2], POISON, *NEIGHBOURS[2:]]
     await broker.publish(*(make_publication(make_envelope(body=b)) for b in bodies))
-    url = broker_url.replace("lease_seconds=1", LEASE)
+    url = mortal_url.replace("lease_seconds=1", LEASE)
 
     async with crashing(url, topology.prefix, batch_size) as deaths:
         # What was handed on right before a death and not acknowledged comes twice.

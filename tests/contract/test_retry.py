@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
+
+import pytest
 
 from pipeline.errors import FetchFailed
 from pipeline.topology import DEDUPE, DOWNLOAD, WORK
@@ -15,11 +16,13 @@ from tests.factories import (
     make_envelope,
     make_publication,
     make_publications,
+    make_topology,
 )
+from tests.rabbitmq_node import delete_topology
 from tests.waiting import eventually, receive, receive_nothing, receive_one
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from pipeline.broker.port import Broker
     from pipeline.topology import Topology
@@ -28,35 +31,56 @@ if TYPE_CHECKING:
 
 #: RabbitMQ counts in whole milliseconds, from a moment before ours.
 ROUNDING_SECONDS = 0.01
+#: Longer than a busy machine takes for anything here; nobody waits until it is over.
+SLOW_DELAY = timedelta(seconds=30)
+#: Others may hold up the disk during one try; never during each.
+TRIES = 5
 AT = datetime(2026, 11, 2, 12, 0, tzinfo=UTC)
+
+
+@pytest.fixture
+async def slow_topology(broker_url: str) -> AsyncIterator[Topology]:
+    """A topology of its own, with a delay that outlasts the test."""
+    made = make_topology(delays=(SHORT_DELAY, SLOW_DELAY))
+    yield made
+    if broker_url.startswith("amqp"):
+        await delete_topology(broker_url, made)
 
 
 async def test_retry_does_not_come_before_its_delay(broker: Broker) -> None:
     """The wait is kept, and not made much longer."""
     await broker.publish(make_publication())
+    waited: list[float] = []
     async with broker.consume(DEDUPE, prefetch=1) as consumer:
         delivery = await receive_one(consumer)
-        began = time.monotonic()
+        while len(waited) < TRIES:
+            began = time.monotonic()
 
-        await delivery.retry(SHORT_DELAY, FetchFailed("503"), at=AT)
-        await receive_one(consumer)
+            await delivery.retry(SHORT_DELAY, FetchFailed("503"), at=AT)
+            delivery = await receive_one(consumer)
 
-    waited = time.monotonic() - began
-    assert SHORT_DELAY.total_seconds() - ROUNDING_SECONDS <= waited < 0.8
+            waited.append(time.monotonic() - began)
+            assert SHORT_DELAY.total_seconds() - ROUNDING_SECONDS <= waited[-1]
+            if waited[-1] < 0.8:
+                return
+    pytest.fail(f"expected a wait below 0.8 s, found {waited}")
 
 
-async def test_short_delay_is_not_held_up_by_a_longer_one(broker: Broker) -> None:
+async def test_short_delay_is_not_held_up_by_a_longer_one(
+    broker: Broker, slow_topology: Topology
+) -> None:
     """Each delay has a queue of its own."""
+    await broker.declare(slow_topology)
     await broker.publish(*make_publications(2))
     async with broker.consume(DEDUPE, prefetch=2) as consumer:
         slow, fast = await receive(consumer, 2)
 
-        await slow.retry(LONG_DELAY, FetchFailed("later"), at=AT)
+        await slow.retry(SLOW_DELAY, FetchFailed("later"), at=AT)
         await fast.retry(SHORT_DELAY, FetchFailed("soon"), at=AT)
 
-        first, second = await receive(consumer, 2)
+        first = await receive_one(consumer)
 
-    assert [b"1", b"0"] == [first.envelope.body, second.envelope.body]
+    assert b"1" == first.envelope.body
 
 
 async def test_wait_is_rounded_up_to_a_delay_queue(broker: Broker) -> None:
@@ -162,13 +186,16 @@ async def test_delay_survives_closing_and_reopening(
     assert 2 == again.envelope.attempt
 
 
-async def test_waiting_message_is_in_no_work_queue(broker: Broker) -> None:
+async def test_waiting_message_is_in_no_work_queue(
+    broker: Broker, slow_topology: Topology
+) -> None:
     """It is counted as delayed until its time has come."""
+    await broker.declare(slow_topology)
     await broker.publish(make_publication())
     async with broker.consume(DEDUPE, prefetch=1) as consumer:
         delivery = await receive_one(consumer)
 
-        await delivery.retry(LONG_DELAY, FetchFailed("503"), at=AT)
+        await delivery.retry(SLOW_DELAY, FetchFailed("503"), at=AT)
 
         assert await receive_nothing(consumer, seconds=0.2)
         depth = await broker.depth(DEDUPE)
@@ -185,5 +212,4 @@ async def test_longest_delay_stands_in_for_anything_longer(
     async with broker.consume(DEDUPE, prefetch=1) as consumer:
         delivery = await receive_one(consumer)
         await delivery.retry(timedelta(days=365), FetchFailed("503"), at=AT)
-        async with asyncio.timeout(5):
-            await receive_one(consumer)
+        await receive_one(consumer, within=30)

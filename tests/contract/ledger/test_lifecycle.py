@@ -162,4 +162,6 @@ async def test_a_ledger_tells_what_it_is_and_what_time_it_has(
     name = "PostgreSQL" if ledger_url.startswith("postgres") else "SQLite"
     assert re.fullmatch(rf"{name} \d+\.\d+(\.\d+)?", found.software)
     assert len(migrations()) == found.schema
-    assert abs(found.now - before) < timedelta(seconds=5)
+    # Another machine's clock may be as much beside ours.
+    beside = timedelta(seconds=5)
+    assert before - beside < found.now < datetime.now(UTC) + beside

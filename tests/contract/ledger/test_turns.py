@@ -20,15 +20,16 @@ if TYPE_CHECKING:
     from tests.contract.ledger.conftest import OpenAgain
 
 #: Long enough for waits to be told apart however slow the machine is.
-PAUSE: Final = timedelta(seconds=10)
+PAUSE: Final = timedelta(seconds=100)
 NO_PAUSE: Final = timedelta(0)
 MINUTE: Final = timedelta(minutes=1)
-TWICE: Final = Window(most=2, span=MINUTE)
+SPAN: Final = 6 * PAUSE
+TWICE: Final = Window(most=2, span=SPAN)
 
 
 def rounded(waits: Iterable[timedelta]) -> list[float]:
-    """Give waits in tens of seconds."""
-    return [round(wait.total_seconds(), -1) for wait in waits]
+    """Give waits in hundreds of seconds."""
+    return [round(wait.total_seconds(), -2) for wait in waits]
 
 
 async def ask(
@@ -75,7 +76,7 @@ async def test_questions_are_a_pause_apart_whoever_asks_them(
 
     waits = sorted(turn.wait for turn in turns)
     assert all(turn.is_taken for turn in turns)
-    assert [*range(0, 100, 10)] == rounded(waits)
+    assert [*range(0, 1000, 100)] == rounded(waits)
 
 
 async def test_a_task_whose_window_is_full_has_no_turn_and_keeps_none_from_others(
@@ -87,25 +88,28 @@ async def test_a_task_whose_window_is_full_has_no_turn_and_keeps_none_from_other
     refused = await ask(ledger, "one")
     another = await ask(other, "another")
 
-    assert [0, 10] == rounded(turn.wait for turn in taken)
-    assert (False, [60]) == (refused.is_taken, rounded([refused.wait]))
-    assert (True, [20]) == (another.is_taken, rounded([another.wait]))
+    assert [0, 100] == rounded(turn.wait for turn in taken)
+    assert (False, [600]) == (refused.is_taken, rounded([refused.wait]))
+    assert (True, [200]) == (another.is_taken, rounded([another.wait]))
 
 
 async def test_a_task_may_be_asked_for_again_when_its_window_has_passed(
     ledger: Ledger,
 ) -> None:
-    window = Window(most=1, span=timedelta(milliseconds=80))
-    first = await ask(ledger, "one", pause=NO_PAUSE, window=window)
-    refused = await ask(ledger, "one", pause=NO_PAUSE, window=window)
+    """The one in a short window; that none is too early is seen in a long one."""
+    once = Window(most=1, span=SPAN)
+    first = await ask(ledger, "one", pause=NO_PAUSE, window=once)
+    refused = await ask(ledger, "one", pause=NO_PAUSE, window=once)
+    short = Window(most=1, span=timedelta(milliseconds=80))
+    await ask(ledger, "two", pause=NO_PAUSE, window=short)
 
     async def is_free() -> bool:
-        return (await ask(ledger, "one", pause=NO_PAUSE, window=window)).is_taken
+        return (await ask(ledger, "two", pause=NO_PAUSE, window=short)).is_taken
 
     await eventually(is_free)
 
     assert (True, False) == (first.is_taken, refused.is_taken)
-    assert timedelta(0) < refused.wait <= window.span
+    assert SPAN / 2 < refused.wait <= SPAN
 
 
 async def test_a_wait_that_is_longer_than_the_window_fills_nothing(
@@ -119,7 +123,7 @@ async def test_a_wait_that_is_longer_than_the_window_fills_nothing(
     turns = [await ask(ledger, "one", window=window) for _ in range(2)]
 
     assert all(turn.is_taken for turn in turns)
-    assert [30, 40] == rounded(turn.wait for turn in turns)
+    assert [300, 400] == rounded(turn.wait for turn in turns)
 
 
 async def test_those_who_poll_and_those_who_ask_share_the_turns(
@@ -132,8 +136,8 @@ async def test_those_who_poll_and_those_who_ask_share_the_turns(
     asked = await ask(other, "urgent")
     others = await poll(other, 2)
 
-    assert [0, 10] == rounded(question.wait for question in polled)
-    assert [20] == rounded([asked.wait])
+    assert [0, 100] == rounded(question.wait for question in polled)
+    assert [200] == rounded([asked.wait])
     assert [] == list(others)
 
 
@@ -145,7 +149,7 @@ async def test_those_who_ask_come_before_those_who_poll(ledger: Ledger) -> None:
     asked = [await ask(ledger, f"urgent-{number}") for number in range(3)]
 
     assert [] == list(await poll(ledger, 3))
-    assert [30, 40, 50] == rounded(turn.wait for turn in asked)
+    assert [300, 400, 500] == rounded(turn.wait for turn in asked)
 
 
 async def test_questions_of_those_who_poll_count_for_their_tasks(
@@ -179,13 +183,13 @@ async def test_submissions_fill_one_window_whoever_submits(
 ) -> None:
     """As many at once as it takes, then as many again when it has passed."""
     handles = [ledger, await open_again(), await open_again()]
-    window = Window(most=3, span=MINUTE)
+    window = Window(most=3, span=SPAN)
 
     waits = await asyncio.gather(
         *(handles[n % 3].take_submission(window) for n in range(7))
     )
 
-    assert [0, 0, 0, 60, 60, 60, 120] == rounded(sorted(waits))
+    assert [0, 0, 0, 600, 600, 600, 1200] == rounded(sorted(waits))
 
 
 async def test_submissions_and_questions_do_not_wait_for_each_other(
@@ -195,7 +199,7 @@ async def test_submissions_and_questions_do_not_wait_for_each_other(
     await ledger.take_submission(TWICE)
 
     assert [0] == rounded([await ledger.take_submission(TWICE)])
-    assert [10] == rounded([(await ask(ledger, "two")).wait])
+    assert [100] == rounded([(await ask(ledger, "two")).wait])
 
 
 async def test_a_submission_counts_no_more_when_its_window_has_passed(
