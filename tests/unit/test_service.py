@@ -27,7 +27,7 @@ from tests.waiting import eventually
 if TYPE_CHECKING:
     from pathlib import Path
 
-DEADLINE = timedelta(seconds=2)
+DEADLINE = timedelta(seconds=20)
 
 
 class Part:
