@@ -6,14 +6,17 @@ import asyncio
 import itertools
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 import aiohttp
 
+from pipeline.broker import open_broker
+from pipeline.message import TASK_ID
 from tests.command_line import CommandLine
 from tests.disk import watched_disk
-from tests.outage import body_of, published
-from tests.waiting import eventually
+from tests.outage import body_of
+from tests.waiting import eventually, receive
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -32,6 +35,8 @@ CALLERS: Final = 10
 FINDING_SECONDS: Final = 2.0
 #: No answer at all: far above what the provider waits.
 GIVEN_UP_SECONDS: Final = 60.0
+#: Between two looks at how late our own loop is.
+LOOK_SECONDS: Final = 0.02
 HEADERS: Final = {"Content-Type": "application/json"}
 
 
@@ -44,6 +49,8 @@ class Answers:
     seconds: Sequence[float]
     #: What the disk did meanwhile.
     disk: Disk
+    #: The most by which the loop of the callers themselves was late.
+    late_seconds: float
 
     @property
     def slowest_seconds(self) -> float:
@@ -60,7 +67,8 @@ class Answers:
         return (
             f"{len(self.seconds)} answers, p99 {1000 * self.p99_seconds:.0f} ms,"
             f" slowest {1000 * self.slowest_seconds:.0f} ms,"
-            f" disk {1000 * self.disk.longest_seconds:.0f} ms"
+            f" disk {1000 * self.disk.longest_seconds:.0f} ms,"
+            f" late {1000 * self.late_seconds:.0f} ms"
         )
 
 
@@ -74,6 +82,8 @@ class Caller:
         self._numbers = itertools.count()
         #: Tasks that were answered 200.
         self.accepted: set[str] = set()
+        #: Tasks that were answered 503, and may have been stored all the same.
+        self.refused: set[str] = set()
         #: What the machine bears, in callbacks a second.
         self.rate = float(RATE)
 
@@ -85,12 +95,16 @@ class Caller:
         async def call() -> int:
             count = 0
             while loop.time() < ends_at:
-                assert 200 == await self._post()
-                count += 1
+                status = await self._post()
+                statuses.add(status)
+                count += status == 200
             return count
 
-        done = sum(await asyncio.gather(*(call() for _ in range(CALLERS))))
-        self.rate = min(RATE, SHARE * done / FINDING_SECONDS)
+        statuses: set[int] = set()
+        async with watched_disk(self._folder) as disk:
+            done = sum(await asyncio.gather(*(call() for _ in range(CALLERS))))
+        assert statuses <= ({200, 503} if disk.may_refuse else {200})
+        self.rate = min(RATE, SHARE * max(1, done) / FINDING_SECONDS)
 
     async def call(self, seconds: float) -> Answers:
         """Call at a steady rate, however long the answers take."""
@@ -106,9 +120,14 @@ class Caller:
 
         count = max(1, int(self.rate * seconds))
         calls = (call(began + n / self.rate) for n in range(count))
-        async with watched_disk(self._folder) as disk:
+        async with watched_disk(self._folder) as disk, _watched_loop() as late:
             statuses = await asyncio.gather(*calls)
-        answers = Answers(statuses=statuses, seconds=sorted(took), disk=disk)
+        answers = Answers(
+            statuses=statuses,
+            seconds=sorted(took),
+            disk=disk,
+            late_seconds=max(late),
+        )
         print(f"{self.rate:.0f}/s: {answers}")  # noqa: T201  shown with a failure
         return answers
 
@@ -128,8 +147,15 @@ class Caller:
     async def check_that_nothing_is_lost(self, url: str, topology: Topology) -> None:
         """Wait until the spool is empty and all that was answered for has come."""
         await self.until("ready", within=90)
-        found = await published(url, topology, len(self.accepted))
-        assert self.accepted == {*found}
+        found: set[str] = set()
+        async with open_broker(url, deadline=timedelta(seconds=10)) as broker:
+            await broker.declare(topology)
+            async with broker.consume("dedupe", prefetch=500) as consumer:
+                while not self.accepted <= found:
+                    (delivery,) = await receive(consumer, 1)
+                    await delivery.ack()
+                    found.add(str(delivery.envelope.headers[TASK_ID]))
+        assert found - self.accepted <= self.refused
 
     async def _post(self) -> int:
         task_id = f"task-{next(self._numbers):06}"
@@ -140,7 +166,29 @@ class Caller:
             await answer.read()
         if answer.status == 200:
             self.accepted.add(task_id)
+        elif answer.status == 503:
+            self.refused.add(task_id)
         return answer.status
+
+
+@asynccontextmanager
+async def _watched_loop() -> AsyncIterator[Sequence[float]]:
+    """Note again and again by how much this loop is late."""
+    loop = asyncio.get_running_loop()
+    late = [0.0]
+
+    async def watch() -> None:
+        while True:
+            due_at = loop.time() + LOOK_SECONDS
+            await asyncio.sleep(LOOK_SECONDS)
+            late.append(loop.time() - due_at)
+
+    watching = asyncio.create_task(watch())
+    try:
+        yield late
+    finally:
+        watching.cancel()
+        await asyncio.wait({watching})
 
 
 @asynccontextmanager

@@ -131,9 +131,18 @@ class Losses:
 
 
 async def lose(
-    folder: Path, *, tasks: int, loss: float, seed: int, scale: float
+    folder: Path,
+    *,
+    tasks: int,
+    loss: float,
+    seed: int,
+    scale: float,
+    stalls: timedelta = timedelta(0),
 ) -> Losses:
-    """Run it once, in a folder of its own."""
+    """Run it once, in a folder of its own.
+
+    ``stalls`` is for how long, on our own clock, this machine may stand still.
+    """
     scenario = plan_scenario(
         ScenarioOptions(
             tasks=tasks,
@@ -185,7 +194,7 @@ async def lose(
         wrong=wrong,
         median_seconds=round(sorted(lags)[len(lags) // 2], 1) if lags else 0.0,
         longest_seconds=round(max(lags, default=0.0), 1),
-        allowed_seconds=(QUIET + ALLOWED).total_seconds(),
+        allowed_seconds=(QUIET + ALLOWED + stalls * scale).total_seconds(),
         kept_waiting_seconds=round(waited_seconds * scale, 1),
     )
 

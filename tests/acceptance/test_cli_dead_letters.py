@@ -171,8 +171,9 @@ def test_a_replay_that_is_killed_loses_nothing(cli: CommandLine, desk: Desk) -> 
     envelopes = [make_envelope(message_id=f"m{n}") for n in range(count)]
     desk.bury(*envelopes, error=Reject("poison"), queue=DOWNLOAD)
 
-    with cli.running("dead-letters", "replay", "--rate", "200") as replay:
-        until(lambda: desk.ready(DOWNLOAD) >= 40)
+    # Slow enough to be far from its end, however long a look takes.
+    with cli.running("dead-letters", "replay", "--rate", "20") as replay:
+        until(lambda: desk.ready(DOWNLOAD) >= 10)
         assert replay.process.poll() is None
         replay.stop(signal.SIGKILL)
 
@@ -184,7 +185,7 @@ def test_a_replay_that_is_killed_loses_nothing(cli: CommandLine, desk: Desk) -> 
     ids = Counter([*(e.message_id for e in replayed), *dead])
     assert set(ids) == {f"m{n}" for n in range(count)}
     # The batch in between may have been stored and not acknowledged.
-    assert ids.total() - count <= 20
+    assert ids.total() - count <= 2
     assert dead
     finished = cli("dead-letters", "replay")
     assert f"{len(dead):,} dead letters replayed" in finished.stdout
@@ -215,7 +216,7 @@ def test_what_a_reader_holds_is_said_to_be_missed_until_it_is_stopped(
         some = cli("dead-letters", "replay", "--json")
         assert pager.process.poll() is None
         pager.process.send_signal(signal.SIGTERM)
-        assert pager.process.wait(10) not in {0, -signal.SIGTERM}
+        assert pager.process.wait(20) not in {0, -signal.SIGTERM}
     os.close(reading)
 
     for done in (*held, some):
@@ -227,6 +228,6 @@ def test_what_a_reader_holds_is_said_to_be_missed_until_it_is_stopped(
     answer = json.loads(some.stdout)
     assert 0 < answer["replayed"] == answer["total"] < count
     assert answer["held"] in {None, count - answer["total"]}
-    until(lambda: desk.ready(dead_queue) == count - answer["replayed"], within=5)
+    until(lambda: desk.ready(dead_queue) == count - answer["replayed"], within=20)
     rest = cli.json("dead-letters", "replay")
     assert (count - answer["replayed"], 0) == (rest["replayed"], rest["held"])

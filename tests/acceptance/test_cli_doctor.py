@@ -160,7 +160,8 @@ def test_topology_that_differs_is_named(site: Site) -> None:
 
 def test_callbacks_in_the_spool_are_counted_and_stay(site: Site) -> None:
     path = site.cli.folder / "data" / "spool.db"
-    settings = SpoolSettings(path=path, min_free_bytes=0)
+    patience = timedelta(seconds=20)
+    settings = SpoolSettings(path=path, min_free_bytes=0, timeout=patience)
 
     async def fill() -> None:
         async with Spool(settings) as spool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import urllib.error
 import urllib.request
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
@@ -59,6 +60,15 @@ def complete(provider: str) -> bytes:
     return json.dumps({"code": 200, "msg": "ok", "data": data}).encode()
 
 
+def is_ready(base: str) -> bool:
+    """Tell whether an ingress takes callbacks."""
+    try:
+        with urllib.request.urlopen(f"{base}/readyz", timeout=60):
+            return True
+    except urllib.error.HTTPError:
+        return False
+
+
 SIZES = {"small": len(SMALL), "large": len(LARGE)}
 
 
@@ -68,16 +78,20 @@ def test_files_of_a_task_are_in_the_bucket(
     """From the callback to the objects, small and large, in one process."""
     environ = object_server.environment | {
         "PIPELINE_ASSETS_URL": f"s3://{bucket}/music",
+        # A disk that others keep busy for a while is no reason to answer 503.
+        "PIPELINE_INGRESS__PUBLISH_TIMEOUT": "30s",
         "PIPELINE_DOWNLOAD__ALLOW_PRIVATE_ADDRESSES": "true",
     }
 
     with cli.running("run", "--port", "0", environ=environ) as run:
+        base = run.address()
+        until(lambda: is_ready(base))
         request = urllib.request.Request(
-            f"{run.address()}/callbacks/upload-extend",
+            f"{base}/callbacks/upload-extend",
             complete(provider),
             {"Content-Type": "application/json"},
         )
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             assert answer.status == 200
         until(lambda: len(object_server.keys(bucket)) == len(SIZES))
         until(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import pytest
 
@@ -18,6 +18,18 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.skipif(
     not Path("/proc/self/stat").exists(), reason="looks for the state in /proc"
 )
+
+
+#: Of the embedded broker. A lease is renewed three times while it lasts: who is frozen
+#: just then keeps the lock on the file.
+LEASE_SECONDS: Final = 6
+
+
+@pytest.fixture
+def broker_url(broker_url: str) -> str:
+    """Address of the broker, with leases that are seldom renewed."""
+    address, mark, _ = broker_url.partition("lease_seconds=")
+    return f"{address}{mark}{LEASE_SECONDS}" if mark else broker_url
 
 
 async def test_worker_frozen_and_woken_after_another_took_over(

@@ -50,6 +50,7 @@ ON_THE_WAY: Final = tuple(
 )
 
 
+@pytest.mark.timeout(400, func_only=True)
 async def test_killed_at_every_place_in_turn(broker_url: str, tmp_path: Path) -> None:
     """Each process inherits what the one before it left behind, and dies as well."""
     places = list(ON_THE_WAY)

@@ -38,8 +38,10 @@ pytestmark = [
 BEFORE_SECONDS = 3.0
 FINDING_SECONDS = 5.0
 KNOWING_SECONDS = 5.0
-#: The most that one answer may take.
+#: The most that one answer may take; on a busy machine a few writes longer, and as long
+#: as those were kept waiting who have asked. No more than the most, whatever happens.
 ANSWER_SECONDS = 5.0
+MOST_SECONDS = 15.0
 #: What 99 of 100 take at most once it knows; on a machine that is too busy for that
 #: with the broker there, no more than then, or than the disk takes for a few writes.
 KNOWN_SECONDS = 0.1
@@ -153,4 +155,5 @@ async def _check_that_answers_are_quick(caller: Caller, before: Answers) -> None
 
 def _check(answers: Answers) -> None:
     assert {*answers.statuses} <= ({200, 503} if answers.disk.may_refuse else {200})
-    assert answers.slowest_seconds < ANSWER_SECONDS
+    excused = WRITES * answers.disk.longest_seconds + answers.late_seconds
+    assert answers.slowest_seconds < min(ANSWER_SECONDS + excused, MOST_SECONDS)

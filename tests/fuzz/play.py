@@ -43,9 +43,10 @@ JUDGED_FROM: Final = 50_000
 TOLD_FROM: Final = 1000
 #: Name of the ingress that asks for no proof.
 OPEN: Final = "open"
-#: Half a body is given up soon, and a disk that others keep busy is no fault of ours.
+#: A machine that others keep busy is no fault of ours, neither when it is late with a
+#: piece of a body nor with its disk. Who sends half a body leaves after a second.
 _SETTINGS: Final = {
-    "PIPELINE_INGRESS__BODY_TIMEOUT": "2s",
+    "PIPELINE_INGRESS__BODY_TIMEOUT": "20s",
     "PIPELINE_INGRESS__PUBLISH_TIMEOUT": "30s",
 }
 #: What right and forged proofs are answered.
