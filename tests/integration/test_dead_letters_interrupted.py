@@ -179,6 +179,7 @@ async def test_list_that_loses_its_connection_fails_and_repeats_nothing(
 def _lapse(path: Path) -> None:
     """Free what everybody holds, as others do when a process stood still."""
     other = apsw.Connection(str(path))
+    other.set_busy_timeout(20_000)  # the upkeep may be writing just then
     other.execute("PRAGMA foreign_keys = ON")
     other.execute("DELETE FROM consumers")
     other.close()

@@ -46,6 +46,9 @@ AUDIO: Final = AssetKey(task_id=TASK, track_id="8551-1", kind="audio")
 FIRST, SECOND = make_mp3(5000), make_mp3(6000)
 #: Starting, noticing that a connection is dead, waiting for a lease: on a busy machine.
 WITHIN: Final = 60.0
+#: A connection is dead after twice as much silence: more than a stall of the worker
+#: that took over, which is to keep what it has.
+HEARTBEAT: Final = "3s"
 
 
 class Gates:
@@ -173,7 +176,7 @@ assets_url = "{tmp_path}/assets"
 subscriptions_file = "{subscriptions}"
 [broker]
 prefix = "{prefix}"
-heartbeat = "1s"
+heartbeat = "{HEARTBEAT}"
 [download]
 allow_private_addresses = true
 """

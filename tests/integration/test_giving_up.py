@@ -130,6 +130,8 @@ async def _breakable(
         async def cut() -> None:
             if proxy is None:
                 with closing(apsw.Connection(urlsplit(url).path[1:])) as other:
+                    # The upkeep may be writing just then.
+                    other.set_busy_timeout(20_000)
                     other.execute("PRAGMA foreign_keys = ON")
                     other.execute("DELETE FROM consumers")
                 return
