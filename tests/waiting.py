@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 from typing import TYPE_CHECKING, Final
+
+from pipeline.ledger.sqlite import SqliteLedger
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+    from pathlib import Path
 
     from pipeline.broker.port import Consumer, Delivery
 
-#: Far more than anything should take: reaching it means that a promise is broken.
-WITHIN_SECONDS: Final = 10.0
+#: Far more than anything should take on a machine and a disk that others keep busy:
+#: reaching it means that a promise is broken.
+WITHIN_SECONDS: Final = 30.0
+#: How long those wait for a lock that are to give up.
+_LOCK: Final = timedelta(milliseconds=300)
 
 _POLL_SECONDS: Final = 0.02
 
@@ -67,3 +74,10 @@ async def receive_nothing(consumer: Consumer, *, seconds: float) -> bool:
     for delivery in deliveries:
         await delivery.release()
     return not deliveries
+
+
+def impatient_ledger(path: Path) -> SqliteLedger:
+    """Make a ledger that soon gives up waiting for a lock, but not for a slow disk."""
+    ledger = SqliteLedger(path, busy_timeout=_LOCK)
+    ledger._database._deadline_seconds = WITHIN_SECONDS
+    return ledger

@@ -22,7 +22,6 @@ from pipeline.events.catalogue import (
 )
 from pipeline.events.publications import asset_requested
 from pipeline.ledger import open_ledger
-from pipeline.ledger.sqlite import SqliteLedger
 from pipeline.message import Envelope, MessageId
 from pipeline.task import Asset, AssetKey, AssetState, Stage
 from pipeline.topology import DOWNLOAD, EVENTS
@@ -31,6 +30,7 @@ from pipeline.workers.refresh import FreshLink
 from tests.callbacks import TASK, after, make_claim, make_update
 from tests.factories import make_envelope
 from tests.file_server import PNG_HEAD, FileServer, answer, make_mp3
+from tests.waiting import impatient_ledger
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Sequence
@@ -516,10 +516,11 @@ async def test_ledger_that_cannot_be_written_is_no_reason_to_fetch_again(
         await answer(BODY, status=status)(writer)
 
     url = server.add("/1.mp3", lock_first)
-    async with SqliteLedger(path, busy_timeout=timedelta(milliseconds=300)) as ledger:
+    async with impatient_ledger(path) as ledger:
         (envelope,) = await request(ledger, audio=url)
         download = Download(fetcher, store, ledger, clock=lambda: after(60))
         other = apsw.Connection(str(path))
+        other.set_busy_timeout(20_000)
         for _ in range(3):
             with pytest.raises(LedgerUnavailable):
                 await download.handle(envelope)

@@ -16,7 +16,6 @@ from pipeline.errors import LedgerUnavailable, NotificationFailed, Reject, Retry
 from pipeline.events.publications import task_event
 from pipeline.events.webhook import webhook_headers
 from pipeline.ledger import open_ledger
-from pipeline.ledger.sqlite import SqliteLedger
 from pipeline.message import TASK_ID, Envelope
 from pipeline.subscriptions import Subscription
 from pipeline.task import EventId, event_id
@@ -24,6 +23,7 @@ from pipeline.workers.notify import ANSWER_BYTES, Notify, make_session
 from tests.callbacks import TASK, after, make_update
 from tests.factories import make_envelope
 from tests.file_server import FileServer, answer, head, silent
+from tests.waiting import impatient_ledger
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping
@@ -431,7 +431,7 @@ async def test_ledger_that_cannot_be_written_is_no_reason_to_send_again(
     def fails() -> contextlib.AbstractContextManager[object]:
         return contextlib.nullcontext() if status == 200 else pytest.raises(Retry)
 
-    async with SqliteLedger(path, busy_timeout=timedelta(milliseconds=300)) as ledger:
+    async with impatient_ledger(path) as ledger:
         notify = make_notify(ledger, session, server.url("/hook"))
         with lock:
             for _ in range(3):
@@ -454,6 +454,7 @@ async def test_ledger_that_cannot_be_written_is_no_reason_to_send_again(
 def locked(path: Path) -> Iterator[None]:
     """Let a database be read, and not be written."""
     other = apsw.Connection(str(path))
+    other.set_busy_timeout(20_000)
     other.execute("BEGIN IMMEDIATE")
     try:
         yield

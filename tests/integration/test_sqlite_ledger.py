@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import apsw
@@ -13,6 +12,7 @@ from pipeline.ledger.migrations import migrations
 from pipeline.ledger.sqlite import APPLICATION_ID, SqliteLedger
 from pipeline.ledger.task_statements import SELECT_TASK_IDS
 from tests.callbacks import make_claim
+from tests.waiting import impatient_ledger
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -92,8 +92,9 @@ async def test_a_lock_that_is_held_too_long_makes_it_unavailable(
 ) -> None:
     """Reading goes on, and writing works again as soon as the lock is gone."""
     path = tmp_path / "ledger.db"
-    async with SqliteLedger(path, busy_timeout=timedelta(milliseconds=100)) as ledger:
+    async with impatient_ledger(path) as ledger:
         other = opened(path)
+        other.set_busy_timeout(20_000)
         other.execute("BEGIN IMMEDIATE")
 
         with pytest.raises(LedgerUnavailable, match="Busy"):
