@@ -103,7 +103,7 @@ class Ingress:
         """Ask for something."""
         return await self.post(path, data=None, method=method)
 
-    async def raw(self, request: bytes, *, within: float = 5) -> bytes:
+    async def raw(self, request: bytes, *, within: float = 20) -> bytes:
         """Send bytes as they are and read until the connection is closed."""
         reader, writer = await asyncio.open_connection(self.host, self.port)
         try:

@@ -44,7 +44,12 @@ async def test_dies_with_records_in_the_spool(
     rabbitmq_url: str, topology: Topology, tmp_path: Path
 ) -> None:
     """kill -9, twice: once in an outage, once in the middle of draining."""
-    cli = CommandLine(tmp_path, {"PIPELINE_BROKER__PREFIX": topology.prefix})
+    environ = {
+        "PIPELINE_BROKER__PREFIX": topology.prefix,
+        # For a disk that others keep busy.
+        "PIPELINE_SPOOL__TIMEOUT": "20s",
+    }
+    cli = CommandLine(tmp_path, environ)
     async with TcpProxy.to(rabbitmq_url) as proxy:
         await proxy.refuse()
         options = ("--port", "0", "--broker-url", proxy.url_for(rabbitmq_url))
@@ -57,8 +62,9 @@ async def test_dies_with_records_in_the_spool(
 
         with cli.running("ingress", *options) as run:
             await asyncio.to_thread(run.address)
+            # The lease of the dead one is waited for first.
             found = await asyncio.wait_for(
-                published(rabbitmq_url, topology, TASKS), timeout=30
+                published(rabbitmq_url, topology, TASKS), timeout=60
             )
 
     assert names(TASKS) == found
@@ -86,7 +92,8 @@ async def test_torn_last_record_is_harmless(tmp_path: Path) -> None:
 
 
 def _spool(path: Path) -> Spool:
-    return Spool(SpoolSettings.model_validate({"path": path, "min_free_bytes": 0}))
+    chosen = {"path": path, "min_free_bytes": 0, "timeout": "20s"}
+    return Spool(SpoolSettings.model_validate(chosen))
 
 
 def _post_and_kill(cli: CommandLine, options: tuple[str, ...]) -> None:

@@ -49,8 +49,12 @@ DEADLINE = timedelta(seconds=10)
 
 @pytest.fixture
 def cli(tmp_path: Path) -> CommandLine:
-    """The command line in an empty folder, on whose disk there is room."""
-    return CommandLine(tmp_path, {"PIPELINE_SPOOL__MIN_FREE_BYTES": "0"})
+    """The command line in an empty folder, on whose disk there is room.
+
+    Its spool waits for a disk that others keep busy.
+    """
+    environ = {"PIPELINE_SPOOL__MIN_FREE_BYTES": "0", "PIPELINE_SPOOL__TIMEOUT": "20s"}
+    return CommandLine(tmp_path, environ)
 
 
 async def test_spool_that_is_off_forwards_what_its_file_holds(
@@ -218,7 +222,8 @@ async def topology(rabbitmq_url: str) -> AsyncIterator[Topology]:
 
 
 def _spool(path: Path) -> Spool:
-    return Spool(SpoolSettings.model_validate({"path": path, "min_free_bytes": 0}))
+    chosen = {"path": path, "min_free_bytes": 0, "timeout": "20s"}
+    return Spool(SpoolSettings.model_validate(chosen))
 
 
 def _callback(name: str) -> Publication:
