@@ -41,6 +41,11 @@ MIB = 2**20
 TOKEN = "a-very-secret-token"
 POST = b"POST /callbacks/upload-extend HTTP/1.1\r\nHost: x\r\n"
 WHOLE = POST + b"Content-Length: %d\r\n\r\n" % len(CALLBACK) + CALLBACK
+#: Far more than an answer takes, with the commit that it may need.
+ANSWER_SECONDS = 20.0
+#: Far more than a connection takes to be closed, or an ingress to stop, and less than
+#: the limits that these tests shorten, or do not want to be waited for: 8 s and more.
+CLOSE_SECONDS = 7.0
 
 
 @pytest.fixture
@@ -75,10 +80,10 @@ async def test_slow_body_is_given_up(
     began = time.monotonic()
     writer.write(POST + b"Content-Length: 1000\r\n\r\n" + CALLBACK[:20])
 
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(CLOSE_SECONDS):
         answer = await reader.read()
 
-    assert 0.4 < time.monotonic() - began < 3
+    assert time.monotonic() - began > 0.4
     assert answer.startswith(b"HTTP/1.1 408 ")
     assert b"body_too_slow" in answer
     assert 0 == await ingress.count()
@@ -96,7 +101,7 @@ async def test_body_that_trickles_is_given_up_too(ingress: Ingress) -> None:
             await asyncio.sleep(0.05)
 
     trickling = asyncio.create_task(trickle())
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(CLOSE_SECONDS):
         answer = await reader.readuntil(b"}")
     trickling.cancel()
 
@@ -146,9 +151,10 @@ async def test_slow_headers_are_given_up(
         # After a first request the clock is running.
         reader, writer = await _connected(ingress)
         writer.write(WHOLE)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(ANSWER_SECONDS):
             await reader.readuntil(b"\r\n\r\n")
-            writer.write(b"POST /callbacks/")
+        writer.write(b"POST /callbacks/")
+        async with asyncio.timeout(CLOSE_SECONDS):
             assert b"" == await reader.read()
         writer.close()
 
@@ -168,14 +174,12 @@ async def test_headers_that_trickle_are_given_up(
                 await asyncio.sleep(0.02)
 
         trickling = asyncio.create_task(trickle())
-        began = time.monotonic()
         try:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(CLOSE_SECONDS):
                 assert b"" == await reader.read()
         except ConnectionResetError:
             pass
         trickling.cancel()
-        assert time.monotonic() - began < 2
         writer.close()
 
 
@@ -187,18 +191,18 @@ async def test_new_connection_has_less_time_for_its_first_request(
     async with running_ingress(sqlite_url) as ingress:
         known_reader, known_writer = await _connected(ingress)
         known_writer.write(WHOLE)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(ANSWER_SECONDS):
             await known_reader.readuntil(b"\r\n\r\n")
         silent_reader, silent_writer = await _connected(ingress)
         slow_reader, slow_writer = await _connected(ingress)
         slow_writer.write(POST)
 
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(CLOSE_SECONDS):
             assert b"" == await silent_reader.read()
             assert b"" == await slow_reader.read()
 
         known_writer.write(WHOLE)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(ANSWER_SECONDS):
             assert b"HTTP/1.1 200" == (await known_reader.readuntil(b"\r\n\r\n"))[:12]
         for writer in (known_writer, silent_writer, slow_writer):
             writer.close()
@@ -259,7 +263,7 @@ async def test_several_requests_on_one_connection(ingress: Ingress) -> None:
     writer.write(WHOLE + bad + WHOLE)
 
     statuses = []
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(ANSWER_SECONDS):
         for _ in range(3):
             head = await reader.readuntil(b"\r\n\r\n")
             statuses.append(head.split(b" ")[1])
@@ -313,7 +317,7 @@ async def test_caller_of_http_1_0_may_keep_the_connection(ingress: Ingress) -> N
         b"Content-Length: %d\r\n\r\n" % len(CALLBACK) + CALLBACK
     )
 
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(ANSWER_SECONDS):
         for _ in range(2):
             writer.write(request)
             head = await reader.readuntil(b"\r\n\r\n")
@@ -331,7 +335,7 @@ async def test_caller_that_asks_first_is_told_to_go_on(ingress: Ingress) -> None
         % len(CALLBACK)
     )
 
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(ANSWER_SECONDS):
         assert b"HTTP/1.1 100 Continue\r\n\r\n" == await reader.readuntil(b"\r\n\r\n")
         writer.write(CALLBACK)
         assert (await reader.read()).startswith(b"HTTP/1.1 200 ")
@@ -412,11 +416,11 @@ async def test_idle_connections_do_not_delay_the_stop(sqlite_url: str) -> None:
     async with running_ingress(sqlite_url) as ingress:
         reader, writer = await _connected(ingress)
         writer.write(WHOLE)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(ANSWER_SECONDS):
             await reader.readuntil(b"\r\n\r\n")
         began = time.monotonic()
 
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < CLOSE_SECONDS
     writer.close()
 
 
@@ -485,7 +489,7 @@ async def test_secrets_are_never_logged(sqlite_url: str, logged: io.StringIO) ->
         for request in requests:
             reader, writer = await _connected(ingress)
             writer.write(request.encode() + CALLBACK)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(ANSWER_SECONDS):
                 await reader.readuntil(b"\r\n\r\n")
             writer.close()
         assert 401 == (await ingress.post()).status

@@ -448,7 +448,8 @@ async def test_caller_that_never_reads_does_not_delay_the_stop(served: Served) -
 
         await serving.__aexit__(None, None, None)
 
-        assert time.monotonic() - began < 3
+        # A bug would wait for the caller: 10 s.
+        assert time.monotonic() - began < 8
         with pytest.raises(ConnectionError):
             await sending
 

@@ -188,7 +188,7 @@ async def test_new_certificate_is_used_without_a_restart(
         await eventually(is_new)
         assert "second" == await _subject(*where, client, name="localhost")
         writer.write(WHOLE)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):  # a commit may take its time
             assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
         writer.close()
 
