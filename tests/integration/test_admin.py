@@ -195,7 +195,7 @@ async def test_outcome_that_is_unknown_is_told_as_that(tmp_path: Path) -> None:
 
 
 async def test_no_more_at_a_time_than_allowed(tmp_path: Path) -> None:
-    limits = {"admin.max_requests": 1, "submit.source_timeout": "1s"}
+    limits = {"admin.max_requests": 1, "submit.source_timeout": "3s"}
     async with running(tmp_path, **limits) as admin:
         slow = admin.around.files.add("/slow.wav", silent())
         waiting = asyncio.create_task(admin.post(admin.around.fields(uploadUrl=slow)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
@@ -55,11 +56,20 @@ async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
 
 @pytest.fixture
 async def dedupe(ledger: Ledger, provider: FileServer) -> AsyncIterator[Dedupe]:
-    """The handler under test; it waits a second for all answers together."""
+    """The handler under test; nobody waits for the end of its patience."""
+    async with confirming(ledger, provider, within=timedelta(seconds=10)) as made:
+        yield made
+
+
+@asynccontextmanager
+async def confirming(
+    ledger: Ledger, provider: FileServer, *, within: timedelta
+) -> AsyncIterator[Dedupe]:
+    """Make a handler that waits so long for all answers together."""
     key = SecretStr("key")
     url = provider.url("")
     async with ProviderClient(url, key, rate_per_second=1000) as client:
-        confirmation = Confirmation(client, within=timedelta(seconds=1))
+        confirmation = Confirmation(client, within=within)
         yield Dedupe(ledger, clock=lambda: after(60), confirmation=confirmation)
 
 
@@ -242,12 +252,13 @@ async def test_operation_is_the_one_that_the_provider_names(dedupe: Dedupe) -> N
     "how", [answer(status=503, headers={"Retry-After": "40"}), silent()]
 )
 async def test_silence_of_the_provider_costs_an_attempt_and_no_neighbour(
-    how: Any, dedupe: Dedupe, provider: FileServer
+    how: Any, ledger: Ledger, provider: FileServer
 ) -> None:
     provider.add(PATH, how)
     good = make_callback(make_body(), origin="poll")
 
-    asked, unasked = await dedupe.handle([make_callback(make_body()), good])
+    async with confirming(ledger, provider, within=timedelta(seconds=1)) as dedupe:
+        asked, unasked = await dedupe.handle([make_callback(make_body()), good])
 
     assert isinstance(asked, Retry)
     assert asked.after in (timedelta(seconds=40), None)
@@ -286,7 +297,7 @@ async def test_whoever_has_no_turn_to_ask_waits_for_the_ledger(
         """Closed again: then it is not available."""
     key = SecretStr("key")
     async with ProviderClient(provider.url(""), key, turns=away) as client:
-        confirmation = Confirmation(client, within=timedelta(seconds=1))
+        confirmation = Confirmation(client, within=timedelta(seconds=10))
         dedupe = Dedupe(ledger, clock=lambda: after(60), confirmation=confirmation)
 
         with pytest.raises(LedgerUnavailable):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
@@ -70,10 +71,8 @@ async def test_an_address_that_is_open_is_well_and_nothing_is_stored(
         stored = await ingress.count(DEDUPE)
 
     assert "ok" == found.level
-    assert found.what.startswith("answered 200 within 0.")
-    assert found.what.endswith(
-        " s, asked from this machine with our token and signature"
-    )
+    expected = r"answered 200 within \d+\.\d\d s, asked from this machine with our"
+    assert re.fullmatch(rf"{expected} token and signature", found.what)
     assert 0 == stored
 
 
@@ -219,7 +218,7 @@ async def test_an_answer_that_takes_long_is_a_warning(
         found = await look(f"http://127.0.0.1:{ingress.port}")
 
     (slow,) = [one for one in found if one.level == "warning"]
-    assert slow.what.startswith("the answer took 0.")
+    assert re.fullmatch(r"the answer took \d+\.\d s", slow.what)
 
 
 @pytest.mark.parametrize(

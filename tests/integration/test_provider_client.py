@@ -229,7 +229,7 @@ async def test_question_that_is_given_up_takes_no_turn_away(
         await client.details(TASK, "generate")
         waiting = [
             asyncio.create_task(client.details(TaskId(f"t-{n}"), "generate"))
-            for n in range(20)
+            for n in range(60)
         ]
         given_up = asyncio.gather(*waiting, return_exceptions=True)
         loop.call_later(0.05, given_up.cancel)
@@ -238,4 +238,5 @@ async def test_question_that_is_given_up_takes_no_turn_away(
 
         await client.details(TASK, "generate")
 
-        assert loop.time() - began < 2
+        # Behind them all it would be 15 s.
+        assert loop.time() - began < 10

@@ -98,13 +98,15 @@ async def test_callbacks_come_in_the_planned_order_and_pace() -> None:
     options = replace(FAST, time_scale=100)
 
     async with receiver(fine) as target, SimulatedProvider(options) as provider:
+        began = asyncio.get_running_loop().time()
         await provider.run(scenario, callback_url=target.url)
 
     types = [orjson.loads(body)["data"]["callbackType"] for body in target.bodies]
     assert types == ["text", "first", "complete"]
-    planned = scenario.tasks[0].callbacks[2].at - scenario.tasks[0].callbacks[0].at
-    took_seconds = target.times[2] - target.times[0]
-    assert 0.7 < took_seconds / (planned.total_seconds() / 100) < 4
+    for at, callback in zip(target.times, scenario.tasks[0].callbacks, strict=True):
+        late_seconds = at - began - callback.at.total_seconds() / 100
+        # Never early; on a busy machine late, but nowhere near the planned minutes.
+        assert -0.1 < late_seconds < 10
 
 
 async def test_every_operation_has_its_own_address() -> None:
@@ -149,12 +151,13 @@ async def test_only_200_counts_and_after_four_attempts_the_task_is_silent(
     async def refuses(_: int, __: web.Request) -> int:
         return status
 
-    # The callbacks are two simulated hours apart, 2 s, and the retries take 21
-    # minutes: a busy machine has time to answer in between.
+    # The second callback comes four simulated hours after the first one, 4 s, and the
+    # retries take 21 minutes: a busy machine has time to answer in between.
     task = plan_scenario(one_task()).tasks[0]
+    hours = (timedelta(), timedelta(hours=4), timedelta(hours=4, minutes=1))
     spread = tuple(
-        replace(callback, at=timedelta(hours=2 * place))
-        for place, callback in enumerate(task.callbacks)
+        replace(callback, at=at)
+        for callback, at in zip(task.callbacks, hours, strict=True)
     )
     scenario = plan_scenario(one_task())
     scenario = replace(scenario, tasks=(replace(task, callbacks=spread),))
@@ -183,7 +186,7 @@ async def test_an_answer_that_takes_too_long_is_a_failure() -> None:
             await release.wait()
         return 200
 
-    rules = PostingRules(least_timeout_seconds=0.5)
+    rules = PostingRules(least_timeout_seconds=2)
     task = plan_scenario(one_task()).tasks[0]
     scenario = plan_scenario(one_task())
     scenario = replace(scenario, tasks=(replace(task, callbacks=task.callbacks[:1]),))
@@ -193,7 +196,7 @@ async def test_an_answer_that_takes_too_long_is_a_failure() -> None:
         release.set()
 
     assert [sent.status for sent in provider.sent] == [None, 200]
-    assert provider.sent[0].error == "no answer within 0.5 s"
+    assert provider.sent[0].error == "no answer within 2 s"
     assert report.callbacks_accepted == 1
     assert len(target.bodies) == 2
 

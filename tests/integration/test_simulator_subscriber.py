@@ -77,7 +77,7 @@ async def test_an_endpoint_fails_until_it_is_healed() -> None:
 
 async def test_a_slow_endpoint_keeps_nobody_else_waiting() -> None:
     async with SimulatedSubscriber() as subscriber:
-        subscriber.slow_down("slow", timedelta(seconds=0.5))
+        subscriber.slow_down("slow", timedelta(seconds=3))
         slow = asyncio.create_task(post(subscriber.url("slow"), "a"))
 
         quick = await post(subscriber.url("quick"), "a")
