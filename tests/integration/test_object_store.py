@@ -32,16 +32,20 @@ if TYPE_CHECKING:
 
 SCRIPT: Final = Path(__file__).with_name("fetch_process.py")
 ROOT: Final = Path(__file__).parents[2]
-#: Enough for a busy machine, and little enough to wait for.
-DEADLINE: Final = timedelta(seconds=3)
+#: Enough for a busy machine; nobody waits for it.
+DEADLINE: Final = timedelta(seconds=20)
+#: Little enough to wait for.
+SHORT: Final = timedelta(seconds=3)
+#: What a busy machine may take on top of a deadline.
+BUSY_SECONDS: Final = 10.0
 SMALL: Final = b"ID3" + b"s" * 100_000
 LARGE: Final = b"ID3" + b"l" * (2 * PART_BYTES)
 
 both_sizes = pytest.mark.parametrize("body", [SMALL, LARGE], ids=["small", "large"])
 
 
-def open_bucket(bucket: str) -> ObjectAssetStore:
-    return ObjectAssetStore(f"s3://{bucket}", deadline=DEADLINE)
+def open_bucket(bucket: str, deadline: timedelta = DEADLINE) -> ObjectAssetStore:
+    return ObjectAssetStore(f"s3://{bucket}", deadline=deadline)
 
 
 @pytest.fixture
@@ -335,7 +339,7 @@ async def test_a_server_that_is_away_fails_uploads_until_it_is_back(
 async def test_a_server_that_does_not_answer_is_given_up_in_time(
     proxy: TcpProxy, bucket: str, body: bytes
 ) -> None:
-    async with open_bucket(bucket) as store:
+    async with open_bucket(bucket, SHORT) as store:
         proxy.hold()
         started = time.monotonic()
 
@@ -343,7 +347,8 @@ async def test_a_server_that_does_not_answer_is_given_up_in_time(
             await put(store, body)
 
         # The call itself, the wait for it, and giving up the parts.
-        assert time.monotonic() - started < 4 * DEADLINE.total_seconds()
+        longest_seconds = 4 * SHORT.total_seconds() + BUSY_SECONDS
+        assert time.monotonic() - started < longest_seconds
         proxy.resume()
 
 
@@ -363,6 +368,7 @@ async def test_a_connection_that_breaks_off_is_made_again(
 async def test_reading_that_stalls_fails(proxy: TcpProxy, bucket: str) -> None:
     async with open_bucket(bucket) as store:
         stored = await put(store, LARGE)
+    async with open_bucket(bucket, SHORT) as store:
 
         async def read_on() -> None:
             async with store.open(stored.location) as chunks:
@@ -383,7 +389,7 @@ async def test_an_upload_that_cannot_be_given_up_keeps_nobody_waiting(
     async def has_begun() -> bool:
         return bool(await asyncio.to_thread(object_server.unfinished, bucket))
 
-    async with open_bucket(bucket) as store:
+    async with open_bucket(bucket, SHORT) as store:
         async with store.create(MP3) as upload:
             await upload.write(LARGE)
             await eventually(has_begun)
@@ -392,4 +398,4 @@ async def test_an_upload_that_cannot_be_given_up_keeps_nobody_waiting(
             started = time.monotonic()
         taken = time.monotonic() - started
 
-    assert taken < 3 * DEADLINE.total_seconds()
+    assert taken < 3 * SHORT.total_seconds() + BUSY_SECONDS

@@ -94,7 +94,7 @@ def open_bucket(
         "AZURE_ALLOW_HTTP": "true",
     }.items():
         monkeypatch.setenv(name, value)
-    return ObjectAssetStore(SERVICES[service][0], deadline=timedelta(seconds=3))
+    return ObjectAssetStore(SERVICES[service][0], deadline=timedelta(seconds=20))
 
 
 async def put(store: ObjectAssetStore) -> str:

@@ -237,9 +237,10 @@ async def test_child_that_stands_still_is_killed_with_all_it_has_started(
         time.sleep(600)
         """,
     )
-    limits = replace(DEFAULT_LIMITS, wall=timedelta(seconds=3))
+    # Time enough for both of them to begin on a busy machine.
+    limits = replace(DEFAULT_LIMITS, wall=timedelta(seconds=6))
 
-    with pytest.raises(FetchFailed, match="within 3 s"):
+    with pytest.raises(FetchFailed, match="within 6 s"):
         await probe(tmp_path / "a.mp3", limits=limits, program=still)
 
     pids = [int(line) for line in noted.read_text(encoding="utf-8").split()]
@@ -273,7 +274,8 @@ async def test_cancelling_kills_the_child(tmp_path: Path) -> None:
     await asyncio.gather(probing, return_exceptions=True)
 
     assert probing.cancelled()
-    assert time.monotonic() - started < 5
+    # Left alone it would stop at the limit, or in ten minutes.
+    assert time.monotonic() - started < 15
     assert not _is_running(int(noted.read_text(encoding="utf-8")))
 
 

@@ -127,7 +127,7 @@ class BrokerMachine(RuleBasedStateMachine):
         if self.consumer is None:
             self.consumer = self.broker.consume(DEDUPE, prefetch=PREFETCH)
             await self.consumer.__aenter__()
-        return await receive(self.consumer, 1, within=3)
+        return await receive(self.consumer, 1, within=30)
 
     @precondition(lambda self: self.deliveries)
     @rule(data=st.data(), how=st.sampled_from(["ack", "hand on", "retry", "bury"]))

@@ -78,9 +78,16 @@ def notify(
 
 
 def make_notify(
-    ledger: Ledger, session: aiohttp.ClientSession, url: str, name: str = SHOP
+    ledger: Ledger,
+    session: aiohttp.ClientSession,
+    url: str,
+    name: str = SHOP,
+    *,
+    timeout_seconds: float | None = None,
 ) -> Notify:
-    subscription = Subscription(name=name, url=url, events=("#",))
+    subscription = Subscription(
+        name=name, url=url, events=("#",), timeout_seconds=timeout_seconds
+    )
     return Notify(subscription, ledger, session, clock=lambda: after(100))
 
 
@@ -138,13 +145,14 @@ async def test_slow_subscriber_holds_up_no_other(
         workers = []
         for name, how in (("slow", silent()), ("quick", answer())):
             url = server.add(f"/{name}", how)
-            handler = make_notify(ledger, session, url, name=name).handle
+            # Longer than the others take on a slow disk: none is given up meanwhile.
+            made = make_notify(ledger, session, url, name, timeout_seconds=50)
             workers.append(
                 Worker(
                     broker,
                     notify_queue(name),
-                    one_by_one(handler),
-                    deadline=timedelta(seconds=10),
+                    one_by_one(made.handle),
+                    deadline=timedelta(seconds=60),
                     policy=RetryPolicy(),
                     concurrency=4,
                     drain=timedelta(0),
@@ -160,7 +168,7 @@ async def test_slow_subscriber_holds_up_no_other(
             asked = [request.target for request in server.requests]
             return 20 == asked.count("/quick")
 
-        await eventually(is_told)
+        await eventually(is_told, within=45)
         held = [request.target for request in server.requests].count("/slow")
         stopping.set()
         await asyncio.gather(*running)
