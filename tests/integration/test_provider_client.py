@@ -225,7 +225,8 @@ async def test_question_that_is_given_up_takes_no_turn_away(
     """Or turns would move away from those who wait, for as long as many come."""
     server.add(PATH, answer(make_record_info()))
     loop = asyncio.get_running_loop()
-    async with make_client(server, rate_per_second=4) as client:
+    # With room for all of them: what they wait for is their turn.
+    async with make_client(server, rate_per_second=4, concurrency=100) as client:
         await client.details(TASK, "generate")
         waiting = [
             asyncio.create_task(client.details(TaskId(f"t-{n}"), "generate"))
