@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 ROOT: Final = Path(__file__).parents[1]
 #: Far more than anything should take, also on a busy machine.
 WITHIN_SECONDS: Final = 30.0
+#: For an ingress: a disk that others keep busy for a while is no reason to answer 503.
+PATIENT: Final = {"PIPELINE_INGRESS__PUBLISH_TIMEOUT": "30s"}
 
 
 def until(condition: Callable[[], object], *, within: float = WITHIN_SECONDS) -> None:
@@ -32,6 +36,14 @@ def until(condition: Callable[[], object], *, within: float = WITHIN_SECONDS) ->
         if time.monotonic() > deadline:
             raise TimeoutError
         time.sleep(0.02)
+
+
+def _is_ready(base: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{base}/readyz", timeout=2 * WITHIN_SECONDS):
+            return True
+    except urllib.error.HTTPError:
+        return False
 
 
 @dataclass(slots=True)
@@ -54,6 +66,12 @@ class Running:
         assert self.process.poll() is None, self.errors.read_text(encoding="utf-8")
         listening = self.events("listening")[0]
         return f"http://{listening['host']}:{listening['port']}"
+
+    def ready(self) -> str:
+        """Wait until it is ready as well; give the base of its addresses."""
+        base = self.address()
+        until(lambda: _is_ready(base))
+        return base
 
     def said(self, text: str) -> None:
         """Wait until a text stands on its standard error."""

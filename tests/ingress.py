@@ -132,7 +132,7 @@ async def running_ingress(
     broker_url: str,
     *,
     topology: Topology | None = None,
-    deadline: timedelta = timedelta(seconds=5),
+    deadline: timedelta = timedelta(seconds=30),
     is_declared: bool = True,
     checks: Checks | None = None,
     tls_client: ssl.SSLContext | None = None,

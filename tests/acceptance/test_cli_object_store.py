@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import threading
-import urllib.error
 import urllib.request
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.command_line import until
+from tests.command_line import PATIENT, until
 from tests.file_server import make_mp3
 from tests.object_server import ACCESS_KEY, SECRET_KEY
 
@@ -60,15 +59,6 @@ def complete(provider: str) -> bytes:
     return json.dumps({"code": 200, "msg": "ok", "data": data}).encode()
 
 
-def is_ready(base: str) -> bool:
-    """Tell whether an ingress takes callbacks."""
-    try:
-        with urllib.request.urlopen(f"{base}/readyz", timeout=60):
-            return True
-    except urllib.error.HTTPError:
-        return False
-
-
 SIZES = {"small": len(SMALL), "large": len(LARGE)}
 
 
@@ -76,16 +66,15 @@ def test_files_of_a_task_are_in_the_bucket(
     cli: CommandLine, object_server: ObjectServer, bucket: str, provider: str
 ) -> None:
     """From the callback to the objects, small and large, in one process."""
-    environ = object_server.environment | {
+    environ = {
+        **object_server.environment,
+        **PATIENT,
         "PIPELINE_ASSETS_URL": f"s3://{bucket}/music",
-        # A disk that others keep busy for a while is no reason to answer 503.
-        "PIPELINE_INGRESS__PUBLISH_TIMEOUT": "30s",
         "PIPELINE_DOWNLOAD__ALLOW_PRIVATE_ADDRESSES": "true",
     }
 
     with cli.running("run", "--port", "0", environ=environ) as run:
-        base = run.address()
-        until(lambda: is_ready(base))
+        base = run.ready()
         request = urllib.request.Request(
             f"{base}/callbacks/upload-extend",
             complete(provider),
@@ -121,7 +110,9 @@ def test_a_wrong_bucket_is_one_clear_line(
     cli: CommandLine, object_server: ObjectServer
 ) -> None:
     """The process ends, because nothing can come right by waiting."""
-    environ = object_server.environment | {"PIPELINE_ASSETS_URL": "s3://no-such-bucket"}
+    environ = object_server.environment | {
+        "PIPELINE_ASSETS_URL": "s3://no-such-bucket",
+    }
 
     done = cli("worker", "download", environ=environ)
 

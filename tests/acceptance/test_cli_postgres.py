@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-import urllib.error
 import urllib.request
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.command_line import until
+from tests.command_line import PATIENT, until
 from tests.postgres_node import drop_schema, make_schema
 
 if TYPE_CHECKING:
@@ -21,8 +20,6 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.postgres
 
-#: A disk that others keep busy for a while is no reason to answer 503.
-PATIENT = {"PIPELINE_INGRESS__PUBLISH_TIMEOUT": "30s"}
 SECRET = "s3cret-of-the-ledger"
 
 
@@ -56,22 +53,12 @@ def post(base: str, task_id: str) -> int:
         return status
 
 
-def is_ready(base: str) -> bool:
-    """Tell whether an ingress takes callbacks."""
-    try:
-        with urllib.request.urlopen(f"{base}/readyz", timeout=60):
-            return True
-    except urllib.error.HTTPError:
-        return False
-
-
 def test_callbacks_that_come_while_the_database_is_away_are_recorded_later(
     cli: CommandLine, ledger_url: str, postgres_node: PostgresNode
 ) -> None:
     """Workers wait and go on by themselves; no dead letters, no second start."""
     with cli.running("run", "--port", "0", environ=PATIENT) as run:
-        base = run.address()
-        until(lambda: is_ready(base))
+        base = run.ready()
         assert post(base, "before") == 200
         until(lambda: len(run.events("delivery_settled")) == 1)
 

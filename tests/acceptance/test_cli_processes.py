@@ -21,7 +21,7 @@ import pytest
 
 from pipeline.broker import open_broker
 from pipeline.topology import build_topology
-from tests.command_line import until
+from tests.command_line import PATIENT, until
 from tests.factories import unique_prefix
 from tests.rabbitmq_node import delete_topology
 
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
     from tests.command_line import CommandLine
 
-#: A disk that others keep busy for a while is no reason to answer 503.
-PATIENT = {"PIPELINE_INGRESS__PUBLISH_TIMEOUT": "30s"}
 TEXT = {"code": 200, "msg": "ok", "data": {"callbackType": "text", "task_id": "t1"}}
 
 
@@ -101,8 +99,7 @@ def test_run_takes_a_callback_tells_the_subscriber_and_stops_in_order(
     subscriber.gate.set()
 
     with cli.running("run", "--port", "0", environ=PATIENT) as run:
-        base = run.address()
-        until(lambda: answers(f"{base}/readyz"))
+        base = run.ready()
         status, body = request(f"{base}/callbacks/upload-extend", TEXT)
         until(lambda: subscriber.events)
         code = run.stop()
@@ -137,8 +134,7 @@ def test_work_in_progress_is_finished_before_the_end(
     cli: CommandLine, subscriber: Subscriber
 ) -> None:
     with cli.running("run", "--port", "0", environ=PATIENT) as run:
-        base = run.address()
-        until(lambda: answers(f"{base}/readyz"))
+        base = run.ready()
         status, _ = request(f"{base}/callbacks/upload-extend", TEXT)
         assert status == 200
         assert subscriber.told.wait(60)
@@ -156,8 +152,7 @@ def test_a_second_signal_stops_at_once_and_gives_back(
     cli: CommandLine, subscriber: Subscriber
 ) -> None:
     with cli.running("run", "--port", "0", environ=PATIENT) as run:
-        base = run.address()
-        until(lambda: answers(f"{base}/readyz"))
+        base = run.ready()
         status, _ = request(f"{base}/callbacks/upload-extend", TEXT)
         assert status == 200
         assert subscriber.told.wait(60)
@@ -188,8 +183,7 @@ def test_the_ingress_starts_while_the_broker_is_away_and_says_so(
     options = ("--port", "0", "--broker-url", url, "--set", "spool.timeout=20s")
 
     with cli.running("ingress", *options) as run:
-        base = run.address()
-        until(lambda: answers(f"{base}/readyz"))
+        base = run.ready()
         ready, why = request(f"{base}/readyz")
         status, _ = request(f"{base}/callbacks/upload-extend", TEXT)
         alive, _ = request(f"{base}/healthz")

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.command_line import until
+from tests.command_line import PATIENT
 
 if TYPE_CHECKING:
     from tests.command_line import CommandLine
@@ -21,8 +20,6 @@ TOKEN = "sesame-open-the-door"
 KEY = "a-key-of-the-provider"
 #: The tool that reads the description and tries every operation in it.
 TOOL = Path(sys.executable).with_name("schemathesis")
-#: A disk that others keep busy for a while is no reason to answer 503.
-PATIENT = {"PIPELINE_INGRESS__PUBLISH_TIMEOUT": "30s"}
 #: Callbacks are read tolerantly: what does not fit the description may be taken too.
 WITHOUT = "negative_data_rejection"
 
@@ -39,14 +36,6 @@ def fetch(url: str) -> Any:
     """Get JSON."""
     with urllib.request.urlopen(url, timeout=10) as answer:
         return json.load(answer)
-
-
-def is_ready(base: str) -> bool:
-    """Tell whether an ingress takes callbacks."""
-    try:
-        return bool(fetch(f"{base}/readyz")["status"] == "ready")
-    except urllib.error.HTTPError:
-        return False
 
 
 @pytest.mark.parametrize("environ", SETTINGS.values(), ids=SETTINGS)
@@ -81,8 +70,7 @@ def test_ingress_does_what_its_description_says(
     No 5xx but the 503 of ``/readyz``. The same requests each time.
     """
     with cli.running("ingress", "--port", "0", environ=environ | PATIENT) as ingress:
-        base = ingress.address()
-        until(lambda: is_ready(base))
+        base = ingress.ready()
         done = subprocess.run(
             [
                 TOOL,
