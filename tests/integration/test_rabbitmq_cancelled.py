@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -78,18 +77,17 @@ async def test_server_takes_back_what_was_held_for_too_long(
 ) -> None:
     """It closes the channel (``consumer_timeout``), and another one is opened."""
     async with (
-        _consumer_timeout(rabbitmq_node, timedelta(seconds=1)),
+        # It counts for what comes again as well, which has to be settled in time.
+        _consumer_timeout(rabbitmq_node, timedelta(seconds=3)),
         RabbitBroker(rabbitmq_node.url, deadline=PATIENT, fast=fast) as broker,
     ):
         await broker.declare(topology)
         async with broker.consume(DEDUPE, prefetch=1) as consumer:
             await broker.publish(make_publication())
             held = await receive_one(consumer)
-            began = time.monotonic()
 
             again = await receive_one(consumer, within=RESUBSCRIBED_SECONDS)
 
-            assert time.monotonic() - began > 0.9
             assert again.redelivered
             with pytest.raises(DeliveryLost):
                 await held.ack()

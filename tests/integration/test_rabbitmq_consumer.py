@@ -23,6 +23,8 @@ from pipeline.topology import (
     dead_letter_queue,
     hand_to,
 )
+from tests.deadlines import set_deadline
+from tests.depth import until_ready
 from tests.factories import make_envelope, make_publication, make_publications
 from tests.tcp_proxy import Direction, TcpProxy
 from tests.waiting import eventually, receive, receive_nothing, receive_one
@@ -46,6 +48,8 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.rabbitmq, pytest.mark.usefixtures("nothing_unhandled")]
 
 PATIENT = timedelta(seconds=10)
+#: For what has to run out of time, and for nothing that has to work.
+SHORT = timedelta(seconds=0.5)
 #: One ``basic.ack`` on the wire.
 ACK_BYTES = 21
 
@@ -81,7 +85,8 @@ async def test_batch_is_acknowledged_with_one_frame(
     rabbitmq_url: str, rabbit_topology: Topology, proxy: TcpProxy
 ) -> None:
     """Few bytes for many messages, or the socket would cost more than the work."""
-    url = proxy.url_for(rabbitmq_url)
+    # No other bytes are to come in between.
+    url = f"{proxy.url_for(rabbitmq_url)}?heartbeat=0"
     async with RabbitBroker(url, deadline=PATIENT) as broker:
         await broker.declare(rabbit_topology)
         await broker.publish(*make_publications(500))
@@ -166,7 +171,7 @@ async def test_two_settlements_at_once_publish_once(open_rabbit: OpenRabbit) -> 
 
         types = [type(result) for result in results]
         assert [type(None), AlreadySettled, AlreadySettled] == types
-        assert 1 == (await broker.depth(DOWNLOAD)).ready
+        await until_ready(broker, DOWNLOAD, 1)
 
 
 async def test_failed_publish_gives_the_delivery_back_to_its_holder(
@@ -175,11 +180,12 @@ async def test_failed_publish_gives_the_delivery_back_to_its_holder(
     """Nothing was acknowledged, and everything can still be done with it."""
     url = proxy.url_for(rabbitmq_url)
     onward = hand_to(DOWNLOAD, make_envelope())
-    async with open_rabbit(url, deadline=timedelta(seconds=0.5)) as broker:
+    async with open_rabbit(url) as broker:
         await broker.publish(make_publication())
         async with broker.consume(DEDUPE, prefetch=1) as consumer:
             delivery = await receive_one(consumer)
             proxy.hold()
+            set_deadline(broker, SHORT)
             with pytest.raises(BrokerUnavailable):
                 await delivery.ack(onward)
             giving_up = asyncio.create_task(delivery.ack(onward))
@@ -228,8 +234,8 @@ async def test_no_more_than_the_prefetch_is_unacked(open_rabbit: OpenRabbit) -> 
 
             await receive(consumer, 3)
             assert await receive_nothing(consumer, seconds=0.2)
-            depth = await broker.depth(DEDUPE)
-            assert (20, 7) == (depth.ready, depth.unacked)
+            await until_ready(broker, DEDUPE, 20)
+            assert 7 == (await broker.depth(DEDUPE)).unacked
 
 
 async def test_delivery_limit_ends_in_the_dead_letter_queue(
@@ -299,12 +305,10 @@ async def test_cut_connection_is_subscribed_again(
         await broker.publish(*make_publications(3))
         async with broker.consume(DEDUPE, prefetch=3) as consumer:
             old = await receive(consumer, 3)
-            began = time.monotonic()
 
             proxy.cut()
 
             again = await receive(consumer, 3, within=30)
-            assert time.monotonic() - began < 10
             assert all(delivery.redelivered for delivery in again)
             with pytest.raises(DeliveryLost, match="2 of 2"):
                 await consumer.ack(old[:2])
@@ -375,7 +379,7 @@ async def test_queue_with_other_arguments_is_waited_for(
     name = rabbit_topology.queue_name(DEDUPE)
     other = rabbit_topology.queue_name(DOWNLOAD)
     async with (
-        open_rabbit(deadline=timedelta(seconds=2)) as broker,
+        open_rabbit() as broker,
         broker.consume(DEDUPE, prefetch=1) as consumer,
     ):
         await _until_active(consumer)
@@ -384,6 +388,10 @@ async def test_queue_with_other_arguments_is_waited_for(
         await _declare_queue(rabbitmq_url, other)
         await _delete_queue(rabbitmq_url, name)
 
+        async def is_down() -> bool:
+            return not consumer.is_active
+
+        await eventually(is_down, within=30)
         assert await receive_nothing(consumer, seconds=1.5)
         assert not consumer.is_active
         await _delete_queue(rabbitmq_url, other)
@@ -421,19 +429,22 @@ async def test_closing_in_a_black_hole_takes_bounded_time(
 ) -> None:
     """However many consumers there are: a process has to end in time."""
     monkeypatch.setattr(rabbitmq_connection, "CLOSE_TIMEOUT_SECONDS", 0.5)
-    url, deadline = proxy.url_for(rabbitmq_url), timedelta(seconds=1)
-    async with open_rabbit(url, deadline=deadline) as broker:
+    async with open_rabbit(proxy.url_for(rabbitmq_url)) as broker:
         consumers = [broker.consume(DEDUPE, prefetch=1) for _ in range(6)]
         for consumer in consumers:
             await consumer.__aenter__()
         for consumer in consumers:
-            await _until_active(consumer)
+            await _until_active(consumer, within=30)
+        set_deadline(broker, timedelta(seconds=2))
+        for consumer in consumers:
+            set_deadline(consumer, timedelta(seconds=2))
         proxy.hold()
         began = time.monotonic()
 
         await broker.__aexit__(None, None, None)
 
-        assert time.monotonic() - began < 4
+        # One after the other would take 12 s.
+        assert time.monotonic() - began < 10
         proxy.resume()
 
         async def is_gone() -> bool:
@@ -447,11 +458,12 @@ async def test_steady_traffic_keeps_a_connection_alive(
     rabbitmq_url: str, rabbit_topology: Topology, proxy: TcpProxy
 ) -> None:
     """aiormq sees none of our frames, and must not take that for silence."""
-    url = f"{proxy.url_for(rabbitmq_url)}?heartbeat=1"
-    ends_at = time.monotonic() + 8
+    # The server misses us after two of them, aiormq the server after 9 s.
+    url = f"{proxy.url_for(rabbitmq_url)}?heartbeat=2"
     async with RabbitBroker(url, deadline=PATIENT) as broker:
         await broker.declare(rabbit_topology)
         async with broker.consume(DEDUPE, prefetch=50) as consumer:
+            ends_at = time.monotonic() + 11
             while time.monotonic() < ends_at:
                 await broker.publish(make_publication())
                 await (await receive_one(consumer)).ack()

@@ -5,12 +5,12 @@ The hosts are ways to one server, each of which can be closed.
 
 from __future__ import annotations
 
-import time
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
+from structlog.testing import capture_logs
 
 from pipeline.broker.rabbitmq import RabbitBroker
 from pipeline.broker.rabbitmq_connection import LONGEST_PAUSE_SECONDS
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.rabbitmq, pytest.mark.usefixtures("nothing_unhandled")]
 
 PATIENT = timedelta(seconds=10)
+#: What is promised, for publishing and for consuming.
+RECOVERED_SECONDS = 30.0
 
 
 @pytest.fixture
@@ -51,19 +53,23 @@ async def _close(way: TcpProxy) -> None:
 
 
 async def test_host_that_is_there_is_found_among_those_that_are_not(
-    rabbitmq_url: str, rabbit_topology: Topology, ways: list[TcpProxy]
+    rabbitmq_url: str, ways: list[TcpProxy]
 ) -> None:
     """At the start, wherever it stands in the address."""
     for _ in range(3):
         for way in ways[:2]:
             await way.refuse()
-        began = time.monotonic()
 
-        async with RabbitBroker(_url(rabbitmq_url, ways), deadline=PATIENT) as broker:
-            await broker.declare(rabbit_topology)
+        with capture_logs() as logs:
+            # Its deadline is that of the search: nothing else is waited for.
+            async with RabbitBroker(
+                _url(rabbitmq_url, ways), deadline=PATIENT
+            ) as broker:
+                await broker.version()
+            failed = [one for one in logs if one["event"] == "broker_connection_lost"]
 
-        # No wait in between but for some jitter.
-        assert time.monotonic() - began < 3
+        # Each of the others was tried once at most.
+        assert len(failed) <= 2
         for way in ways:
             await way.accept()
         ways.append(ways.pop(0))
@@ -85,7 +91,8 @@ async def test_lost_host_is_left_for_another(
                 await _close(ways[3 - closed - opened])
 
                 await _until_it_works(broker)
-                await (await receive_one(consumer)).ack()
+                again = await receive_one(consumer, within=RECOVERED_SECONDS)
+                await again.ack()
                 assert ways[opened].open_connections > 0
 
 
@@ -101,11 +108,11 @@ async def test_none_of_the_hosts_is_there_for_a_while(
         async def are_refused() -> bool:
             return "nothing listens there" in str(broker.problem)
 
-        await eventually(are_refused)
+        await eventually(are_refused, within=RECOVERED_SECONDS)
 
         await ways[2].accept()
 
-        await _until_it_works(broker, within=LONGEST_PAUSE_SECONDS + 5)
+        await _until_it_works(broker, within=2 * LONGEST_PAUSE_SECONDS)
         assert broker.problem is None
 
 
@@ -126,7 +133,9 @@ async def test_many_processes_spread_over_the_hosts(
         assert max(way.open_connections for way in ways) < 12
 
 
-async def _until_it_works(broker: RabbitBroker, *, within: float = 10) -> None:
+async def _until_it_works(
+    broker: RabbitBroker, *, within: float = RECOVERED_SECONDS
+) -> None:
     async def works() -> bool:
         try:
             await broker.publish(make_publication())

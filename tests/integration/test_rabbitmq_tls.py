@@ -16,7 +16,7 @@ from pipeline.errors import BrokerUnavailable
 from pipeline.topology import DEDUPE
 from tests.factories import make_envelope, make_publication
 from tests.tcp_proxy import TcpProxy
-from tests.waiting import receive_one
+from tests.waiting import eventually, receive_one
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -86,7 +86,12 @@ async def test_certificate_that_nobody_vouches_for_is_refused(
     fast: bool,  # noqa: FBT001
 ) -> None:
     """The reason is said; nothing is sent to whoever that is."""
-    deadline = timedelta(seconds=1)
+    deadline = timedelta(seconds=0.5)
     async with RabbitBroker(str(tls_url), deadline=deadline, fast=fast) as broker:
+
+        async def is_refused() -> bool:
+            return "certificate" in str(broker.problem).lower()
+
+        await eventually(is_refused, within=30)
         with pytest.raises(BrokerUnavailable, match=r"(?i)certificate"):
             await broker.declare(rabbit_topology)

@@ -20,8 +20,10 @@ from pipeline.broker.rabbitmq_topology import (
 )
 from pipeline.errors import BrokerUnavailable, TopologyMismatch
 from pipeline.topology import DEDUPE, QueueKind, dead_letter_queue
+from tests.depth import until_ready
 from tests.factories import make_publication, make_topology
 from tests.rabbitmq_node import delete_topology
+from tests.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -69,7 +71,7 @@ async def test_queues_made_by_rabbitmq_3_are_used_as_they_are(
             declared = await broker.declare(topology)
         found = await broker.check(topology)
         await broker.publish(make_publication())
-        depth = await broker.depth(DEDUPE)
+        await until_ready(broker, DEDUPE, 1)
 
     expected = names if version >= UNLIMITED_SINCE else set()
     assert all(one.is_tolerated for one in found)
@@ -78,7 +80,6 @@ async def test_queues_made_by_rabbitmq_3_are_used_as_they_are(
     warned = [line for line in logs if line["event"] == "queue_tolerated"]
     assert len(expected) == len(warned)
     assert all('{"delivery-limit": -1}' in line["difference"] for line in warned)
-    assert 1 == depth.ready
 
 
 async def test_any_other_difference_is_a_mismatch(
@@ -99,7 +100,12 @@ async def test_any_other_difference_is_a_mismatch(
 async def test_virtual_host_that_is_refused_is_named(rabbitmq_url: str) -> None:
     """The library keeps the step that was refused and not the reason."""
     url = str(URL(rabbitmq_url).with_path("/nobody-made-this"))
-    async with RabbitBroker(url, deadline=timedelta(seconds=2)) as broker:
+    async with RabbitBroker(url, deadline=timedelta(seconds=0.5)) as broker:
+
+        async def is_refused() -> bool:
+            return "virtual host" in str(broker.problem)
+
+        await eventually(is_refused, within=30)
         with pytest.raises(BrokerUnavailable) as raised:
             await broker.declare(make_topology())
 

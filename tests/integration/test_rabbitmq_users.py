@@ -16,6 +16,7 @@ from aiormq.exceptions import ChannelAccessRefused
 
 from pipeline.dead_letters import Selection, replay
 from pipeline.topology import DEAD, DEDUPE, DOWNLOAD, EVENTS, WORK, notify_queue
+from tests.depth import until_ready
 from tests.factories import SUBSCRIPTION, make_envelope, make_publication
 from tests.rabbitmq_users import (
     OWNER,
@@ -70,10 +71,9 @@ async def test_ingress_publishes_callbacks(
         found = await broker.declare(topology)
         await broker.publish(make_publication())
         problem = broker.problem
-        depth = await broker.depth(DEDUPE)
+        await until_ready(broker, DEDUPE, 1)
 
     assert problem is None
-    assert 1 == depth.ready
     assert [True] == [one.is_unseen for one in found]
 
 
@@ -112,10 +112,10 @@ async def test_poller_publishes_answers_and_events(
         await broker.publish(make_publication(event, exchange=EVENTS))
     async with broker_of(rabbitmq_node, OWNER) as owner:
         await owner.declare(topology)
-        answers, heard = await owner.depth(DEDUPE), await owner.depth(NOTIFY)
+        for counted in (DEDUPE, NOTIFY):
+            await until_ready(owner, counted, 1)
 
     queue = topology.queue_name(DEDUPE)
-    assert (1, 1) == (answers.ready, heard.ready)
     assert await _is_refused(rabbitmq_node, "poller", lambda c: c.basic_get(queue))
 
 
@@ -133,11 +133,8 @@ async def test_dedupe_and_download_publish_events(
                 await broker.publish(asked)
     async with broker_of(rabbitmq_node, OWNER) as owner:
         await owner.declare(topology)
-        heard = await owner.depth(NOTIFY)
-        requested = await owner.depth(DOWNLOAD)
-
-    assert 2 == heard.ready
-    assert 1 == requested.ready
+        await until_ready(owner, NOTIFY, 2)
+        await until_ready(owner, DOWNLOAD, 1)
 
 
 @pytest.mark.parametrize("user", ["ingress", "poller", *sorted(WORKERS), "subscriber"])
