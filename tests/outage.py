@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from pipeline.broker.port import Broker
     from pipeline.topology import Topology
 
-#: What the ingress waits for a confirm.
-CONFIRM = timedelta(seconds=1)
+#: What the ingress waits for a confirm: as long as it does by default.
+CONFIRM = timedelta(seconds=2)
 #: What it waits for its spool: far longer than usual, for a disk that others keep busy.
 DISK = timedelta(seconds=20)
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pipeline.topology import Topology
+    from tests.disk import Disk
     from tests.rabbitmq_cluster import RabbitCluster
     from tests.rabbitmq_node import RabbitNode
     from tests.traffic import Traffic
@@ -31,8 +32,11 @@ pytestmark = [
     pytest.mark.timeout(600, func_only=True),
 ]
 
-#: The most that one answer of the ingress may take.
+#: The most that one answer of the ingress may take: two waits of 2 s, for the confirm
+#: and for the spool, and what the work takes.
 ANSWER_SECONDS = 5.0
+#: For so long a machine with three nodes may let a process stand still.
+PAUSE_SECONDS = 3.0
 #: How long an ingress is called at a time.
 CALLING_SECONDS = 8.0
 
@@ -123,7 +127,7 @@ async def test_nobody_waits_long_while_two_of_three_nodes_are_dead(
         await caller.check_that_nothing_is_lost(cluster.url, topology)
     for one in answers:
         assert {*one.statuses} <= ({200, 503} if one.disk.may_refuse else {200})
-        assert one.slowest_seconds < ANSWER_SECONDS
+        assert one.slowest_seconds < _bound_seconds(one.disk)
 
 
 @pytest.mark.parametrize("how", ["cut", "hold"])
@@ -160,9 +164,13 @@ async def test_partition_of_the_leader_from_the_others(
 def _check(traffic: Traffic) -> None:
     assert set() == traffic.lost
     assert {200} == {*traffic.statuses}
+    assert traffic.slowest_seconds < _bound_seconds(traffic.disk)
+
+
+def _bound_seconds(disk: Disk) -> float:
+    """Give what an answer may take beside such a disk."""
     # A commit of the spool may be several writes.
-    disk = 3 * traffic.disk.longest_seconds
-    assert traffic.slowest_seconds < ANSWER_SECONDS + disk
+    return ANSWER_SECONDS + PAUSE_SECONDS + 3 * disk.longest_seconds
 
 
 async def _leader(cluster: RabbitCluster, topology: Topology) -> RabbitNode:
@@ -181,7 +189,8 @@ async def _until_in_step(cluster: RabbitCluster, topology: Topology) -> None:
         online = await asyncio.to_thread(cluster.online_copies, name)
         return len(online) == len(cluster.nodes)
 
-    await eventually(is_in_step, within=60)
+    # Each look may take half a minute beside three nodes.
+    await eventually(is_in_step, within=180)
 
 
 async def _until_spooled(traffic: Traffic, count: int) -> None:
