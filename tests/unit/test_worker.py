@@ -313,31 +313,40 @@ async def test_a_batch_that_fails_as_a_whole_is_handled_one_by_one(
     assert max(calls.values()) <= 2
 
 
+class Hanging:
+    """A handler that never ends by itself."""
+
+    def __init__(self) -> None:
+        #: How many messages each call had.
+        self.calls: list[int] = []
+        #: Calls with one message that have not ended, and the most at the same time.
+        self.alone = 0
+        self.most_alone = 0
+
+    async def __call__(self, envelopes: Sequence[Envelope]) -> Sequence[Any]:
+        self.calls.append(len(envelopes))
+        is_alone = len(envelopes) == 1
+        self.alone += is_alone
+        self.most_alone = max(self.most_alone, self.alone)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.alone -= is_alone
+        return []
+
+
 async def test_a_message_behind_a_batch_that_hangs_is_held_for_four_deadlines(
     broker: Broker,
 ) -> None:
     """One for each batch and one for all of its messages: they wait together."""
-    calls: list[int] = []
-    alone, most = 0, 0
-
-    async def hang(envelopes: Sequence[Envelope]) -> Sequence[Any]:
-        nonlocal alone, most
-        calls.append(len(envelopes))
-        is_alone = len(envelopes) == 1
-        alone += is_alone
-        most = max(most, alone)
-        try:
-            await asyncio.Event().wait()
-        finally:
-            alone -= is_alone
-        return []
+    hanging = Hanging()
 
     async def is_called() -> bool:
-        return bool(calls)
+        return bool(hanging.calls)
 
     worker = make_worker(
         broker,
-        hang,
+        hanging,
         batch_size=8,
         deadline=timedelta(seconds=0.4),
         policy=NO_RETRY,
@@ -348,41 +357,27 @@ async def test_a_message_behind_a_batch_that_hangs_is_held_for_four_deadlines(
         await publish(broker, *(make_envelope() for _ in range(4)))
         await dead(broker, 8)
 
-    assert [4, 1, 1, 1, 1] * 2 == calls
-    assert (0, 4) == (alone, most)
+    assert [4, 1, 1, 1, 1] * 2 == hanging.calls
+    assert (0, 4) == (hanging.alone, hanging.most_alone)
 
 
 async def test_a_batch_that_hangs_takes_two_deadlines_however_large_it_is(
     broker: Broker,
 ) -> None:
     """One for the batch, one for all its messages: each alone, at the same time."""
-    recorder: list[int] = []
-    alone, most = 0, 0
-
-    async def handle(envelopes: Sequence[Envelope]) -> Sequence[Any]:
-        nonlocal alone, most
-        recorder.append(len(envelopes))
-        is_alone = len(envelopes) == 1
-        alone += is_alone
-        most = max(most, alone)
-        try:
-            await asyncio.Event().wait()
-        finally:
-            alone -= is_alone
-        return []
-
+    hanging = Hanging()
     await publish(broker, *(make_envelope() for _ in range(20)))
 
     deadline = timedelta(seconds=0.3)
     worker = make_worker(
-        broker, handle, batch_size=20, deadline=deadline, policy=NO_RETRY
+        broker, hanging, batch_size=20, deadline=deadline, policy=NO_RETRY
     )
     async with running(worker):
         letters = await dead(broker, 20)
 
     assert {"DeadlineExceeded"} == {error_type(letter) for letter in letters}
-    assert [20, *[1] * 20] == recorder
-    assert (0, 20) == (alone, most)
+    assert [20, *[1] * 20] == hanging.calls
+    assert (0, 20) == (hanging.alone, hanging.most_alone)
 
 
 async def test_a_ledger_that_goes_away_while_a_batch_is_taken_apart_uses_no_attempt(
