@@ -29,7 +29,7 @@ from pipeline.topology import (
     Topology,
     build_topology,
 )
-from tests.command_line import CommandLine, until
+from tests.command_line import PATIENT, CommandLine, until
 from tests.factories import make_envelope, make_publication, unique_prefix
 from tests.ingress import Ingress
 from tests.outage import body_of, names, published
@@ -68,7 +68,7 @@ async def test_spool_that_is_off_forwards_what_its_file_holds(
     assert found["what"].startswith("5 callbacks wait, the oldest for ")
     assert "takes no others" in found["what"]
 
-    with cli.running("ingress", "--port", "0") as run:
+    with cli.running("ingress", "--port", "0", environ=PATIENT) as run:
         await asyncio.to_thread(_until_drained, run)
         (line,) = run.events("spool_left_over")
         assert (5, "warning") == (line["messages"], line["level"])
@@ -189,7 +189,8 @@ async def test_file_that_cannot_be_read_is_told_of_though_the_spool_is_off(
     path.write_bytes(b"SQLite format 3\0" + b"\xff" * 4096)
 
     code, found = await asyncio.to_thread(_doctor, cli)
-    with cli.running("ingress", "--port", "0") as run:
+    with cli.running("ingress", "--port", "0", environ=PATIENT) as run:
+        await asyncio.to_thread(run.ready)
         status, ready = await asyncio.to_thread(_ready, run)
         assert 200 == await _post(run, "task")
         assert run.events("spool_unavailable")
@@ -249,6 +250,7 @@ async def _store_as_before(path: Path, prefix: str, *task_ids: str) -> None:
 async def _leave(cli: CommandLine, count: int, *options: str) -> None:
     """Have callbacks answered 200 into the spool, and stop the ingress."""
     with cli.running("ingress", "--port", "0", *options) as run:
+        await asyncio.to_thread(run.ready)
         for name in names(count):
             assert 200 == await _post(run, name)
         run.stop()
